@@ -1,0 +1,275 @@
+"""The contract that every net of the zoo shares: timm's methods over a trunk of top-level children.
+
+A net registers its trunk as direct children in the order in which they run, then ``final`` (what stands between the
+deepest tap and the pooling; the identity where nothing does), then the classifier, through `Backbone.finish`. Taps are
+named after the children that end in them, so that timm's list wrapper, transformers and torchvision find them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead, get_device_dtype
+from timm.models._features import FeatureGetterNet, feature_take_indices
+from torch import Tensor, nn
+
+from zoo.entry import Spec
+from zoo.layers import Kit, Residual, Stage
+
+
+class Backbone(nn.Module):
+    """Base of all nets: heads, taps, pruning, checkpointing and initialisation.
+
+    Attributes:
+        spec: The architecture.
+        in_chans: Channels of the input.
+        num_classes: Width of the output; 0 without a classifier.
+        num_features: Channels that `forward_features` returns.
+        head_hidden_size: Width of the pooled features (twice `num_features` for ``catavgmax``).
+        feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the child).
+    """
+
+    feature_info: list[dict[str, Any]]
+
+    def __init__(self, spec: Spec, *, in_chans: int, output_stride: int | None) -> None:
+        super().__init__()
+        if in_chans < 1:
+            raise ValueError(f"in_chans ({in_chans}) must be at least 1")
+        if output_stride is not None and output_stride not in spec.output_strides:
+            valid = ", ".join(map(str, spec.output_strides))
+            raise ValueError(f"output_stride ({output_stride}) must be one of {valid} for this net")
+        self.spec = spec
+        self.in_chans = in_chans
+
+    def finish(
+        self,
+        kit: Kit,
+        taps: Sequence[tuple[str, int, int]],
+        *,
+        final: nn.Module,
+        num_features: int,
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+        zero_init_last: bool,
+    ) -> None:
+        """Complete the net: what follows the trunk, the classifier, the list of taps, the initial weights.
+
+        Args:
+            kit: The shared layer types.
+            taps: Child, channels and total stride of each tap, finest first.
+            final: Runs on the deepest tap, before the pooling.
+            num_features: Channels that leave ``final``.
+            num_classes: Width of the classifier, 0 for none.
+            global_pool: A pooling of timm's ``SelectAdaptivePool2d``; ``""`` for none.
+            drop_rate: Dropout before the classifier.
+            zero_init_last: Start every residual unit as the identity.
+        """
+        _check_head(num_classes, global_pool)
+        self.final = final
+        self.classifier = ClassifierHead(
+            num_features, num_classes, global_pool, drop_rate, device=kit.device, dtype=kit.dtype
+        )
+        self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in taps]
+        self.tap_names = [name for name, _, _ in taps]
+        self.last_tap = len(taps) - 1
+        self.num_classes = num_classes
+        self.num_features = num_features
+        self.head_hidden_size = self.classifier.num_features
+        # A closing norm keeps the width of the map; FishNet's score does not, so it is no "norm" of a tap.
+        self.final_is_norm = num_features == taps[-1][1]
+        self.init_weights(zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = False) -> None:
+        """Draw all weights anew: He normal with fan-out for convolutions, defaults for the rest.
+
+        The scheme of He et al. 2015 (arXiv:1502.01852), which the residual, FishNet and fabric papers use.
+        """
+        for module in self.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_last:
+            for module in self.modules():
+                if isinstance(module, Residual):
+                    module.zero_init_last()
+
+    def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
+        """Run the trunk up to a tap; nets that are not a plain chain of children replace this.
+
+        Args:
+            x: Images, (N, in_chans, H, W).
+            keep: Taps to return, ascending.
+            stop: The last tap to compute.
+
+        Returns:
+            The map of tap ``stop`` and the maps of the taps in ``keep``.
+        """
+        taps: list[Tensor] = []
+        tap = -1
+        for name, child in self.named_children():
+            if tap < stop:
+                x = child(x)
+                if name in self.tap_names:
+                    tap += 1
+                    if tap in keep:
+                        taps.append(x)
+        return x, taps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) -> unpooled features (N, num_features, h, w)."""
+        keep: list[int] = []
+        x, _ = self.forward_trunk(x, keep, self.last_tap)
+        return self.final(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits (N, num_classes), or pooled features (N, head_hidden_size) with ``pre_logits``."""
+        return self.classifier(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features at several strides.
+
+        Args:
+            x: Images, (N, in_chans, H, W).
+            indices: Taps to return, in this order; a number n means the last n; None means all.
+            norm: Apply the closing norm (and activation) to the deepest tap, where the net has one that keeps the
+                width: pre-activation nets. Other taps have none.
+            stop_early: Do not compute beyond the deepest tap asked for.
+            output_fmt: Only ``"NCHW"``.
+            intermediates_only: Return the taps alone.
+
+        Returns:
+            The taps, and before them the final features (those of the last tap reached with ``stop_early``).
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt ({output_fmt}) must be NCHW")
+        take, deepest = feature_take_indices(self.last_tap + 1, indices)
+        keep = sorted(take)
+        stop = self.last_tap
+        if stop_early:
+            stop = deepest
+        x, taps = self.forward_trunk(x, keep, stop)
+        if stop == self.last_tap and (norm or not intermediates_only):
+            x = self.final(x)
+            if norm and self.final_is_norm and deepest == self.last_tap:
+                taps[-1] = x
+        ordered = [taps[keep.index(i)] for i in take]
+        if intermediates_only:
+            return ordered
+        return x, ordered
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what is not needed for some taps; `forward_features` then ends at the deepest of them.
+
+        Args:
+            indices: Taps to keep, as in `forward_intermediates`.
+            prune_norm: Also remove what follows the deepest tap of the whole net.
+            prune_head: Also remove the classifier; it goes in any case when the trunk is cut.
+
+        Returns:
+            The taps as positive numbers.
+        """
+        take, deepest = feature_take_indices(self.last_tap + 1, indices)
+        cut = deepest < self.last_tap
+        if cut:
+            behind = False
+            for name, _ in list(self.named_children()):
+                if behind and name not in ("final", "classifier"):
+                    # None, not a deletion: TorchScript drops a branch on "self.child is None" when it compiles.
+                    setattr(self, name, None)
+                behind = behind or name == self.tap_names[deepest]
+            self.tap_names = self.tap_names[: deepest + 1]
+            self.feature_info = self.feature_info[: deepest + 1]
+            self.last_tap = deepest
+        if cut or prune_norm:
+            self.final = nn.Identity()
+            self.final_is_norm = True
+            self.num_features = self.feature_info[deepest]["num_chs"]
+        if cut or prune_head:
+            self.reset_classifier(0, "")
+        elif prune_norm:
+            self.reset_classifier(self.num_classes)
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last layer: a linear map, or the identity without classes."""
+        return self.classifier.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: Width of the new one; 0 for none: then `forward` returns (N, head_hidden_size), or the
+                unpooled map where the pooling is ``""``.
+            global_pool: New pooling; None keeps the one there is.
+
+        Raises:
+            ValueError: If classes are asked for without a pooling.
+        """
+        pool = self.classifier.global_pool.pool_type if global_pool is None else global_pool
+        _check_head(num_classes, pool)
+        self.num_classes = num_classes
+        self.classifier.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
+        self.head_hidden_size = self.classifier.num_features
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Layer groups in order of depth, for layer-wise learning rates; the classifier is the last group.
+
+        Args:
+            coarse: One group a child instead of one a unit.
+        """
+        groups = {}
+        for name, child in self.named_children():
+            if name != "classifier":
+                groups[name] = rf"^{name}\." if coarse or not isinstance(child, Stage) else rf"^{name}\.(\d+)\."
+        return groups
+
+
+class FeatureGetter(FeatureGetterNet):
+    """timm's wrapper around `Backbone.forward_intermediates`, able to checkpoint (timm 1.0.31's own is not)."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Pass on to the net inside."""
+        self.model.set_grad_checkpointing(enable)
+
+
+def _check_head(num_classes: int, global_pool: str) -> None:
+    if num_classes < 0:
+        raise ValueError(f"num_classes ({num_classes}) must not be negative; 0 means no classifier")
+    if num_classes and not global_pool:
+        raise ValueError(f"global_pool ('') needs num_classes=0, not {num_classes}: a linear classifier takes pooled maps")
+
+
+def drop_path_rates(rate: float, units: int) -> list[float]:
+    """Drop path per unit, rising linearly from 0 to ``rate`` (Huang et al. 2016, arXiv:1603.09382)."""
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"drop_path_rate ({rate}) must lie in [0, 1)")
+    return [rate * i / max(units - 1, 1) for i in range(units)]

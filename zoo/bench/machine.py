@@ -1,0 +1,93 @@
+"""What a result needs to know of the machine: versions, device, git revision, peak memory."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class PeakMemory:
+    """Largest memory since this object was made.
+
+    CUDA: bytes that torch's allocator held. Linux CPU: resident bytes of the whole process, interpreter and libraries
+    included, after a reset of the kernel's high-water mark (`VmHWM`). Elsewhere nothing is known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Start to watch a device."""
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._reset = device.type == "cpu" and _reset_high_water_mark()
+
+    def read(self) -> int | None:
+        """Return the peak in bytes, None where the system does not tell."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if not self._reset:
+            return None
+        match = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+        return int(match.group(1)) * 1024 if match else None
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        _CLEAR_REFS.write_text("5", encoding="ascii")
+    except OSError:  # not Linux, or a container that forbids it: a peak of the whole past would be no peak of this run
+        return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    try:
+        own = version("backbone-zoo")
+    except PackageNotFoundError:  # a source tree that was never installed
+        own = "unknown"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": version("timm"),
+        "zoo": own,
+    }
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Return kind and name of the device, and the threads that torch uses on the CPU."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        info = ""
+    match = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def git_revision() -> str | None:
+    """Return the commit of the checkout that this file is part of, with `-dirty` after it when files differ.
+
+    None for an installed package: a package inside some other project's checkout is not described by that commit.
+    """
+    here = Path(__file__).resolve()
+    root = here.parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,154 @@
+"""Results on disk: one JSON line a finished run, appended in one write and never touched again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.bench.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:  # Windows: appending works, two benches at a time in one file are not protected from each other
+    fcntl = None  # type: ignore[assignment]
+
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is asked of the benchmark: one net, trained once.
+
+    Attributes:
+        name: Name of the model in the registry.
+        overrides: Changed fields of its specification; values are plain JSON types or tuples of them.
+        dataset: Name of the image set.
+        recipe: How it is trained.
+        seed: Seed of initialisation, order and augmentation.
+    """
+
+    name: str
+    dataset: str
+    recipe: Recipe
+    seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def display(self) -> str:
+        """The name as it is shown: a preset with overrides is no longer the preset."""
+        return display_name(self.name, self.overrides)
+
+    @property
+    def key(self) -> str:
+        """Short hash of what is asked; versions, device and time have no part in it."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON types."""
+        return {
+            "name": self.name,
+            "overrides": dict(self.overrides),
+            "dataset": self.dataset,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+        }
+
+
+def display_name(name: str, overrides: Mapping[str, Any]) -> str:
+    """Return `name` or `name + key=value, key=value`."""
+    if not overrides:
+        return name
+    return f"{name} + " + ", ".join(f"{key}={_plain(value)}" for key, value in sorted(overrides.items()))
+
+
+def _plain(value: Any) -> str:
+    """Text of a value that does not depend on a trip through JSON, which turns tuples into lists."""
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, list | tuple) else str(value)
+
+
+def append_result(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record as one line, on disk when this returns.
+
+    The line goes out in one write to a descriptor that always appends, under a lock, so that a kill between two runs
+    loses nothing and two benches may share a file. If an earlier writer died within its line, this one starts a new line.
+
+    Args:
+        path: The file; it and its folder are made if missing.
+        record: Finite numbers, strings, lists and dicts, with a `key`.
+
+    Raises:
+        ValueError: If the record has no `key`, or holds what JSON cannot.
+        OSError: If the line did not fit on the disk; readers skip its first part.
+    """
+    if "key" not in record:
+        raise ValueError("record must have a 'key': take Run.key")
+    line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        with _locked(descriptor):
+            size = os.fstat(descriptor).st_size
+            if size and _last_byte(descriptor, size) != b"\n":
+                line = b"\n" + line
+            written = os.write(descriptor, line)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if written != len(line):
+        raise OSError(f"{path}: only {written} of {len(line)} bytes of a result were written; is the disk full?")
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Return all whole records of a file, oldest first; none if there is no file.
+
+    A line that is cut off, as a kill or a full disk leaves it, is skipped with a warning.
+
+    Raises:
+        ValueError: If a whole line is not a record of the benchmark; the message names file and line.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            # The beginning of a JSON object is never JSON itself, so a torn line cannot pass for a record.
+            warnings.warn(f"{path}, line {number}: skipped a line that is cut off", stacklevel=2)
+            continue
+        if not isinstance(record, dict) or "key" not in record:
+            raise ValueError(f"{path}, line {number} is no benchmark result (it has no 'key'): give a file of zoo bench")
+        records.append(record)
+    return records
+
+
+def finished_keys(path: Path) -> set[str]:
+    """Return the keys of all finished runs in a file."""
+    return {record["key"] for record in read_results(path)}
+
+
+def newest_results(path: Path) -> list[dict[str, Any]]:
+    """Return one record a key, the last that was written."""
+    return list({record["key"]: record for record in read_results(path)}.values())
+
+
+@contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor, or dying, releases it
+    yield
+
+
+def _last_byte(descriptor: int, size: int) -> bytes:
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return os.read(descriptor, 1)

@@ -1,0 +1,215 @@
+"""A sweep: every net of a list with every seed, skipping what a results file already has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import zoo.registry as registry
+from zoo.bench.data import Dataset, load_dataset
+from zoo.bench.machine import describe_device, git_revision, versions
+from zoo.bench.recipe import Recipe
+from zoo.bench.results import Run, append_result, display_name, finished_keys
+from zoo.bench.train import EpochMetrics, Trained, train
+from zoo.complexity import count
+
+LINEUPS = ("default", "all")
+GIVEN = ("num_classes", "in_chans", "device", "dtype", "pretrained")
+
+
+class Listener:
+    """Receives what happens in a sweep; the base class keeps silent."""
+
+    def on_count(self, display: str, done: int, total: int) -> None:
+        """A net is about to be counted."""
+
+    def on_start(self, runs: int, skipped: int, epochs: int) -> None:
+        """Training begins: runs and epochs ahead, runs that are already in the file."""
+
+    def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
+        """An epoch has ended."""
+
+    def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
+        """A run is on disk."""
+
+    def on_failure(self, run: Run, message: str, epochs_left: int) -> None:
+        """A run has failed; nothing was written for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a sweep ended.
+
+    Attributes:
+        finished: Runs that were trained and stored.
+        skipped: Runs that the file had already.
+        failures: One message a failed run.
+    """
+
+    finished: int
+    skipped: int
+    failures: tuple[str, ...]
+
+
+def lineup(name: str) -> list[str]:
+    """Return the models of a line-up in the order of the registry; `all` contains `default`.
+
+    Raises:
+        ValueError: If there is no such line-up.
+    """
+    if name not in LINEUPS:
+        raise ValueError(f"unknown lineup {name!r}: choose from {', '.join(LINEUPS)}")
+    wanted = set(LINEUPS[: LINEUPS.index(name) + 1])
+    return [model for model in registry.list_models() if wanted & set(registry.model_entry(model).lineups)]
+
+
+def plan(
+    names: Iterable[str], dataset: str, recipe: Recipe, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None
+) -> list[Run]:
+    """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
+
+    In this order a sweep that is stopped early has compared all nets once. A name or seed given twice counts once.
+
+    Raises:
+        ValueError: If an override is one that the benchmark sets itself.
+    """
+    overrides = dict(overrides or {})
+    for key in GIVEN:
+        if key in overrides:
+            raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
+    runs = [
+        Run(name=name, overrides=overrides, dataset=dataset, recipe=recipe, seed=seed)
+        for seed in dict.fromkeys(seeds)
+        for name in dict.fromkeys(names)
+    ]
+    return runs
+
+
+def sweep(
+    runs: Sequence[Run],
+    path: Path,
+    *,
+    device: str | torch.device = "cpu",
+    force: bool = False,
+    listener: Listener | None = None,
+) -> Outcome:
+    """Train what is missing and append each finished run to the results file.
+
+    All nets are built and counted before the first is trained, so that a wrong name or override stops the sweep at
+    once. A run that fails later (a loss that is not finite, not enough memory) does not stop the others.
+
+    Args:
+        runs: What is asked, see `plan`.
+        path: The results file; runs whose key it has are skipped.
+        device: Where to train.
+        force: Train also what the file has; the newest line of a key is the one that reports show.
+        listener: Told about progress.
+
+    Raises:
+        ValueError: If a net cannot be built or does not take the images.
+    """
+    listener = listener or Listener()
+    device = torch.device(device)
+    done = set() if force else finished_keys(path)
+    missing = [run for run in runs if run.key not in done]
+    facts = _facts(missing, listener)
+    listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
+    finished, failures = 0, []
+    for run in missing:
+        if not force and run.key in finished_keys(path):  # another bench on the same file was quicker
+            continue
+        ended: list[EpochMetrics] = []
+
+        def on_epoch(metrics: EpochMetrics, run: Run = run, ended: list[EpochMetrics] = ended) -> None:
+            ended.append(metrics)
+            listener.on_epoch(run, metrics)
+
+        dataset = load_dataset(run.dataset)
+        try:
+            trained = train(
+                lambda run=run, dataset=dataset: build(run, dataset),
+                dataset,
+                run.recipe,
+                seed=run.seed,
+                device=device,
+                label=run.display,
+                on_epoch=on_epoch,
+            )
+        except (RuntimeError, ValueError) as error:
+            failures.append(f"{run.display}, seed {run.seed}: {error}")
+            listener.on_failure(run, failures[-1], run.recipe.epochs - len(ended))
+            continue
+        record = make_record(run, facts[run.display], dataset, trained, device)
+        append_result(path, record)
+        finished += 1
+        listener.on_finish(run, record)
+    return Outcome(finished=finished, skipped=len(runs) - finished - len(failures), failures=tuple(failures))
+
+
+def build(run: Run, dataset: Dataset) -> nn.Module:
+    """Build the net of a run for the classes of its dataset."""
+    return registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
+
+
+def make_record(
+    run: Run, facts: Mapping[str, Any], dataset: Dataset, trained: Trained, device: torch.device
+) -> dict[str, Any]:
+    """Return all that is stored of a finished run, in the order in which a reader wants it."""
+    metrics = trained.to_dict()
+    accuracy = metrics.pop("test_correct") / len(dataset.test_labels)
+    return {
+        "key": run.key,
+        "name": run.name,
+        "overrides": dict(run.overrides),
+        "display": run.display,
+        **facts,
+        "dataset": dataset.describe(),
+        "recipe": run.recipe.to_dict(),
+        "seed": run.seed,
+        "test_accuracy": accuracy,
+        "standard_error": standard_error(accuracy, len(dataset.test_labels)),
+        **metrics,
+        "versions": versions(),
+        "device": describe_device(device),
+        "git_revision": git_revision(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Return the binomial standard error of an accuracy that was measured on so many images."""
+    return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def _facts(runs: Sequence[Run], listener: Listener) -> dict[str, dict[str, Any]]:
+    """Family, specification and counts of each net, by displayed name."""
+    nets = {display_name(run.name, run.overrides): run for run in runs}
+    facts: dict[str, dict[str, Any]] = {}
+    for number, (display, run) in enumerate(nets.items()):
+        listener.on_count(display, number, len(nets))
+        dataset = load_dataset(run.dataset)
+        try:
+            model = build(run, dataset)
+            counts = count(model, dataset.input_size)
+        except TypeError as error:  # an override that the net does not know
+            raise ValueError(f"{display}: {error}") from error
+        ours = run.name in registry.list_models()
+        facts[display] = {
+            "family": registry.model_entry(run.name).family if ours else "timm",
+            "spec": model.spec.to_dict() if ours else None,
+            "counts": {
+                "params": counts.params,
+                "macs": counts.macs,
+                "fvcore_flops": counts.fvcore_flops,
+                "activations": counts.activations,
+                "uncounted": dict(counts.uncounted),
+            },
+        }
+    return facts

@@ -1,0 +1,204 @@
+"""Cost of a net for one image: parameters, multiply-adds, activations, and what was left out.
+
+fvcore counts. It traces the net and asks a *handle* for the cost of every operator in the trace; the trace is what
+takes the time, so this module hangs the activation count onto the handles of the flop count and traces once.
+
+Three things to know before a figure is quoted (docs/counting.md has the long form):
+
+* ``macs`` are the multiply-adds of convolutions, linear layers and matrix products, and of nothing else. Most papers
+  call this number FLOPs. Biases are not in it.
+* ``fvcore_flops`` is the sum over every operator that fvcore knows: ``macs`` plus batch norm (2 an element in eval
+  mode), adaptive average pooling and interpolation.
+* fvcore passes silently over what it takes to be free (relu, concatenation, flatten, padding with a constant, ...).
+  Operators that it merely does not know are in ``uncounted``, and belong beside every figure that is published.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+with warnings.catch_warnings():
+    # fvcore compiles a loss function on import; users can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import (
+        addmm_flop_jit,
+        bmm_flop_jit,
+        conv_flop_jit,
+        einsum_flop_jit,
+        generic_activation_jit,
+        linear_flop_jit,
+        matmul_flop_jit,
+    )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+# fvcore's own handles for the operators whose products are counted as `macs`.
+PRODUCTS = {
+    "aten::_convolution": conv_flop_jit,
+    "aten::addmm": addmm_flop_jit,
+    "aten::bmm": bmm_flop_jit,
+    "aten::einsum": einsum_flop_jit,
+    "aten::linear": linear_flop_jit,
+    "aten::matmul": matmul_flop_jit,
+    "aten::mm": matmul_flop_jit,
+}
+MACS, ACTIVATIONS = "macs", "activations"  # the keys under which the handles below report
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageComplexity:
+    """Share of one top-level child of the net; ``(root)`` is what the net does outside its children.
+
+    A parameter or a module that several children share belongs to the first of them.
+    """
+
+    name: str
+    params: int
+    macs: int
+    activations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity:
+    """Cost of one forward pass of one image in eval mode.
+
+    Attributes:
+        params: Trainable and frozen parameters; a shared one counts once. Buffers are not in it.
+        macs: Multiply-adds of convolution, linear and matrix products.
+        fvcore_flops: fvcore's total, see the top of this file.
+        activations: Elements that the operators of ``macs`` write.
+        uncounted: Operators that fvcore does not know, with the number of calls; they add nothing to the figures.
+        input_size: (C, H, W) of the image.
+        stages: The same in the order of the children; each column sums to the total.
+    """
+
+    params: int
+    macs: int
+    fvcore_flops: int
+    activations: int
+    uncounted: dict[str, int]
+    input_size: tuple[int, int, int]
+    stages: tuple[StageComplexity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts, ready for JSON."""
+        return {**asdict(self), "input_size": list(self.input_size), "stages": [asdict(s) for s in self.stages]}
+
+
+def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> Complexity:
+    """Count one net at batch 1, in eval mode, on its own device; the net itself is left as it was.
+
+    What the forward pass returns does not matter: logits, a list of feature maps and a tuple all work. A net on the
+    meta device is counted on the CPU with zeros for weights, which is the quick way to count one that is only looked
+    at. Networks that look at values to decide what to compute are counted for a black image.
+
+    Args:
+        model: Any net that takes (N, C, H, W).
+        input_size: (C, H, W); without it, the size in ``model.pretrained_cfg``, with the channels of
+            ``model.in_chans``.
+
+    Raises:
+        ValueError: If the size is not three positive integers, is not to be had from the model, has another number
+            of channels than the model, or does not run through it.
+    """
+    size = _check_size(model, input_size)
+    probe = _stand_in(model)
+    first = next(probe.parameters(), None)
+    image = torch.zeros(1, *size) if first is None else first.new_zeros((1, *size))
+    analysis = FlopCountAnalysis(probe, image)
+    analysis.set_op_handle(**{name: _with_activations(handle) for name, handle in PRODUCTS.items()})
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)  # `uncounted` reports them instead
+    try:
+        with torch.no_grad():
+            by_module = analysis.by_module_and_operator()
+    except RuntimeError as error:
+        raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {error}") from error
+    total = by_module[""]
+    return Complexity(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=int(total[MACS]),
+        fvcore_flops=int(sum(total.values()) - total[ACTIVATIONS]),
+        activations=int(total[ACTIVATIONS]),
+        uncounted=dict(sorted(analysis.unsupported_ops().items())),
+        input_size=size,
+        stages=tuple(_stages(model, analysis)),
+    )
+
+
+def _with_activations(flops: Callable[..., Any]) -> Callable[..., Counter[str]]:
+    """Handle that gives the products of an operator and the size of its output in one go."""
+    outputs = generic_activation_jit()
+
+    def handle(args: list[Any], results: list[Any]) -> Counter[str]:
+        products = flops(args, results)  # a number, or a counter with one key
+        macs = sum(products.values()) if isinstance(products, Counter) else products
+        return Counter({MACS: macs, ACTIVATIONS: outputs(args, results)})
+
+    return handle
+
+
+def _stand_in(model: nn.Module) -> nn.Module:
+    """Net in eval mode with modules of its own and the tensors of ``model``.
+
+    fvcore hangs hooks into the net and forgets them when the trace fails; on a copy that harms nobody, and the
+    training flags of the original need no putting back.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(t.is_meta for t in tensors):
+        probe = copy.deepcopy(model).to_empty(device="cpu")
+        for tensor in [*probe.parameters(), *probe.buffers()]:
+            tensor.detach().zero_()  # memory as found may hold denormals, which are slow, or nan
+    else:
+        probe = copy.deepcopy(model, {id(t): t for t in tensors})
+    return probe.eval()
+
+
+def _stages(model: nn.Module, analysis: FlopCountAnalysis) -> Iterator[StageComplexity]:
+    by_module = analysis.by_module_and_operator()
+    seen: set[nn.Parameter] = set()
+    rest = Counter(by_module[""])
+    for name, child in model.named_children():
+        own = set(child.parameters()) - seen
+        seen |= own
+        # A child that also lives inside an earlier one is reported there.
+        costs = by_module[name] if analysis.canonical_module_name(name) == name else Counter()
+        rest.subtract(costs)
+        yield _stage(name, own, costs)
+    left = _stage("(root)", set(model.parameters()) - seen, rest)
+    if left.params or left.macs or left.activations:
+        yield left
+
+
+def _stage(name: str, params: set[nn.Parameter], costs: Counter[str]) -> StageComplexity:
+    return StageComplexity(
+        name=name,
+        params=sum(p.numel() for p in params),
+        macs=int(costs[MACS]),
+        activations=int(costs[ACTIVATIONS]),
+    )
+
+
+def _check_size(model: nn.Module, size: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    channels = getattr(model, "in_chans", None)
+    if size is None:
+        config = getattr(model, "pretrained_cfg", None) or {}
+        if "input_size" not in config:
+            raise ValueError(f"input_size is None and {type(model).__name__} states none; pass (C, H, W)")
+        default = tuple(config["input_size"])
+        size = (channels or default[0], *default[1:])
+    size = tuple(size)
+    if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f"input_size {size} must be three positive integers (C, H, W)")
+    if channels is not None and size[0] != channels:
+        raise ValueError(f"input_size {size} has {size[0]} channels, the model takes {channels}; see in_chans")
+    return size

@@ -1,0 +1,127 @@
+"""What describes a model: its specification (`Spec`) and its row in a family's table (`Entry`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """An architecture as numbers, words and tuples of them; subclasses add the fields and what follows from them.
+
+    Lists become tuples, so that a specification read back from JSON equals the one that was written.
+    """
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list):
+                object.__setattr__(self, f.name, tuple(value))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the field and the value, where the numbers do not make a net."""
+
+    @property
+    def tap_strides(self) -> tuple[int, ...]:
+        """Total stride of each feature tap at the native output stride, finest first."""
+        raise NotImplementedError
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """Total strides that the deepest map can be held at by dilation; the native one comes last."""
+        raise NotImplementedError
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Names that may be overridden."""
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    def replace(self, **changes: Any) -> Self:
+        """The same specification with some fields changed, checked anew."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain fields; ``from_dict`` reverses it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` wrote, also after a trip through JSON."""
+        return cls(**fields)
+
+    def require(self, condition: bool, name: str, rule: str) -> None:
+        """Raise ValueError that names the field and its value unless the condition holds."""
+        if not condition:
+            raise ValueError(f"{name} ({getattr(self, name)!r}) must {rule}")
+
+    def require_choice(self, name: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
+        """Raise ValueError unless the field is one of the choices."""
+        self.require(getattr(self, name) in choices, name, f"be one of {', '.join(choices)}")
+
+    def require_positive(self, *names: str) -> None:
+        """Raise ValueError unless the fields (numbers, or tuples of them) are positive whole numbers."""
+        for name in names:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            good = bool(numbers) and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
+            self.require(good, name, "hold positive whole numbers only")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model: one row of a family's ``MODELS`` table.
+
+    Attributes:
+        build: The net's class, called as ``build(spec, **task)``.
+        spec: The architecture.
+        paper: Authors, year and arXiv number or venue.
+        reference: The implementation that tests hold the net against; empty where none exists, and then `notes` says so.
+        params: Number of parameters with the default head; a test counts them.
+        input_size: Channels, height and width that the published net takes.
+        num_classes: Of the default head.
+        mean: Of each input channel, for preprocessing.
+        std: Of each input channel.
+        crop_pct: Share of the resized image that the evaluation crop takes.
+        interpolation: Of the evaluation resize.
+        lineups: Benchmark line-ups that the model is part of.
+        notes: What a reader must know: differences from the paper, readings of unclear parts.
+        name: Ours; filled in by the registry from the table's key.
+        timm_name: In timm's registry: the same, or ``zoo_<name>`` where timm owns it; filled in by the registry.
+        family: The family file; filled in by the registry.
+    """
+
+    build: type[nn.Module]
+    spec: Spec
+    _: dataclasses.KW_ONLY
+    paper: str
+    params: int
+    reference: str = ""
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    num_classes: int = 1000
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    lineups: tuple[str, ...] = ()
+    notes: str = ""
+    name: str = field(default="")
+    timm_name: str = field(default="")
+    family: str = field(default="")
+
+    @property
+    def pool_size(self) -> tuple[int, int]:
+        """Height and width of the deepest map at the published input size."""
+        stride = self.spec.tap_strides[-1]
+        return -(-self.input_size[1] // stride), -(-self.input_size[2] // stride)
+
+
+def cifar_task() -> dict[str, Any]:
+    """Entry fields of a net for 32x32 images and ten classes."""
+    return dict(input_size=(3, 32, 32), num_classes=10, mean=CIFAR_MEAN, std=CIFAR_STD, crop_pct=1.0)

@@ -1,0 +1,106 @@
+"""How convolutions, norms and activations are made, and strung together from a word such as ``"cnacn"``."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from timm.layers import create_act_layer, get_norm_layer
+from torch import nn
+
+LayerType = str | Callable[..., nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """One convolution, fully resolved; its input width is that of the map it meets."""
+
+    out_chs: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What all layers of a net have in common: norm and activation type, device and dtype.
+
+    Attributes:
+        norm_layer: A name that ``timm.layers.get_norm_layer`` knows, or a callable ``(channels) -> module``.
+        act_layer: A name that ``timm.layers.create_act_layer`` knows, or a callable.
+        device: Where parameters live; None is torch's current default.
+        dtype: Type of the parameters; None is torch's current default.
+    """
+
+    norm_layer: LayerType = "batchnorm2d"
+    act_layer: LayerType = "relu"
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+
+    def conv(self, in_chs: int, conv: Conv) -> nn.Conv2d:
+        """Make a convolution that keeps the map's size at stride 1 (padding = dilation * (kernel - 1) / 2).
+
+        Raises:
+            ValueError: If the kernel is even or the groups do not divide the channels.
+        """
+        if conv.kernel % 2 == 0:
+            raise ValueError(f"kernel ({conv.kernel}) must be odd, so that padding can be symmetric")
+        if in_chs % conv.groups or conv.out_chs % conv.groups:
+            raise ValueError(f"groups ({conv.groups}) must divide in_chs ({in_chs}) and out_chs ({conv.out_chs})")
+        return nn.Conv2d(
+            in_chs,
+            conv.out_chs,
+            conv.kernel,
+            stride=conv.stride,
+            padding=conv.dilation * (conv.kernel - 1) // 2,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def norm(self, chs: int) -> nn.Module:
+        """Make a normalisation of ``chs`` channels."""
+        return get_norm_layer(self.norm_layer)(chs, device=self.device, dtype=self.dtype)
+
+    def act(self, *, inplace: bool = True) -> nn.Module:
+        """Make an activation; in place it saves one map a layer in training."""
+        return create_act_layer(self.act_layer, inplace=inplace)
+
+
+def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = (), *, fresh: bool = False) -> nn.Module:
+    """String layers together: c = the next convolution, n = norm, a = activation; blanks are ignored.
+
+    Children are called conv1, norm1, act1, conv2, ... each letter counted on its own. The empty word is the identity.
+
+    Args:
+        kit: The shared layer types.
+        in_chs: Channels of the input map.
+        ops: The word, for example ``"cna cna"``.
+        convs: One convolution for each c.
+        fresh: The input belongs to nobody else, so that a leading activation may overwrite it.
+
+    Raises:
+        ValueError: If the word holds another letter or its c's and the convolutions do not match in number.
+    """
+    ops = ops.replace(" ", "")
+    if ops.strip("cna") or ops.count("c") != len(convs):
+        raise ValueError(f"ops ({ops!r}) must consist of c, n and a, with one c for each of {len(convs)} convolutions")
+    if not ops:
+        return nn.Identity()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    chs, done = in_chs, ""
+    for op in ops:
+        index = done.count(op)
+        if op == "c":
+            layers[f"conv{index + 1}"] = kit.conv(chs, convs[index])
+            chs = convs[index].out_chs
+        elif op == "n":
+            layers[f"norm{index + 1}"] = kit.norm(chs)
+        else:
+            layers[f"act{index + 1}"] = kit.act(inplace=fresh or bool(done))
+        done += op
+    return nn.Sequential(layers)

@@ -1,0 +1,124 @@
+"""The residual unit whose ordering of convolution, norm and activation is data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from zoo.layers.kit import Conv, Kit, sequence
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where norm (n) and activation (a) stand around the convolutions of a residual unit.
+
+    Between two convolutions it is always norm, then activation.
+    """
+
+    before: str
+    """Before the first convolution."""
+    last: str
+    """After the last convolution, before the sum."""
+    after: str
+    """After the sum."""
+
+    def branch(self, convs: int) -> str:
+        """The word of a branch from its first convolution to the sum."""
+        return "c" + "nac" * (convs - 1) + self.last
+
+    @property
+    def projection(self) -> str:
+        """The word of a projection shortcut: it ends as the branch does, normalised or not."""
+        return "cn" if "n" in self.last else "c"
+
+
+ORDERS = {
+    "post": Order(before="", last="n", after="a"),
+    "norm_after_add": Order(before="", last="", after="na"),
+    "act_before_add": Order(before="", last="na", after=""),
+    "act_only_pre": Order(before="a", last="n", after=""),
+    "pre": Order(before="na", last="", after=""),
+}
+"""The five orderings of He et al. 2016 (arXiv:1603.05027), figure 4 (a) to (e)."""
+
+
+class Residual(nn.Module):
+    """after(drop_path(branch(before(x))) + shortcut(x or before(x))).
+
+    Args:
+        kit: The shared layer types.
+        in_chs: Channels of the input.
+        convs: The convolutions of the branch.
+        order: Where norms and activations stand.
+        shortcut: The other path; the identity where None.
+        shared: The shortcut leaves after ``before`` (He et al. 2016 where a unit projects), not before it.
+        drop_path: Probability of dropping the branch of a sample in training.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        in_chs: int,
+        convs: Sequence[Conv],
+        order: Order,
+        *,
+        shortcut: nn.Module | None = None,
+        shared: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.before = sequence(kit, in_chs, order.before)
+        self.branch = sequence(kit, in_chs, order.branch(len(convs)), convs)
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.after = sequence(kit, convs[-1].out_chs, order.after, fresh=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
+        activated = self.before(x)
+        if self.shared:
+            x = activated
+        return self.after(self.drop_path(self.branch(activated)) + self.shortcut(x))
+
+    def zero_init_last(self) -> None:
+        """Start as the identity: zero the branch's last norm if it ends with one, else its last convolution."""
+        last = [layer for layer in self.branch.children() if getattr(layer, "weight", None) is not None][-1]
+        nn.init.zeros_(last.weight)
+
+
+def basic(out_chs: int, *, stride: int = 1, dilation: tuple[int, int] = (1, 1), groups: int = 1) -> tuple[Conv, Conv]:
+    """Two 3x3 convolutions, the first one strided (He et al. 2015, figure 5 left).
+
+    Args:
+        out_chs: Channels of both.
+        stride: Of the first.
+        dilation: Of the first and of the second; they differ where a stride has been traded for dilation.
+        groups: Of both.
+    """
+    first, second = dilation
+    return (
+        Conv(out_chs=out_chs, kernel=3, stride=stride, dilation=first, groups=groups),
+        Conv(out_chs=out_chs, kernel=3, dilation=second, groups=groups),
+    )
+
+
+def bottleneck(
+    mid_chs: int, out_chs: int, *, stride: int = 1, dilation: int = 1, groups: int = 1, stride_first: bool = False
+) -> tuple[Conv, Conv, Conv]:
+    """1x1, 3x3 and 1x1 convolutions (He et al. 2015, figure 5 right).
+
+    Args:
+        mid_chs: Channels around the 3x3.
+        out_chs: Channels of the last.
+        stride: Of the 3x3, or of the first 1x1.
+        dilation: Of the 3x3.
+        groups: Of the 3x3 (cardinality, Xie et al. 2017).
+        stride_first: Put the stride on the first 1x1, as the 2015 paper does.
+    """
+    return (
+        Conv(out_chs=mid_chs, kernel=1, stride=stride if stride_first else 1),
+        Conv(out_chs=mid_chs, kernel=3, stride=1 if stride_first else stride, dilation=dilation, groups=groups),
+        Conv(out_chs=out_chs, kernel=1),
+    )

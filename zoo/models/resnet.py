@@ -1,0 +1,381 @@
+"""Residual networks: ResNet, the orderings of its unit, pre-activation, Wide ResNet and ResNeXt.
+
+Papers:
+    He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385.
+    He, Zhang, Ren, Sun 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
+    Zagoruyko, Komodakis 2016, Wide Residual Networks, arXiv:1605.07146.
+    Xie, Girshick, Dollar, Tu, He 2017, Aggregated Residual Transformations, arXiv:1611.05431.
+
+Resolutions (the number in brackets is the total stride of a tap)::
+
+    224 px                                               32 px
+    image 224 --stem 7x7/2--> 112 [2] --max-pool/2-->    image 32 --stem 3x3--> 32
+    stage1 56 [4] -> stage2 28 [8] ->                    stage1 32 [1] -> stage2 16 [2] -> stage3 8 [4]
+    stage3 14 [16] -> stage4 7 [32]
+
+What differs from the papers, and why:
+    * ``resnet50`` and its kin stride on the 3x3 convolution, as everybody's do today; ``resnet50_v1`` strides on the
+      first 1x1, as the 2015 paper does. The same holds for ``preresnet50`` (``stride_first=True`` gives the 2016 code).
+    * 2015, section 4.2: the CIFAR nets double their width with shortcut A (zeros, no parameters). So do ours without a
+      word in the name; ``*_projection_cifar`` have shortcut B instead, which is what pytorchcv calls
+      ``resnet20_cifar10``. Shortcut B adds 2,752 parameters: 269,722 against 272,474 for 20 layers. The paper gives
+      0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 M for 20, 32, 44, 56, 110 and 1202 layers; 32 layers count 0.464 M and 44
+      0.658 M, and 56 layers count 0.853 M.
+    * 164 and 1001 layers are bottlenecks, whose first unit widens 16 to 64 channels: shortcut B, as in the authors' code.
+    * 2016, section 3.1: in the first pre-activation unit the shortcut leaves after the first activation. pytorchcv and
+      the authors' released code do so only where the unit projects; so do ours, and ``activate_first=True`` does it
+      always.
+    * A projection ends as the branch of its ordering does: normalised for ``post``, ``act_before_add`` and
+      ``act_only_pre``, bare for ``norm_after_add`` and ``pre``. The papers do not say (our reading; for ``post`` and
+      ``pre`` it is what every implementation does). The stem and the closing layers complete each ordering so that
+      every convolution sees exactly one norm and one activation before the next.
+    * ResNeXt 2x64d for 101 layers is the paper's Table 4 net; wide_resnet16_2 and resnext20_8x8d are small nets of our
+      own for the benchmark, built by the papers' rules.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.backbone import Backbone, drop_path_rates
+from zoo.entry import Entry, Spec, cifar_task
+from zoo.layers import ORDERS, Conv, Kit, LayerType, PadShortcut, Residual, Stage, basic, bottleneck, sequence
+
+SHORTCUTS = ("pad", "project", "project_all")
+STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
+"""Total stride after the stem's convolution, and after its pooling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetSpec(Spec):
+    """A residual network.
+
+    Attributes:
+        depths: Units in each stage.
+        widths: Channels that each stage returns.
+        mid_widths: Channels around the 3x3 of a bottleneck; empty for basic units of two 3x3.
+        groups: Groups of the 3x3 (cardinality).
+        order: Where norms and activations stand, a key of ``ORDERS``.
+        shortcut: Where a unit changes the shape: ``pad`` (A) fills with zeros, ``project`` (B) convolves;
+            ``project_all`` (C) convolves in every unit.
+        stem: ``imagenet`` (7x7 stride 2 and max-pooling) or ``cifar`` (3x3).
+        stem_width: Channels of the stem.
+        stride_first: Bottlenecks stride on the first 1x1 instead of the 3x3.
+        activate_first: The first unit's shortcut leaves after the first activation; only for pre-activation orders.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    mid_widths: tuple[int, ...] = ()
+    groups: int = 1
+    order: str = "post"
+    shortcut: str = "project"
+    stem: str = "imagenet"
+    stem_width: int = 64
+    stride_first: bool = False
+    activate_first: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        self.require_positive("depths", "widths", "groups", "stem_width")
+        self.require_choice("order", ORDERS)
+        self.require_choice("shortcut", SHORTCUTS)
+        self.require_choice("stem", STEMS)
+        self.require(len(self.widths) == len(self.depths), "widths", f"have one number a stage, as depths {self.depths}")
+        if self.mid_widths:
+            self.require_positive("mid_widths")
+            self.require(len(self.mid_widths) == len(self.depths), "mid_widths", "have one number a stage, or none")
+        for width in self.mid_widths or self.widths:
+            self.require(width % self.groups == 0, "groups", f"divide the 3x3's {width} channels")
+        rising = all(a <= b for a, b in zip((self.stem_width, *self.widths), self.widths, strict=False))
+        self.require(self.shortcut != "pad" or rising, "shortcut", f"not be pad: widths {self.widths} fall")
+        if not self.mid_widths:
+            self.require(not self.stride_first, "stride_first", "be False for basic units, which have no 1x1")
+        if not ORDERS[self.order].before:
+            self.require(not self.activate_first, "activate_first", f"be False for order {self.order!r}")
+
+    @property
+    def tap_strides(self) -> tuple[int, ...]:
+        """Of the stem (ImageNet scale) and of each stage."""
+        conv, pool = STEMS[self.stem]
+        stages = tuple(pool * 2**i for i in range(len(self.depths)))
+        return stages if conv == pool else (conv, *stages)
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """From the first stage's to the native one."""
+        return self.tap_strides[-len(self.depths) :]
+
+
+class ResNet(Backbone):
+    """A stem and stages of residual units, each stage after the first at half the resolution.
+
+    Args:
+        spec: The architecture.
+        in_chans: Channels of the input.
+        num_classes: Width of the classifier, 0 for none.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""``.
+        output_stride: Hold the total stride here and dilate instead, exactly; None for the native one.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Drop path of the deepest unit; it rises linearly from 0.
+        norm_layer: Name or constructor of the norm.
+        act_layer: Name or constructor of the activation.
+        zero_init_last: Start every unit as the identity.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        spec: ResNetSpec,
+        *,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        output_stride: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: LayerType = "batchnorm2d",
+        act_layer: LayerType = "relu",
+        zero_init_last: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(spec, in_chans=in_chans, output_stride=output_stride)
+        kit = Kit(norm_layer=norm_layer, act_layer=act_layer, device=device, dtype=dtype)
+        order = ORDERS[spec.order]
+        conv_stride, reduction = STEMS[spec.stem]
+        stem = Conv(out_chs=spec.stem_width, kernel=7 if spec.stem == "imagenet" else 3, stride=conv_stride)
+        # Before the pooling the stem is complete; without one, what the first unit brings is left out of the stem.
+        ops = "cna" if spec.stem == "imagenet" else "cna".removesuffix(order.before)
+        self.stem = sequence(kit, in_chans, ops, [stem])
+        taps = []
+        if spec.stem == "imagenet":
+            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+            taps.append(("stem", spec.stem_width, conv_stride))
+
+        rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
+        chs, dilation = spec.stem_width, 1
+        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
+            units = []
+            for i in range(depth):
+                stride, before = (2 if index > 0 and i == 0 else 1), dilation
+                if reduction * stride > (output_stride or spec.output_strides[-1]):
+                    stride, dilation = 1, dilation * stride
+                reduction *= stride
+                units.append(
+                    self._unit(spec, kit, index, chs, stride, (before, dilation), next(rates), first=index == i == 0)
+                )
+                chs = width
+            name = f"stage{index + 1}"
+            self.add_module(name, Stage(*units))
+            taps.append((name, width, reduction))
+
+        self.finish(
+            kit,
+            taps,
+            final=sequence(kit, chs, order.before),
+            num_features=chs,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            zero_init_last=zero_init_last,
+        )
+
+    @staticmethod
+    def _unit(
+        spec: ResNetSpec,
+        kit: Kit,
+        stage: int,
+        in_chs: int,
+        stride: int,
+        dilation: tuple[int, int],
+        drop_path: float,
+        *,
+        first: bool,
+    ) -> Residual:
+        """One unit; what was a stride until dilation replaced it still separates the two dilations."""
+        order, out_chs = ORDERS[spec.order], spec.widths[stage]
+        if spec.mid_widths:
+            convs: tuple[Conv, ...] = bottleneck(
+                spec.mid_widths[stage],
+                out_chs,
+                stride=stride,
+                dilation=dilation[spec.stride_first],
+                groups=spec.groups,
+                stride_first=spec.stride_first,
+            )
+        else:
+            convs = basic(out_chs, stride=stride, dilation=dilation, groups=spec.groups)
+        # Asked of the native net, not of this one: trading a stride for dilation must not change the state dict.
+        reshapes = in_chs != out_chs or stride != 1 or dilation[0] != dilation[1]
+        projects = spec.shortcut == "project_all" or (spec.shortcut == "project" and reshapes)
+        shortcut: nn.Module | None = None
+        if projects:
+            shortcut = sequence(kit, in_chs, order.projection, [Conv(out_chs=out_chs, kernel=1, stride=stride)])
+        elif reshapes:
+            shortcut = PadShortcut(in_chs, out_chs, stride)
+        shared = bool(order.before) and (projects or (first and spec.activate_first))
+        return Residual(kit, in_chs, convs, order, shortcut=shortcut, shared=shared, drop_path=drop_path)
+
+
+HE2015 = "He et al. 2015, arXiv:1512.03385"
+HE2016 = "He et al. 2016, arXiv:1603.05027"
+WIDE = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
+XIE = "Xie et al. 2017, arXiv:1611.05431"
+NO_TWIN = "No installable implementation of this net; the unit is held against the figure, the count against the paper."
+
+IMAGENET = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Units a stage by depth (He et al. 2015, Table 1; 200: He et al. 2016, section 4)."""
+
+
+def _imagenet(depth: int, params: int, paper: str, *, mid: int = 64, reference: str = "", **spec: Any) -> Entry:
+    """A 224 px net; from 50 layers on bottlenecks whose 3x3 has ``mid`` channels in the first stage."""
+    wide = depth >= 50
+    return Entry(
+        ResNet,
+        ResNetSpec(
+            depths=IMAGENET[depth],
+            widths=(256, 512, 1024, 2048) if wide else (64, 128, 256, 512),
+            mid_widths=(mid, 2 * mid, 4 * mid, 8 * mid) if wide else (),
+            **spec,
+        ),
+        paper=paper,
+        params=params,
+        reference=reference,
+        notes="" if reference else NO_TWIN,
+    )
+
+
+def _cifar(
+    depth: int,
+    params: int,
+    paper: str,
+    *,
+    widths: tuple[int, int, int] = (16, 32, 64),
+    mid_widths: tuple[int, ...] = (),
+    per_unit: int = 2,
+    outside: int = 2,
+    reference: str = "",
+    lineups: tuple[str, ...] = (),
+    notes: str = "",
+    stem_width: int = 16,
+    **spec: Any,
+) -> Entry:
+    """A 32 px net of three stages: ``depth`` layers, of which ``outside`` are not in a unit of ``per_unit``."""
+    units, rest = divmod(depth - outside, 3 * per_unit)
+    assert not rest, f"{depth} layers do not make three equal stages"
+    return Entry(
+        ResNet,
+        ResNetSpec(
+            depths=(units,) * 3, widths=widths, mid_widths=mid_widths, stem="cifar", stem_width=stem_width, **spec
+        ),
+        paper=paper,
+        params=params,
+        reference=reference,
+        lineups=lineups,
+        notes=notes or ("" if reference else NO_TWIN),
+        **cifar_task(),
+    )
+
+
+def _narrow(depth: int, params: int, paper: str, **kwargs: Any) -> Entry:
+    """The bottleneck form of a CIFAR net: three layers a unit."""
+    return _cifar(depth, params, paper, widths=(64, 128, 256), mid_widths=(16, 32, 64), per_unit=3, **kwargs)
+
+
+def _wide(depth: int, factor: int, params: int, **kwargs: Any) -> Entry:
+    """A Wide ResNet; its projections count as layers, hence 6 n + 4."""
+    widths = (16 * factor, 32 * factor, 64 * factor)
+    return _cifar(depth, params, WIDE, widths=widths, outside=4, order="pre", **kwargs)
+
+
+def _aggregated(depth: int, groups: int, group_width: int, params: int, **kwargs: Any) -> Entry:
+    """A ResNeXt for CIFAR (Xie et al. 2017, section 5.2)."""
+    mid = groups * group_width
+    return _cifar(
+        depth,
+        params,
+        XIE,
+        widths=(256, 512, 1024),
+        mid_widths=(mid, 2 * mid, 4 * mid),
+        per_unit=3,
+        groups=groups,
+        stem_width=64,
+        **kwargs,
+    )
+
+
+MODELS = {
+    # ImageNet scale
+    "resnet18": _imagenet(18, 11_689_512, HE2015, reference="timm"),
+    "resnet34": _imagenet(34, 21_797_672, HE2015, reference="timm"),
+    "resnet50": _imagenet(50, 25_557_032, HE2015, reference="timm"),
+    "resnet101": _imagenet(101, 44_549_160, HE2015, reference="timm"),
+    "resnet152": _imagenet(152, 60_192_808, HE2015, reference="timm"),
+    "resnet200": _imagenet(200, 64_673_832, HE2016, reference="timm"),
+    "resnet50_v1": _imagenet(50, 25_557_032, HE2015, stride_first=True, reference="pytorchcv:resnet50"),
+    "resnet101_v1": _imagenet(101, 44_549_160, HE2015, stride_first=True, reference="pytorchcv:resnet101"),
+    "resnet152_v1": _imagenet(152, 60_192_808, HE2015, stride_first=True, reference="pytorchcv:resnet152"),
+    "preresnet18": _imagenet(18, 11_687_848, HE2016, order="pre", reference="pytorchcv:preresnet18"),
+    "preresnet34": _imagenet(34, 21_796_008, HE2016, order="pre", reference="pytorchcv:preresnet34"),
+    "preresnet50": _imagenet(50, 25_549_480, HE2016, order="pre", reference="pytorchcv:preresnet50b"),
+    "preresnet101": _imagenet(101, 44_541_608, HE2016, order="pre", reference="pytorchcv:preresnet101b"),
+    "preresnet152": _imagenet(152, 60_185_256, HE2016, order="pre", reference="pytorchcv:preresnet152b"),
+    "preresnet200": _imagenet(200, 64_666_280, HE2016, order="pre", reference="pytorchcv:preresnet200b"),
+    "resnext50_32x4d": _imagenet(50, 25_028_904, XIE, mid=128, groups=32, reference="timm"),
+    "resnext101_32x4d": _imagenet(101, 44_177_704, XIE, mid=128, groups=32, reference="timm"),
+    "resnext101_64x4d": _imagenet(101, 83_455_272, XIE, mid=256, groups=64, reference="timm"),
+    "resnext101_32x8d": _imagenet(101, 88_791_336, XIE, mid=256, groups=32, reference="timm"),
+    "resnext101_2x64d": _imagenet(101, 84_198_184, XIE, mid=128, groups=2),
+    "wide_resnet50_2": _imagenet(50, 68_883_240, WIDE, mid=128, reference="timm"),
+    "wide_resnet101_2": _imagenet(101, 126_886_696, WIDE, mid=128, reference="timm"),
+    # CIFAR scale, shortcut A as published
+    "resnet20_cifar": _cifar(20, 269_722, HE2015, shortcut="pad", lineups=("default",)),
+    "resnet32_cifar": _cifar(32, 464_154, HE2015, shortcut="pad"),
+    "resnet44_cifar": _cifar(44, 658_586, HE2015, shortcut="pad"),
+    "resnet56_cifar": _cifar(56, 853_018, HE2015, shortcut="pad", lineups=("all",)),
+    "resnet110_cifar": _cifar(110, 1_727_962, HE2015, shortcut="pad"),
+    "resnet1202_cifar": _cifar(1202, 19_421_274, HE2015, shortcut="pad"),
+    # CIFAR scale, shortcut B
+    "resnet20_projection_cifar": _cifar(20, 272_474, HE2015, reference="pytorchcv:resnet20_cifar10"),
+    "resnet32_projection_cifar": _cifar(32, 466_906, HE2015, reference="pytorchcv:get_resnet_cifar"),
+    "resnet44_projection_cifar": _cifar(44, 661_338, HE2015, reference="pytorchcv:get_resnet_cifar"),
+    "resnet56_projection_cifar": _cifar(56, 855_770, HE2015, reference="pytorchcv:resnet56_cifar10"),
+    "resnet110_projection_cifar": _cifar(110, 1_730_714, HE2015, reference="pytorchcv:resnet110_cifar10"),
+    "resnet1202_projection_cifar": _cifar(1202, 19_424_026, HE2015, reference="pytorchcv:resnet1202_cifar10"),
+    "resnet164_cifar": _narrow(164, 1_704_154, HE2016, reference="pytorchcv:resnet164bn_cifar10"),
+    # The orderings of the unit (He et al. 2016, figure 4 and Table 2)
+    "resnet110_norm_after_add_cifar": _cifar(110, 1_727_962, HE2016, shortcut="pad", order="norm_after_add"),
+    "resnet110_act_before_add_cifar": _cifar(110, 1_727_962, HE2016, shortcut="pad", order="act_before_add"),
+    "resnet110_act_only_pre_cifar": _cifar(110, 1_727_962, HE2016, shortcut="pad", order="act_only_pre"),
+    "resnet164_norm_after_add_cifar": _narrow(164, 1_703_258, HE2016, order="norm_after_add"),
+    "resnet164_act_before_add_cifar": _narrow(164, 1_704_154, HE2016, order="act_before_add"),
+    "resnet164_act_only_pre_cifar": _narrow(164, 1_704_154, HE2016, order="act_only_pre"),
+    "preresnet20_cifar": _cifar(
+        20, 272_282, HE2016, order="pre", reference="pytorchcv:preresnet20_cifar10", lineups=("default",)
+    ),
+    "preresnet56_cifar": _cifar(56, 855_578, HE2016, order="pre", reference="pytorchcv:preresnet56_cifar10"),
+    "preresnet110_cifar": _cifar(110, 1_730_522, HE2016, order="pre", reference="pytorchcv:preresnet110_cifar10"),
+    "preresnet164_cifar": _narrow(164, 1_703_258, HE2016, order="pre", reference="pytorchcv:preresnet164bn_cifar10"),
+    "preresnet1001_cifar": _narrow(
+        1001, 10_327_706, HE2016, order="pre", reference="pytorchcv:preresnet1001_cifar10"
+    ),
+    # Wide ResNet and ResNeXt at CIFAR scale
+    "wide_resnet28_10_cifar": _wide(28, 10, 36_479_194, reference="pytorchcv:wrn28_10_cifar10"),
+    "wide_resnet16_8_cifar": _wide(16, 8, 10_961_370, reference="pytorchcv:get_wrn_cifar"),
+    "wide_resnet40_4_cifar": _wide(40, 4, 8_949_210, reference="pytorchcv:get_wrn_cifar"),
+    "wide_resnet16_2_cifar": _wide(16, 2, 691_674, reference="pytorchcv:get_wrn_cifar", lineups=("default",)),
+    "resnext29_8x64d_cifar": _aggregated(29, 8, 64, 34_426_698, reference="pytorchcv:get_resnext_cifar"),
+    "resnext29_16x64d_cifar": _aggregated(29, 16, 64, 68_155_210, reference="pytorchcv:resnext29_16x64d_cifar10"),
+    "resnext29_32x4d_cifar": _aggregated(29, 32, 4, 4_775_754, reference="pytorchcv:resnext29_32x4d_cifar10"),
+}

@@ -1,0 +1,202 @@
+"""From table rows to timm registrations: the only module that touches timm's registry.
+
+The families are found by walking `zoo.models`; each row of a ``MODELS`` table becomes a timm entrypoint in the module
+bucket ``zoo``. A row keeps its name where timm has none of that name, and becomes ``zoo_<name>`` where timm owns it.
+"""
+
+import difflib
+import fnmatch
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
+from torch import nn
+
+import zoo.models
+from zoo.backbone import FeatureGetter
+from zoo.entry import Entry
+
+BUCKET = __package__
+"""timm's name for where our models come from: the last part of the entrypoints' module."""
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Module:
+    """Create a model by name.
+
+    Args:
+        name: One of ours, with or without ``zoo_``; any name of timm's; ``timm:<name>`` for timm's own where both have
+            it; or a source of timm's (``hf-hub:...``, ``local-dir:...``).
+        pretrained: Load weights.
+        **overrides: Fields of the specification (``body_blocks=(2, 2, 2)``), arguments of the net
+            (``num_classes=10, in_chans=1, output_stride=8, drop_path_rate=0.1``), or timm's own
+            (``features_only=True, out_indices=(1, 2, 3)``). None means the default.
+
+    Returns:
+        The net, or timm's feature wrapper around it with ``features_only=True``.
+
+    Raises:
+        ValueError: If the name is unknown, or weights are asked for that do not exist.
+        TypeError: If an override is neither a field of the specification nor an argument of the net.
+    """
+    if name.startswith("timm:"):
+        return timm.create_model(name.removeprefix("timm:"), pretrained=pretrained, **overrides)
+    if ":" in name:
+        return timm.create_model(name, pretrained=pretrained, **overrides)
+    base, _, tag = name.partition(".")
+    if _find(base) is None and is_model(base):
+        return timm.create_model(name, pretrained=pretrained, **overrides)
+    entry = model_entry(base)
+    given = any(overrides.get(key) is not None for key in ("pretrained_cfg", "pretrained_cfg_overlay"))
+    if tag or (pretrained and not given):
+        raise ValueError(
+            f"name ({name}) with pretrained={pretrained}: {base} has no registered weights yet; use pretrained=False"
+            + (f", or timm:{name} for timm's own net" if is_model(base) else "")
+        )
+    return timm.create_model(entry.timm_name, pretrained=pretrained, **overrides)
+
+
+def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
+    """Names of our models, in natural order.
+
+    Args:
+        filter: A shell-style pattern (``*cifar``), or a part of the name.
+        family: Only this family (a file of `zoo.models`).
+
+    Raises:
+        ValueError: If the family is unknown.
+    """
+    if family is not None and family not in families():
+        raise ValueError(f"family ({family!r}) must be one of {', '.join(families())}")
+    pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
+    names = [
+        name
+        for name, entry in _ENTRIES.items()
+        if fnmatch.fnmatchcase(name, pattern) and family in (None, entry.family)
+    ]
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def families() -> list[str]:
+    """Names of the families."""
+    return sorted({entry.family for entry in _ENTRIES.values()})
+
+
+def model_entry(name: str) -> Entry:
+    """The row of a model of ours, by its name here or in timm.
+
+    Raises:
+        ValueError: If there is none; the message offers close matches.
+    """
+    entry = _find(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, [*_ENTRIES, *timm.list_models()], n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "zoo.list_models() shows all."
+        raise ValueError(f"name ({name!r}) is not a model of the zoo: {hint}")
+    return entry
+
+
+def _find(name: str) -> Entry | None:
+    # A name of ours with the prefix added is the name in timm's registry, whether or not timm needs the prefix.
+    return _ENTRIES.get(name) or _ENTRIES.get(name.removeprefix("zoo_"))
+
+
+def _construct(entry: Entry, **kwargs: Any) -> nn.Module:
+    """Build the net, sorting what was overridden into specification and task."""
+    fields = entry.spec.field_names()
+    task = tuple(name for name in inspect.signature(entry.build).parameters if name != "spec")
+    for key in kwargs:
+        if key not in fields and key not in task:
+            close = difflib.get_close_matches(key, [*fields, *task], n=3)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise TypeError(
+                f"{entry.name} has no argument {key!r} (given {kwargs[key]!r}): {hint}"
+                f"Fields of the specification: {', '.join(fields)}. Arguments of the net: {', '.join(task)}."
+            )
+    spec = entry.spec.replace(**{key: kwargs.pop(key) for key in fields if key in kwargs})
+    return entry.build(spec, **kwargs)
+
+
+def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
+    """A function as timm wants it: named after the model, at home in the bucket's module."""
+
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        spec = entry.spec
+        taps = {"out_indices": tuple(range(len(spec.tap_strides)))} | (kwargs.pop("feature_cfg", None) or {})
+        for options in (kwargs, taps):
+            if options.get("feature_cls") == "getter":
+                options["feature_cls"] = FeatureGetter
+        return build_model_with_cfg(
+            lambda **task: _construct(entry, **task), entry.timm_name, pretrained, feature_cfg=taps, **kwargs
+        )
+
+    create.__name__ = create.__qualname__ = entry.timm_name
+    create.__module__ = BUCKET
+    create.__doc__ = f"{entry.name} ({entry.paper})."
+    return create
+
+
+def _default_cfg(entry: Entry) -> dict[str, Any]:
+    return dict(
+        num_classes=entry.num_classes,
+        input_size=entry.input_size,
+        pool_size=entry.pool_size,
+        first_conv="stem.conv1",
+        classifier="classifier.fc",
+        mean=entry.mean,
+        std=entry.std,
+        interpolation=entry.interpolation,
+        crop_pct=entry.crop_pct,
+    )
+
+
+def _collect() -> dict[str, Entry]:
+    """All rows of all families, named.
+
+    Raises:
+        RuntimeError: If two families use one name.
+    """
+    entries: dict[str, Entry] = {}
+    for module in pkgutil.iter_modules(zoo.models.__path__):
+        for name, row in importlib.import_module(f"{zoo.models.__name__}.{module.name}").MODELS.items():
+            if name in entries:
+                raise RuntimeError(f"model name {name!r} of family {module.name} is taken by {entries[name].family}")
+            entries[name] = replace(row, name=name, timm_name=_name_in_timm(name), family=module.name)
+    return entries
+
+
+def _name_in_timm(name: str) -> str:
+    """The name itself, or ``zoo_<name>`` where timm owns it.
+
+    Raises:
+        RuntimeError: If somebody else has registered the name.
+    """
+    for candidate in (name, f"zoo_{name}"):
+        if not is_model(candidate):
+            return candidate
+        owner = model_entrypoint(candidate).__module__
+        if owner == BUCKET:  # A reload of this module finds its own registrations.
+            return candidate
+        if not owner.startswith("timm."):
+            raise RuntimeError(f"model name {candidate!r} is already registered with timm by {owner}")
+    raise RuntimeError(f"model names {name!r} and 'zoo_{name}' are both taken in timm's registry")
+
+
+def _register() -> None:
+    package = sys.modules[BUCKET]
+    _ENTRIES.update(_collect())
+    package.default_cfgs = generate_default_cfgs({e.timm_name: _default_cfg(e) for e in _ENTRIES.values()})
+    for entry in _ENTRIES.values():
+        if not is_model(entry.timm_name):
+            setattr(package, entry.timm_name, register_model(_entrypoint(entry)))
+
+
+_register()
