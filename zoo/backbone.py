@@ -61,23 +61,29 @@ class Backbone(nn.Module):
             final: Runs on the deepest tap, before the pooling.
             num_features: Channels that leave ``final``.
             num_classes: Width of the classifier, 0 for none.
-            global_pool: A pooling of timm's ``SelectAdaptivePool2d``; ``""`` for none.
+            global_pool: A pooling of timm's ``SelectAdaptivePool2d``; ``""`` for none: the classifier is then a 1x1
+                convolution, which gives logits at every position.
             drop_rate: Dropout before the classifier.
             zero_init_last: Start every residual unit as the identity.
         """
-        _check_head(num_classes, global_pool)
+        _check_classes(num_classes)
         self.final = final
         self.classifier = ClassifierHead(
-            num_features, num_classes, global_pool, drop_rate, device=kit.device, dtype=kit.dtype
+            num_features,
+            num_classes,
+            global_pool,
+            drop_rate,
+            use_conv=not global_pool,
+            device=kit.device,
+            dtype=kit.dtype,
         )
         self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in taps]
+        self.feature_info[-1]["num_chs_norm"] = num_features
         self.tap_names = [name for name, _, _ in taps]
         self.last_tap = len(taps) - 1
         self.num_classes = num_classes
         self.num_features = num_features
         self.head_hidden_size = self.classifier.num_features
-        # A closing norm keeps the width of the map; FishNet's score does not, so it is no "norm" of a tap.
-        self.final_is_norm = num_features == taps[-1][1]
         self.init_weights(zero_init_last=zero_init_last)
 
     @torch.jit.ignore
@@ -147,8 +153,7 @@ class Backbone(nn.Module):
         Args:
             x: Images, (N, in_chans, H, W).
             indices: Taps to return, in this order; a number n means the last n; None means all.
-            norm: Apply the closing norm (and activation) to the deepest tap, where the net has one that keeps the
-                width: pre-activation nets. Other taps have none.
+            norm: Apply ``final`` to the deepest tap (``num_chs_norm`` channels); the others have no norm of their own.
             stop_early: Do not compute beyond the deepest tap asked for.
             output_fmt: Only ``"NCHW"``.
             intermediates_only: Return the taps alone.
@@ -166,7 +171,7 @@ class Backbone(nn.Module):
         x, taps = self.forward_trunk(x, keep, stop)
         if stop == self.last_tap and (norm or not intermediates_only):
             x = self.final(x)
-            if norm and self.final_is_norm and deepest == self.last_tap:
+            if norm and deepest == self.last_tap:
                 taps[-1] = x
         ordered = [taps[keep.index(i)] for i in take]
         if intermediates_only:
@@ -201,8 +206,8 @@ class Backbone(nn.Module):
             self.last_tap = deepest
         if cut or prune_norm:
             self.final = nn.Identity()
-            self.final_is_norm = True
             self.num_features = self.feature_info[deepest]["num_chs"]
+            self.feature_info[deepest]["num_chs_norm"] = self.num_features
         if cut or prune_head:
             self.reset_classifier(0, "")
         elif prune_norm:
@@ -219,16 +224,14 @@ class Backbone(nn.Module):
         """Replace the classifier.
 
         Args:
-            num_classes: Width of the new one; 0 for none: then `forward` returns (N, head_hidden_size), or the
-                unpooled map where the pooling is ``""``.
-            global_pool: New pooling; None keeps the one there is.
-
-        Raises:
-            ValueError: If classes are asked for without a pooling.
+            num_classes: Width of the new one; 0 for none: then `forward` returns (N, head_hidden_size).
+            global_pool: New pooling; None keeps the one there is. Without one (``""``) maps stay maps: `forward` then
+                returns (N, num_classes or num_features, h, w).
         """
-        pool = self.classifier.global_pool.pool_type if global_pool is None else global_pool
-        _check_head(num_classes, pool)
+        _check_classes(num_classes)
         self.num_classes = num_classes
+        if global_pool is not None:
+            self.classifier.use_conv = not global_pool
         self.classifier.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.classifier.num_features
 
@@ -261,11 +264,9 @@ class FeatureGetter(FeatureGetterNet):
         self.model.set_grad_checkpointing(enable)
 
 
-def _check_head(num_classes: int, global_pool: str) -> None:
+def _check_classes(num_classes: int) -> None:
     if num_classes < 0:
         raise ValueError(f"num_classes ({num_classes}) must not be negative; 0 means no classifier")
-    if num_classes and not global_pool:
-        raise ValueError(f"global_pool ('') needs num_classes=0, not {num_classes}: a linear classifier takes pooled maps")
 
 
 def drop_path_rates(rate: float, units: int) -> list[float]:

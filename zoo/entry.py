@@ -82,7 +82,7 @@ class Entry:
         build: The net's class, called as ``build(spec, **task)``.
         spec: The architecture.
         paper: Authors, year and arXiv number or venue.
-        reference: The implementation that tests hold the net against; empty where none exists, and then `notes` says so.
+        reference: The implementation that tests hold the net against; where it is empty, `notes` say why.
         params: Number of parameters with the default head; a test counts them.
         input_size: Channels, height and width that the published net takes.
         num_classes: Of the default head.

@@ -93,10 +93,10 @@ def systematic_split(labels: np.ndarray, test_size: int) -> tuple[np.ndarray, np
 def load_digits() -> Dataset:
     """Return scikit-learn's handwritten digits: 897 training and 900 test images of shape (3, 32, 32).
 
-    The 1,797 grey 8x8 images are part of the scikit-learn package (the test part of the UCI set "Optical Recognition of
-    Handwritten Digits", Alpaydin and Kaynak 1998), so nothing is downloaded. They are up-sampled bilinearly and repeated
-    to three channels: a preset then keeps the stem, and the parameter count, that its paper has. The writers are not
-    recorded, so both halves hold digits of the same hands.
+    The 1,797 grey 8x8 images are part of the scikit-learn package (the test part of the UCI set "Optical Recognition
+    of Handwritten Digits", Alpaydin and Kaynak 1998), so nothing is downloaded. They are up-sampled bilinearly and
+    repeated to three channels: a preset then keeps the stem, and the parameter count, that its paper has. The writers
+    are not recorded, so both halves hold digits of the same hands.
     """
     from sklearn.datasets import load_digits as sklearn_digits  # optional dependency: the `bench` extra
 
@@ -121,7 +121,7 @@ def load_digits() -> Dataset:
 DATASETS = {
     "digits": DatasetRow(
         load=load_digits,
-        recipe=Recipe(epochs=12, batch_size=32, lr=0.1, weight_decay=5e-4, warmup_epochs=1, max_shift=2),
+        recipe=Recipe(epochs=8, batch_size=32, lr=0.1, weight_decay=5e-4, warmup_epochs=1, max_shift=2),
     ),
 }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+
+import zoo
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -23,7 +25,6 @@ class PeakMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Start to watch a device."""
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -49,15 +50,11 @@ def _reset_high_water_mark() -> bool:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
-    try:
-        own = version("backbone-zoo")
-    except PackageNotFoundError:  # a source tree that was never installed
-        own = "unknown"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": version("timm"),
-        "zoo": own,
+        "timm": timm.__version__,
+        "zoo": zoo.__version__,
     }
 
 

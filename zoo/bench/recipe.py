@@ -1,4 +1,4 @@
-"""What a benchmark run trains with: one frozen recipe for every net of a comparison, so that only the topology differs."""
+"""What a benchmark run trains with: one frozen recipe for all nets, so that only the topology differs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ AMP_DTYPES = ("", "bfloat16")
 class Recipe:
     """Stochastic gradient descent with a linear warm-up and a half-cosine down to zero.
 
-    Weight decay acts on convolution and linear weights only, not on norms and biases (He et al. 2018, arXiv:1812.01187).
+    Weight decay acts on convolution and linear weights only, not on norms and biases (He et al. 2018,
+    arXiv:1812.01187).
     Every field is part of a run's key: change one and the run counts as a new one.
 
     Attributes:
@@ -29,6 +30,9 @@ class Recipe:
         max_shift: Each training image moves by a uniform -n..n pixels along both axes. There is no flip: a mirrored
             2 is not a 2.
         amp: Autocast type of the forward pass; empty means float32 throughout. bfloat16 needs no loss scaling.
+
+    Raises:
+        ValueError: If a field lies outside its range; the message names field, rule and value.
     """
 
     epochs: int
@@ -43,11 +47,6 @@ class Recipe:
     amp: str = ""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: If a field lies outside its range; the message names field, value and range.
-        """
         for name in ("epochs", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "be at least 1")
         _check("lr", self.lr, self.lr > 0, "be positive")

@@ -77,8 +77,8 @@ def _plain(value: Any) -> str:
 def append_result(path: Path, record: Mapping[str, Any]) -> None:
     """Append one record as one line, on disk when this returns.
 
-    The line goes out in one write to a descriptor that always appends, under a lock, so that a kill between two runs
-    loses nothing and two benches may share a file. If an earlier writer died within its line, this one starts a new line.
+    The line goes out in one write to a descriptor that always appends, under a lock, so that a kill loses no finished
+    run and two benches may share a file. If an earlier writer died within its line, this one starts a new line.
 
     Args:
         path: The file; it and its folder are made if missing.
@@ -127,7 +127,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             warnings.warn(f"{path}, line {number}: skipped a line that is cut off", stacklevel=2)
             continue
         if not isinstance(record, dict) or "key" not in record:
-            raise ValueError(f"{path}, line {number} is no benchmark result (it has no 'key'): give a file of zoo bench")
+            raise ValueError(f"{path}, line {number} is no benchmark result (no 'key'): give a file of zoo bench")
         records.append(record)
     return records
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-import zoo.registry as registry
+from zoo import registry
 from zoo.bench.data import Dataset, load_dataset
 from zoo.bench.machine import describe_device, git_revision, versions
 from zoo.bench.recipe import Recipe
-from zoo.bench.results import Run, append_result, display_name, finished_keys
+from zoo.bench.results import Run, append_result, finished_keys
 from zoo.bench.train import EpochMetrics, Trained, train
 from zoo.complexity import count
 
@@ -39,7 +39,7 @@ class Listener:
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """A run is on disk."""
 
-    def on_failure(self, run: Run, message: str, epochs_left: int) -> None:
+    def on_failure(self, run: Run, message: str) -> None:
         """A run has failed; nothing was written for it."""
 
 
@@ -70,6 +70,21 @@ def lineup(name: str) -> list[str]:
     return [model for model in registry.list_models() if wanted & set(registry.model_entry(model).lineups)]
 
 
+def expand_names(names: Iterable[str]) -> list[str]:
+    """Replace patterns such as `resnet*_cifar` by the models of the zoo that match; other names pass.
+
+    Raises:
+        ValueError: If a pattern matches nothing.
+    """
+    found: list[str] = []
+    for name in names:
+        matches = registry.list_models(name) if any(c in name for c in "*?[") else [name]
+        if not matches:
+            raise ValueError(f"pattern {name!r} matches no model: zoo list shows all")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
 def plan(
     names: Iterable[str], dataset: str, recipe: Recipe, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None
 ) -> list[Run]:
@@ -84,12 +99,11 @@ def plan(
     for key in GIVEN:
         if key in overrides:
             raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
-    runs = [
+    return [
         Run(name=name, overrides=overrides, dataset=dataset, recipe=recipe, seed=seed)
         for seed in dict.fromkeys(seeds)
-        for name in dict.fromkeys(names)
+        for name in dict.fromkeys(map(_own_name, names))
     ]
-    return runs
 
 
 def sweep(
@@ -125,28 +139,13 @@ def sweep(
     for run in missing:
         if not force and run.key in finished_keys(path):  # another bench on the same file was quicker
             continue
-        ended: list[EpochMetrics] = []
-
-        def on_epoch(metrics: EpochMetrics, run: Run = run, ended: list[EpochMetrics] = ended) -> None:
-            ended.append(metrics)
-            listener.on_epoch(run, metrics)
-
-        dataset = load_dataset(run.dataset)
         try:
-            trained = train(
-                lambda run=run, dataset=dataset: build(run, dataset),
-                dataset,
-                run.recipe,
-                seed=run.seed,
-                device=device,
-                label=run.display,
-                on_epoch=on_epoch,
-            )
+            trained = _train(run, device, listener)
         except (RuntimeError, ValueError) as error:
             failures.append(f"{run.display}, seed {run.seed}: {error}")
-            listener.on_failure(run, failures[-1], run.recipe.epochs - len(ended))
+            listener.on_failure(run, failures[-1])
             continue
-        record = make_record(run, facts[run.display], dataset, trained, device)
+        record = make_record(run, facts[run.display, run.dataset], trained, device)
         append_result(path, record)
         finished += 1
         listener.on_finish(run, record)
@@ -158,10 +157,9 @@ def build(run: Run, dataset: Dataset) -> nn.Module:
     return registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
 
 
-def make_record(
-    run: Run, facts: Mapping[str, Any], dataset: Dataset, trained: Trained, device: torch.device
-) -> dict[str, Any]:
+def make_record(run: Run, facts: Mapping[str, Any], trained: Trained, device: torch.device) -> dict[str, Any]:
     """Return all that is stored of a finished run, in the order in which a reader wants it."""
+    dataset = load_dataset(run.dataset)
     metrics = trained.to_dict()
     accuracy = metrics.pop("test_correct") / len(dataset.test_labels)
     return {
@@ -188,28 +186,43 @@ def standard_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
-def _facts(runs: Sequence[Run], listener: Listener) -> dict[str, dict[str, Any]]:
-    """Family, specification and counts of each net, by displayed name."""
-    nets = {display_name(run.name, run.overrides): run for run in runs}
-    facts: dict[str, dict[str, Any]] = {}
-    for number, (display, run) in enumerate(nets.items()):
-        listener.on_count(display, number, len(nets))
+def _own_name(name: str) -> str:
+    """The registry's name for a model of ours (`zoo_vgg16` is `vgg16`), the given name for any other."""
+    try:
+        return registry.model_entry(name).name
+    except ValueError:  # one of timm's, or none at all: building it tells
+        return name
+
+
+def _train(run: Run, device: torch.device, listener: Listener) -> Trained:
+    dataset = load_dataset(run.dataset)
+    return train(
+        lambda: build(run, dataset),
+        dataset,
+        run.recipe,
+        seed=run.seed,
+        device=device,
+        label=run.display,
+        on_epoch=lambda metrics: listener.on_epoch(run, metrics),
+    )
+
+
+def _facts(runs: Sequence[Run], listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
+    """Family, specification and counts of each net on each dataset."""
+    nets = {(run.display, run.dataset): run for run in runs}
+    facts: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, (net, run) in enumerate(nets.items()):
+        listener.on_count(run.display, number, len(nets))
         dataset = load_dataset(run.dataset)
         try:
             model = build(run, dataset)
-            counts = count(model, dataset.input_size)
         except TypeError as error:  # an override that the net does not know
-            raise ValueError(f"{display}: {error}") from error
-        ours = run.name in registry.list_models()
-        facts[display] = {
-            "family": registry.model_entry(run.name).family if ours else "timm",
-            "spec": model.spec.to_dict() if ours else None,
-            "counts": {
-                "params": counts.params,
-                "macs": counts.macs,
-                "fvcore_flops": counts.fvcore_flops,
-                "activations": counts.activations,
-                "uncounted": dict(counts.uncounted),
-            },
+            raise ValueError(f"{run.display}: {error}") from error
+        counts = count(model, dataset.input_size).to_dict()
+        spec = getattr(model, "spec", None)  # timm's own nets have none
+        facts[net] = {
+            "family": registry.model_entry(run.name).family if spec else "timm",
+            "spec": spec.to_dict() if spec else None,
+            "counts": {key: counts[key] for key in ("params", "macs", "fvcore_flops", "activations", "uncounted")},
         }
     return facts

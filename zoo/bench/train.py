@@ -93,9 +93,9 @@ def train(
     """Train a new net and test it after every epoch.
 
     The seed fixes initialisation, order, shifts and dropout; order and shifts come from a generator of their own, so
-    that every net of a seed sees the same batches, however many random numbers it draws itself. On the CPU a run repeats
-    bit for bit with the same number of threads; CUDA kernels may differ in the last digits. The caller's random state
-    is left as it was.
+    that every net of a seed sees the same batches, however many random numbers it draws itself. On the CPU a run
+    repeats bit for bit with the same number of threads; CUDA kernels may differ in the last digits. The caller's
+    random state is left as it was.
 
     Args:
         make_model: Builds the net: (N, C, H, W) -> (N, classes). Called once, under the seed.
@@ -145,7 +145,7 @@ def _run(
         model.train()
         for step, (images, labels) in enumerate(_batches(*train_set, recipe, dataset.fill, generator)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(epoch + (step + 1) / steps)
+                group["lr"] = recipe.lr_at(epoch + (step + 0.5) / steps)
             optimizer.zero_grad(set_to_none=True)
             with _autocast(device, recipe):
                 logits = model(images)

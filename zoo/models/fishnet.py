@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models import register_notrace_function
+import torch.fx
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, drop_path_rates
@@ -395,7 +395,7 @@ class FishNet(Backbone):
         return groups
 
 
-@register_notrace_function
+@torch.fx.wrap
 def _check_size(x: Tensor, smallest: int) -> None:
     # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
     if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102

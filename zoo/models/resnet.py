@@ -21,7 +21,8 @@ What differs from the papers, and why:
       ``resnet20_cifar10``. Shortcut B adds 2,752 parameters: 269,722 against 272,474 for 20 layers. The paper gives
       0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 M for 20, 32, 44, 56, 110 and 1202 layers; 32 layers count 0.464 M and 44
       0.658 M, and 56 layers count 0.853 M.
-    * 164 and 1001 layers are bottlenecks, whose first unit widens 16 to 64 channels: shortcut B, as in the authors' code.
+    * 164 and 1001 layers are bottlenecks, whose first unit widens 16 to 64 channels: shortcut B, as in the authors'
+      code.
     * 2016, section 3.1: in the first pre-activation unit the shortcut leaves after the first activation. pytorchcv and
       the authors' released code do so only where the unit projects; so do ours, and ``activate_first=True`` does it
       always.
@@ -29,8 +30,8 @@ What differs from the papers, and why:
       ``act_only_pre``, bare for ``norm_after_add`` and ``pre``. The papers do not say (our reading; for ``post`` and
       ``pre`` it is what every implementation does). The stem and the closing layers complete each ordering so that
       every convolution sees exactly one norm and one activation before the next.
-    * ResNeXt 2x64d for 101 layers is the paper's Table 4 net; wide_resnet16_2 and resnext20_8x8d are small nets of our
-      own for the benchmark, built by the papers' rules.
+    * ResNeXt 2x64d for 101 layers is the paper's Table 4 net. ``wide_resnet16_2_cifar``, ``resnext20_8x8d_cifar`` and
+      the ``*_test`` nets are small nets of our own by the papers' rules, for the benchmark and for tests.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ class ResNetSpec(Spec):
         self.require_choice("order", ORDERS)
         self.require_choice("shortcut", SHORTCUTS)
         self.require_choice("stem", STEMS)
-        self.require(len(self.widths) == len(self.depths), "widths", f"have one number a stage, as depths {self.depths}")
+        self.require(
+            len(self.widths) == len(self.depths), "widths", f"have one number a stage, as depths {self.depths}"
+        )
         if self.mid_widths:
             self.require_positive("mid_widths")
             self.require(len(self.mid_widths) == len(self.depths), "mid_widths", "have one number a stage, or none")
@@ -315,6 +318,14 @@ def _aggregated(depth: int, groups: int, group_width: int, params: int, **kwargs
     )
 
 
+OURS = "A net of our own, by the paper's rules; no published numbers."
+
+
+def _test(spec: ResNetSpec, params: int) -> Entry:
+    """A net small enough for every test to run it."""
+    return Entry(ResNet, spec, paper=HE2015, params=params, input_size=(3, 64, 64), num_classes=10, notes=OURS)
+
+
 MODELS = {
     # ImageNet scale
     "resnet18": _imagenet(18, 11_689_512, HE2015, reference="timm"),
@@ -367,9 +378,7 @@ MODELS = {
     "preresnet56_cifar": _cifar(56, 855_578, HE2016, order="pre", reference="pytorchcv:preresnet56_cifar10"),
     "preresnet110_cifar": _cifar(110, 1_730_522, HE2016, order="pre", reference="pytorchcv:preresnet110_cifar10"),
     "preresnet164_cifar": _narrow(164, 1_703_258, HE2016, order="pre", reference="pytorchcv:preresnet164bn_cifar10"),
-    "preresnet1001_cifar": _narrow(
-        1001, 10_327_706, HE2016, order="pre", reference="pytorchcv:preresnet1001_cifar10"
-    ),
+    "preresnet1001_cifar": _narrow(1001, 10_327_706, HE2016, order="pre", reference="pytorchcv:preresnet1001_cifar10"),
     # Wide ResNet and ResNeXt at CIFAR scale
     "wide_resnet28_10_cifar": _wide(28, 10, 36_479_194, reference="pytorchcv:wrn28_10_cifar10"),
     "wide_resnet16_8_cifar": _wide(16, 8, 10_961_370, reference="pytorchcv:get_wrn_cifar"),
@@ -378,4 +387,20 @@ MODELS = {
     "resnext29_8x64d_cifar": _aggregated(29, 8, 64, 34_426_698, reference="pytorchcv:get_resnext_cifar"),
     "resnext29_16x64d_cifar": _aggregated(29, 16, 64, 68_155_210, reference="pytorchcv:resnext29_16x64d_cifar10"),
     "resnext29_32x4d_cifar": _aggregated(29, 32, 4, 4_775_754, reference="pytorchcv:resnext29_32x4d_cifar10"),
+    "resnext20_8x8d_cifar": _cifar(
+        20,
+        544_858,
+        XIE,
+        widths=(64, 128, 256),
+        mid_widths=(64, 128, 256),
+        per_unit=3,
+        groups=8,
+        notes=OURS,
+        lineups=("default",),
+    ),
+    # Tiny nets for tests
+    "resnet_test": _test(
+        ResNetSpec(depths=(2, 1, 1, 1), widths=(32, 48, 64, 96), mid_widths=(8, 12, 16, 24), stem_width=16), 33_338
+    ),
+    "preresnet_test": _test(ResNetSpec(depths=(2, 1, 1, 1), widths=(16, 24, 32, 40), stem_width=16, order="pre"), 65_674),
 }

@@ -1,0 +1,478 @@
+"""What every model owes its users, over the whole registry: a new row is tested without a new line.
+
+Shapes and names are checked for every entry on the meta device; arithmetic for the cheap ones, which are the ``*_test``
+nets that every family has and the nets of the default line-up.
+"""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.fx
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+import zoo
+from zoo.layers import Residual, Stage
+
+ALL = zoo.list_models()
+CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
+POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
+
+
+def images(name: str, batch: int = 2, **size: int) -> Tensor:
+    chans, height, width = zoo.model_entry(name).input_size
+    shape = (batch, size.get("chans", chans), size.get("height", height), size.get("width", width))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def settled(name: str, **kwargs: Any) -> nn.Module:
+    """A net in evaluation mode whose batch statistics are not those of a fresh one."""
+    torch.manual_seed(0)
+    net = zoo.create_model(name, **kwargs)
+    generator = torch.Generator().manual_seed(2)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.6, 1.4, generator=generator)
+    return net.eval()
+
+
+def sizes(taps: list[Tensor]) -> list[tuple[int, int, int]]:
+    return [tuple(tap.shape[1:]) for tap in taps]
+
+
+def test_every_family_has_a_test_net() -> None:
+    for family in zoo.families():
+        assert any(name.endswith("_test") for name in zoo.list_models(family=family)), family
+
+
+# All entries, on the meta device
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_meta(name: str) -> None:
+    entry = zoo.model_entry(name)
+    net = zoo.create_model(name, device="meta")
+    assert {t.device.type for t in net.state_dict().values()} == {"meta"}
+    assert sum(p.numel() for p in net.parameters()) == entry.params
+    assert entry.paper
+    assert entry.reference or entry.notes, "without a reference the row says why"
+    with torch.device("meta"):
+        assert {t.device.type for t in zoo.create_model(name).state_dict().values()} == {"meta"}
+
+    cfg = net.pretrained_cfg
+    assert (net.in_chans, net.num_classes) == (cfg["input_size"][0], cfg["num_classes"])
+    assert cfg["input_size"] == entry.input_size
+    keys = net.state_dict().keys()
+    assert {cfg["classifier"] + ".weight", cfg["first_conv"] + ".weight"} <= keys
+    x = torch.empty((2, *entry.input_size), device="meta")
+    features = net.eval().forward_features(x)
+    assert tuple(features.shape) == (2, net.num_features, *cfg["pool_size"])
+    assert net.forward_head(features).shape == (2, entry.num_classes)
+    assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
+
+    last = group_parameters(net, net.group_matcher(), reverse=True)
+    coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
+    assert len(set(last.values())) > len(set(coarse.values())) > 2
+    assert last[cfg["first_conv"] + ".weight"] == 0
+    assert last["classifier.fc.weight"] == max(last.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_meta_taps(name: str) -> None:
+    entry = zoo.model_entry(name)
+    x = torch.empty((1, *entry.input_size), device="meta")
+    net = timm.create_model(entry.timm_name, features_only=True, device="meta")
+    strides = net.feature_info.reduction()
+    assert tuple(strides) == entry.spec.tap_strides
+    assert strides == sorted(set(strides)), "one tap a stride, finest first"
+    if entry.input_size[-1] == 224:
+        assert strides == [2, 4, 8, 16, 32]
+    assert not any("." in module for module in net.feature_info.module_name())
+    taps = net(x)
+    assert [t.shape[1] for t in taps] == net.feature_info.channels()
+    assert [t.shape[-1] for t in taps] == [-(-entry.input_size[-1] // stride) for stride in strides]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_meta_output_stride(name: str) -> None:
+    entry = zoo.model_entry(name)
+    native = zoo.create_model(name, device="meta").state_dict()
+    x = torch.empty((1, *entry.input_size), device="meta")
+    options = entry.spec.output_strides
+    assert options[-1] == entry.spec.tap_strides[-1]
+    if entry.input_size[-1] == 224:
+        assert {8, 16} <= set(options)
+    for stride in options:
+        net = zoo.create_model(name, features_only=True, output_stride=stride, device="meta")
+        strides = net.feature_info.reduction()
+        assert strides == [min(s, stride) for s in entry.spec.tap_strides]
+        assert [t.shape[-1] for t in net(x)] == [-(-entry.input_size[-1] // s) for s in strides]
+        whole = zoo.create_model(name, output_stride=stride, device="meta").state_dict()
+        assert {k: v.shape for k, v in whole.items()} == {k: v.shape for k, v in native.items()}
+    with pytest.raises(ValueError, match=r"output_stride \(3\) must be one of"):
+        zoo.create_model(name, output_stride=3, device="meta")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_meta_unknown_argument(name: str) -> None:
+    with pytest.raises(TypeError, match="drop_path_rate"):
+        zoo.create_model(name, drop_pth_rate=0.1, device="meta")
+
+
+# The cheap ones, with numbers
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_heads(name: str) -> None:
+    net = settled(name, num_classes=7)
+    x = images(name)
+    with torch.no_grad():
+        features = net.forward_features(x)
+        assert torch.equal(net(x), net.forward_head(features))
+        for pool in POOLS:
+            net.reset_classifier(5, pool)
+            assert net(x).shape == (2, 5)
+            assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
+            assert net.head_hidden_size == net.num_features * (2 if "cat" in pool else 1)
+        net.reset_classifier(0)
+        assert net(x).shape == (2, 2 * net.num_features), "the pooling stays"
+        net.reset_classifier(0, "avg")
+        torch.testing.assert_close(net(x), features.mean((2, 3)))
+        net.reset_classifier(0, "")
+        assert torch.equal(net(x), features)
+        net.reset_classifier(3)
+        assert net(x).shape == (2, 3, *features.shape[-2:]), "without a pooling there are logits everywhere"
+        assert isinstance(net.get_classifier(), nn.Conv2d)
+        bare = settled(name, num_classes=0, global_pool="")
+        assert bare(x).shape == features.shape
+        assert isinstance(bare.get_classifier(), nn.Identity)
+    with pytest.raises(ValueError, match=r"num_classes \(-1\)"):
+        net.reset_classifier(-1)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("chans", [1, 4])
+def test_in_chans(name: str, chans: int) -> None:
+    net = settled(name, in_chans=chans)
+    assert net.in_chans == chans
+    assert net(images(name, chans=chans)).shape == (2, net.num_classes)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_odd_sizes(name: str) -> None:
+    net = settled(name, features_only=True)
+    side = zoo.model_entry(name).input_size[-1]
+    for height, width in ((side + 1, side + 3), (side - 3, side + 5), (side + 17, side - 1)):
+        taps = net(images(name, height=height, width=width))
+        for tap, stride in zip(taps, net.feature_info.reduction(), strict=True):
+            for have, given in zip(tap.shape[-2:], (height, width), strict=True):
+                assert given // stride - 1 <= have <= -(-given // stride)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("wrapper", ["list", "dict", "hook", "getter", "fx"])
+def test_feature_wrappers(name: str, wrapper: str) -> None:
+    x = images(name)
+    net = settled(name)
+    with torch.no_grad():
+        expected = net.forward_intermediates(x, intermediates_only=True)
+        wrapped = settled(name, features_only=True, feature_cls=wrapper)(x)
+        wrapped = list(wrapped.values()) if wrapper == "dict" else wrapped
+        assert sizes(wrapped) == sizes(expected)
+        for have, want in zip(wrapped, expected, strict=True):
+            torch.testing.assert_close(have, want)
+        some = settled(name, features_only=True, feature_cls=wrapper, out_indices=(0, 2))
+        some = some(x)
+        some = list(some.values()) if wrapper == "dict" else some
+        assert sizes(some) == [sizes(expected)[0], sizes(expected)[2]]
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_feature_cfg_is_merged(name: str) -> None:
+    net = zoo.create_model(name, features_only=True, feature_cfg={"out_indices": (1, 2)}, device="meta")
+    assert len(net.feature_info.channels()) == 2
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_intermediates(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    last = len(net.feature_info) - 1
+    with torch.no_grad():
+        final, taps = net.forward_intermediates(x)
+        assert torch.equal(final, net.forward_features(x))
+        assert [t.shape[1] for t in taps] == [info["num_chs"] for info in net.feature_info]
+        before = [t.clone() for t in taps]
+        net.forward_head(net.final(taps[-1]))
+        assert all(map(torch.equal, before, taps)), "no layer writes into a tap"
+        for i in range(last + 1):
+            early = net.forward_intermediates(x, indices=[i], stop_early=True, intermediates_only=True)
+            assert torch.equal(early[0], taps[i])
+        swapped = net.forward_intermediates(x, indices=[last, 0], intermediates_only=True)
+        assert sizes(swapped) == [sizes(taps)[last], sizes(taps)[0]]
+        assert sizes(net.forward_intermediates(x, indices=2, intermediates_only=True)) == sizes(taps[-2:])
+        assert sizes(net.forward_intermediates(x, indices=[-1], intermediates_only=True)) == sizes(taps[-1:])
+        normed = net.forward_intermediates(x, norm=True, intermediates_only=True)
+        assert torch.equal(normed[-1], final)
+        assert normed[-1].shape[1] == net.feature_info[-1]["num_chs_norm"]
+        assert all(map(torch.equal, normed[:-1], taps[:-1]))
+    with pytest.raises(ValueError, match=r"output_fmt \(NHWC\)"):
+        net.forward_intermediates(x, output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_prune(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    with torch.no_grad():
+        taps = net.forward_intermediates(x, intermediates_only=True)
+        whole = copy.deepcopy(net)
+        assert whole.prune_intermediate_layers([-1], prune_head=False) == [len(taps) - 1]
+        assert torch.equal(whole(x), net(x))
+    for i, tap in enumerate(taps):
+        pruned = copy.deepcopy(net)
+        assert pruned.prune_intermediate_layers([i], prune_norm=True) == [i]
+        assert torch.equal(pruned.forward_features(x), tap)
+        assert pruned.num_features == pruned.head_hidden_size == tap.shape[1]
+        assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in net.parameters())
+        pruned.reset_classifier(7, "avg")
+        pruned.set_grad_checkpointing()
+        pruned.train()(x).sum().backward()
+        assert all(p.grad is not None for p in pruned.parameters()), "nothing unused is left"
+        torch.jit.script(pruned.eval())
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    net = settled(name).train()
+    net(images(name)).square().sum().backward()
+    dead = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_batch_rows_do_not_mix(name: str) -> None:
+    net = settled(name).double()
+    x = images(name, batch=3).double()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[1:2], net(x[1:2]))
+
+
+@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("wrapper", [None, "list", "getter"])
+def test_checkpointing(name: str, wrapper: str | None) -> None:
+    kwargs = {"features_only": True, "feature_cls": wrapper} if wrapper else {}
+    x = images(name)
+
+    def run(checkpoint: bool) -> tuple[Tensor, dict[str, Tensor], int]:
+        net = settled(name, **kwargs).train()
+        net.set_grad_checkpointing(checkpoint)
+        stored = 0
+
+        def pack(t: Tensor) -> Tensor:
+            nonlocal stored
+            stored += t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = net(x)
+            out = torch.cat([o.flatten() for o in out]) if wrapper else out
+            out.square().mean().backward()
+        return out.detach(), {k: p.grad for k, p in net.named_parameters() if p.grad is not None}, stored
+
+    plain, plain_grads, plain_stored = run(checkpoint=False)
+    saved, saved_grads, saved_stored = run(checkpoint=True)
+    torch.testing.assert_close(saved, plain)
+    torch.testing.assert_close(saved_grads, plain_grads, rtol=1e-3, atol=1e-4)
+    # Recomputed maps pass the hook too, but what each unit stores in between is gone by then; so count the forward.
+    assert saved_stored != plain_stored
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_checkpointing_stores_less(name: str) -> None:
+    x = images(name)
+
+    def stored(checkpoint: bool) -> int:
+        net = settled(name).train()
+        net.set_grad_checkpointing(checkpoint)
+        count = 0
+
+        def pack(t: Tensor) -> Tensor:
+            nonlocal count
+            count += t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            net(x)
+        return count
+
+    assert stored(checkpoint=True) < 0.5 * stored(checkpoint=False)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_drop_rates(name: str) -> None:
+    net = settled(name, drop_rate=0.5, drop_path_rate=0.5)
+    x = images(name)
+    rates = [unit.drop_path.drop_prob for unit in units(net) if not isinstance(unit.drop_path, nn.Identity)]
+    assert max(rates) == 0.5
+    assert len(rates) == len(units(net)) - 1, "all units but the first"
+    with torch.no_grad():
+        assert torch.equal(net(x), net(x)), "evaluation drops nothing"
+        assert torch.equal(net(x), settled(name)(x))
+        net.train()
+        dropped = net.forward_features(x)
+        assert not torch.equal(dropped, net.forward_features(x))
+    assert net.classifier.drop.p == 0.5
+    with pytest.raises(ValueError, match="drop_path_rate"):
+        zoo.create_model(name, drop_path_rate=1.0, device="meta")
+
+
+def units(net: nn.Module) -> list[Residual]:
+    return [module for module in net.modules() if isinstance(module, Residual)]
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_zero_init_last(name: str) -> None:
+    net = zoo.create_model(name, zero_init_last=True).eval()
+    for unit in units(net):
+        x = torch.randn(1, unit.branch.conv1.in_channels, 8, 8)
+        assert not unit.branch(x).any(), "the branch starts at zero"
+    assert units(net)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_init_weights_after_to_empty(name: str) -> None:
+    net = zoo.create_model(name, device="meta").to_empty(device="cpu")
+    for t in net.state_dict().values():
+        t.fill_(float("nan")) if t.is_floating_point() else t.fill_(-1)
+    net.init_weights()
+    assert all(t.isfinite().all() and (t.is_floating_point() or not t.any()) for t in net.state_dict().values())
+    assert net(images(name)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_norm_and_act_layers(name: str) -> None:
+    net = zoo.create_model(name, norm_layer="groupnorm1", act_layer="silu")
+    kinds = {type(module).__name__ for module in net.modules()}
+    assert "GroupNorm1" in kinds
+    assert "SiLU" in kinds
+    assert not kinds & {"BatchNorm2d", "ReLU"}
+    assert net(images(name)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_frozen_stays_frozen(name: str) -> None:
+    net = zoo.create_model(name, device="meta").requires_grad_(False)
+    net.reset_classifier(4, "max")
+    assert {k for k, p in net.named_parameters() if p.requires_grad} == {"classifier.fc.weight", "classifier.fc.bias"}
+
+
+# Compilers, formats, copies
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_torchscript(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+        getter = settled(name, features_only=True, feature_cls="getter")
+        for have, want in zip(torch.jit.script(getter)(x), getter(x), strict=True):
+            torch.testing.assert_close(have, want)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_fx(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    traced = torch.fx.symbolic_trace(net)
+    with torch.no_grad():
+        assert torch.equal(traced(x), net(x))
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_compile(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x))
+    compiled(x).sum().backward()
+    taps = torch.compile(settled(name, features_only=True), backend="eager", fullgraph=True)(x)
+    assert sizes(taps) == sizes(net.forward_intermediates(x, intermediates_only=True))
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_export(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    side, batch = x.shape[-1], torch.export.Dim("batch", min=1, max=8)
+    step = 32 if zoo.model_entry(name).spec.tap_strides[-1] == 32 else 8
+    height, width = (step * torch.export.Dim(d, min=side // step, max=8 * side // step) for d in ("h", "w"))
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: batch, 2: height, 3: width},))
+    larger = images(name, batch=3, height=side + step, width=side + 2 * step)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), net(x))
+        torch.testing.assert_close(program.module()(larger), net(larger))
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_channels_last(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    with torch.no_grad():
+        want = net(x)
+        net.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4)
+        for tap in net.forward_intermediates(x, intermediates_only=True):
+            assert tap.is_contiguous(memory_format=torch.channels_last), "the layout is kept to the end"
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_bfloat16(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    with torch.no_grad():
+        net(x)
+        out = net.to(torch.bfloat16)(x.to(torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    assert out.isfinite().all()
+    assert {p.dtype for p in zoo.create_model(name, dtype=torch.float64, device="meta").parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_copies(name: str) -> None:
+    net = settled(name)
+    x = images(name)
+    with torch.no_grad():
+        want = net(x)
+        assert torch.equal(copy.deepcopy(net)(x), want)
+        assert torch.equal(pickle.loads(pickle.dumps(net))(x), want)
+        fresh = zoo.create_model(name).eval()
+        assert not torch.equal(fresh(x), want)
+        fresh.load_state_dict(net.state_dict())
+        assert torch.equal(fresh(x), want)
+
+
+@pytest.mark.parametrize("name", [name for name in CHEAP if name.endswith("_test")])
+def test_local_folder(name: str, tmp_path: Any) -> None:
+    net = settled(name, num_classes=6)
+    timm.models.save_for_hf(net, tmp_path, safe_serialization=True)
+    again = zoo.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images(name)), net(images(name)))
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_stages_hold_the_units(name: str) -> None:
+    """Checkpointing acts on stages; a unit outside of one would silently be stored."""
+    net = zoo.create_model(name, device="meta")
+    inside = {id(unit) for stage in net.modules() if isinstance(stage, Stage) for unit in stage}
+    assert {id(unit) for unit in units(net)} <= inside

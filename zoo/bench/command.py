@@ -1,0 +1,174 @@
+"""The verbs `zoo bench` and `zoo plot`: arguments in, tables and paths out."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = "results.jsonl"
+DESCRIPTION = argparse.RawDescriptionHelpFormatter
+
+BENCH_HELP = """\
+Train nets with one recipe on real images and compare them. Every finished run is one line in OUT/results.jsonl;
+runs that are in the file are not done again, so an interrupted benchmark goes on where it stopped."""
+
+BENCH_EXAMPLES = """\
+examples:
+  zoo bench                                        the default line-up, one seed
+  zoo bench resnet20_cifar preresnet20_cifar --seeds 0 1 2
+  zoo bench resnet20_cifar --set order=pre         the preset with one field of its specification changed
+  zoo bench 'resnet*_cifar' --epochs 2 --out /tmp/quick
+  zoo bench resnet20_cifar --recipe lr=0.05 --recipe max_shift=0"""
+
+PLOT_HELP = """\
+Draw the table and the plots again from stored results; nothing is trained."""
+
+PLOT_EXAMPLES = """\
+examples:
+  zoo plot results/digits
+  zoo plot results/digits/results.jsonl --out figures --format md csv json --sort macs"""
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add `bench` and `plot` to a parser's verbs."""
+    bench = verbs.add_parser(
+        "bench",
+        help="train nets with one recipe and compare them",
+        description=BENCH_HELP,
+        epilog=BENCH_EXAMPLES,
+        formatter_class=DESCRIPTION,
+    )
+    bench.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'resnet*_cifar'")
+    bench.add_argument("--lineup", help="default or all, instead of names (default: default)")
+    bench.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the named nets")
+    bench.add_argument("--dataset", default="digits", help="image set (default: %(default)s)")
+    bench.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run each (default: 0)")
+    bench.add_argument("--epochs", type=int, help="instead of the dataset's own number")
+    bench.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    bench.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    bench.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    bench.add_argument("--out", type=Path, help="folder of results and plots (default: results/DATASET)")
+    bench.add_argument("--force", action="store_true", help="train also what the results already have")
+    _add_table_options(bench)
+    bench.set_defaults(run=run_bench)
+
+    plot = verbs.add_parser(
+        "plot",
+        help="draw table and plots from stored results",
+        description=PLOT_HELP,
+        epilog=PLOT_EXAMPLES,
+        formatter_class=DESCRIPTION,
+    )
+    plot.add_argument("results", type=Path, metavar="RESULTS", help="results file, or its folder")
+    plot.add_argument("--out", type=Path, help="folder for the files (default: beside the results)")
+    _add_table_options(plot)
+    plot.set_defaults(run=run_plot)
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
+    import torch
+
+    from zoo.bench.data import dataset_row
+    from zoo.bench.progress import Progress
+    from zoo.bench.runner import expand_names, lineup, plan, sweep
+
+    if args.names and args.lineup:
+        raise ValueError(f"lineup {args.lineup!r} was given together with names: choose one of them")
+    recipe = dataset_row(args.dataset).recipe.changed(**parse_pairs(args.recipe))
+    if args.epochs is not None:
+        recipe = recipe.changed(epochs=args.epochs)
+    names = expand_names(args.names) if args.names else lineup(args.lineup or "default")
+    runs = plan(names, args.dataset, recipe, args.seeds, parse_pairs(args.set))
+    device = _device(args.device)
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {args.threads}")
+        torch.set_num_threads(args.threads)
+    out = args.out or Path("results") / args.dataset
+    path = out / RESULTS
+    try:
+        with Progress() as progress:
+            outcome = sweep(runs, path, device=device, force=args.force, listener=progress)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished runs are in {path}; the same command does the rest.", file=sys.stderr)
+        return 130
+    shown = path.exists()
+    if shown:
+        show(path, out, args.sort, args.format)
+    for failure in outcome.failures:
+        print(f"zoo: failed: {failure}", file=sys.stderr)
+    return 1 if outcome.failures or not shown else 0
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    """Show what a results file holds."""
+    path = args.results / RESULTS if args.results.is_dir() else args.results
+    if not path.is_file():
+        raise ValueError(f"no results at {path}: give a file or folder that zoo bench wrote")
+    show(path, args.out or path.parent, args.sort, args.format)
+    return 0
+
+
+def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
+    """Print the table of a results file, write table and plots, and print where they are.
+
+    Raises:
+        ValueError: If the file holds no finished run.
+    """
+    from zoo.bench.plot import plot_all
+    from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
+    from zoo.bench.results import newest_results
+
+    records = newest_results(path)
+    if not records:
+        raise ValueError(f"{path} holds no finished run: run zoo bench first")
+    rows = sort_rows(aggregate(records), sort)
+    files = [path, *(write_table(rows, out / f"table.{kind}") for kind in formats)]
+    files += plot_all(rows, out, records[0]["dataset"]["name"])
+    print(f"\n{format_table(rows)}\n\n{footnote(rows)}\n")
+    for file in files:
+        print(file)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return `key=value` texts as a dict; a value is a Python literal if it reads as one, else a string.
+
+    Raises:
+        ValueError: If a text has no `=`.
+    """
+    parsed = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{pair!r} must have the form KEY=VALUE, such as order=pre")
+        try:
+            parsed[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[key] = text
+    return parsed
+
+
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sort", default="accuracy", metavar="COLUMN", help="column (default: %(default)s)")
+    parser.add_argument(
+        "--format", nargs="+", choices=("md", "csv", "json"), default=["md"], help="files of the table (default: md)"
+    )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is none of torch's: use cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not there: torch sees no CUDA; use cpu")
+    return name

@@ -1,0 +1,163 @@
+"""Labels for the points of a scatter plot that overlap neither each other nor the points: pure geometry, in pixels.
+
+Greedy placement followed by rounds in which each label moves to its best place given all others. No randomness, so a
+figure does not change from one run to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+ANGLES = np.deg2rad(np.arange(0, 360, 15))
+RINGS = np.array([0, 3, 8, 14, 22, 32, 44, 58, 74, 92, 112, 134, 158, 184, 212, 242, 274, 308, 344, 382], dtype=float)
+MARGIN = 2.0  # free pixels around a label
+ROUNDS = 6
+# Costs in pixels of leader line: what a long leader is worth.
+LEADER_CROSSES = 80.0
+LEADER_COVERED = 160.0
+LEADER_HITS_POINT = 120.0
+LABEL_ON_LINE = 30.0
+NEAR_OTHER_POINT = 60.0
+AMBIGUOUS = 1.4  # a point at less than so many times the label's distance from its own could claim the label too
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    area: tuple[float, float, float, float],
+    *,
+    radius: float,
+    lines: Sequence[tuple[float, float, float, float]] = (),
+) -> list[tuple[float, float, float, float]] | None:
+    """Find a box for the label of each point.
+
+    Args:
+        points: (x, y) of each point.
+        sizes: (width, height) of each label.
+        area: (x0, y0, x1, y1) that no label may leave.
+        radius: Of a point's marker; no label comes closer to any point.
+        lines: (x0, y0, x1, y1) segments that labels had better not cover, such as error bars.
+
+    Returns:
+        (x0, y0, x1, y1) of each label, or None if there is no room for all of them.
+    """
+    if not points:
+        return []
+    centres = np.asarray(points, dtype=float)
+    segments = np.asarray(lines, dtype=float).reshape(-1, 4)
+    candidates = [_candidates(centre, size, radius) for centre, size in zip(centres, sizes, strict=True)]
+    fixed = []
+    for boxes in candidates:
+        allowed = _inside(boxes, area) & ~_overlap(boxes, _boxes_around(centres, radius)).any(1)
+        fixed.append(boxes[allowed])
+    distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
+    crowded_first = np.argsort(np.sort(distance, axis=1)[:, : min(4, len(centres))].sum(1), kind="stable")
+    placed: dict[int, Array] = {}
+    for _ in range(ROUNDS):
+        before = dict(placed)
+        for i in crowded_first:
+            others = [j for j in placed if j != i]
+            best = _best(fixed[i], centres, i, [placed[j] for j in others], centres[others], segments)
+            if best is None:
+                return None
+            placed[i] = best
+        if all(i in before and np.array_equal(before[i], placed[i]) for i in placed):
+            break
+    return [tuple(map(float, placed[i])) for i in range(len(centres))]  # type: ignore[misc]
+
+
+def leader_end(point: tuple[float, float], box: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Return the place on a label's box that is nearest to its point."""
+    return min(max(point[0], box[0]), box[2]), min(max(point[1], box[1]), box[3])
+
+
+def _candidates(centre: Array, size: tuple[float, float], radius: float) -> Array:
+    """(K, 4) boxes around a point, from near to far; the side of the box that faces the point touches a ring."""
+    width, height = size
+    boxes = []
+    for ring in RINGS:
+        for angle in ANGLES:
+            x = centre[0] + (radius + MARGIN + ring) * np.cos(angle)
+            y = centre[1] + (radius + MARGIN + ring) * np.sin(angle)
+            # From 0 (box to the right of, or above, the anchor) to 1 (to the left, below): it slides round the anchor.
+            left = x - width * np.clip(0.5 - np.cos(angle), 0, 1)
+            low = y - height * np.clip(0.5 - np.sin(angle), 0, 1)
+            boxes.append((left, low, left + width, low + height))
+    return np.array(boxes)
+
+
+def _best(boxes: Array, centres: Array, i: int, placed: list[Array], others: Array, segments: Array) -> Array | None:
+    """The cheapest box for label i that overlaps none of the placed boxes, whose points are `others`."""
+    taken = np.array(placed).reshape(-1, 4)
+    boxes = boxes[~_overlap(boxes, taken).any(1)] if len(taken) else boxes
+    if not len(boxes):
+        return None
+    ends = _ends(boxes, centres[i])
+    leaders = np.concatenate([np.broadcast_to(centres[i], ends.shape), ends], axis=1)  # (K, 4)
+    cost = np.linalg.norm(ends - centres[i], axis=1)
+    # To the right and slightly above is where a reader looks first.
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - centres[i]
+    cost += 4 * (middle[:, 0] < 0) + 2 * (middle[:, 1] < 0)
+    if len(taken):
+        their_ends = np.array([_ends(box[None], point)[0] for box, point in zip(taken, others, strict=True)])
+        theirs = np.concatenate([others, their_ends], axis=1)
+        cost += LEADER_CROSSES * _segments_cross(leaders, theirs).sum(1)
+        covered = _segment_meets_box(leaders, taken).sum(1) + _segment_meets_box(theirs, boxes).sum(0)
+        cost += LEADER_COVERED * covered
+    rest = np.delete(centres, i, axis=0)
+    nearest = np.clip(rest[None], boxes[:, None, :2], boxes[:, None, 2:])  # (K, N - 1, 2) of each box to each point
+    near = np.linalg.norm(nearest - rest[None], axis=2)
+    cost += NEAR_OTHER_POINT * (near < AMBIGUOUS * np.linalg.norm(ends - centres[i], axis=1)[:, None]).sum(1)
+    cost += LEADER_HITS_POINT * _segment_meets_box(leaders, _boxes_around(rest, 2.0)).sum(1)
+    if len(segments):
+        cost += LABEL_ON_LINE * _segment_meets_box(segments, boxes).sum(0)
+    return boxes[int(np.argmin(cost))]
+
+
+def _boxes_around(points: Array, radius: float) -> Array:
+    return np.concatenate([points - radius, points + radius], axis=1)
+
+
+def _ends(boxes: Array, point: Array) -> Array:
+    return np.clip(point, boxes[:, :2], boxes[:, 2:])
+
+
+def _inside(boxes: Array, area: tuple[float, float, float, float]) -> NDArray[np.bool_]:
+    return (
+        (boxes[:, 0] >= area[0] + MARGIN)
+        & (boxes[:, 1] >= area[1] + MARGIN)
+        & (boxes[:, 2] <= area[2] - MARGIN)
+        & (boxes[:, 3] <= area[3] - MARGIN)
+    )
+
+
+def _overlap(a: Array, b: Array) -> NDArray[np.bool_]:
+    """(A, 4) and (B, 4) -> (A, B): whether two boxes come closer than the margin."""
+    a, b = a[:, None], b[None]
+    across = (a[..., 0] < b[..., 2] + MARGIN) & (b[..., 0] < a[..., 2] + MARGIN)
+    return across & (a[..., 1] < b[..., 3] + MARGIN) & (b[..., 1] < a[..., 3] + MARGIN)
+
+
+def _segments_cross(a: Array, b: Array) -> NDArray[np.bool_]:
+    """(A, 4) and (B, 4) -> (A, B): whether two segments cross inside both."""
+    a, b = a[:, None], b[None]
+
+    def side(line: Array, x: Array, y: Array) -> Array:
+        return (line[..., 2] - line[..., 0]) * (y - line[..., 1]) - (line[..., 3] - line[..., 1]) * (x - line[..., 0])
+
+    splits_b = side(a, b[..., 0], b[..., 1]) * side(a, b[..., 2], b[..., 3]) < 0
+    return splits_b & (side(b, a[..., 0], a[..., 1]) * side(b, a[..., 2], a[..., 3]) < 0)
+
+
+def _segment_meets_box(segments: Array, boxes: Array) -> NDArray[np.bool_]:
+    """(S, 4) and (B, 4) -> (S, B): whether a segment has a point in a box (the slab test)."""
+    start, step = segments[:, None, :2], (segments[:, 2:] - segments[:, :2])[:, None]
+    step = np.where(np.abs(step) < 1e-9, 1e-9, step)
+    one, other = (boxes[None, :, :2] - start) / step, (boxes[None, :, 2:] - start) / step
+    enter, leave = np.minimum(one, other).max(-1), np.maximum(one, other).min(-1)
+    return (enter <= leave) & (leave >= 0) & (enter <= 1)

@@ -1,0 +1,84 @@
+"""Progress of a sweep in a terminal, or as plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from zoo.bench.results import Run
+from zoo.bench.runner import Listener
+from zoo.bench.train import EpochMetrics
+
+
+class Progress(Listener):
+    """A bar over the epochs of the whole sweep, with the current net and its accuracy, and a line for each run.
+
+    Where the stream (standard error unless told) is no terminal there is no bar: only the lines, each complete as soon
+    as it is known.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._bar: tqdm[Any] | None = None
+        self._epochs_seen = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._close()
+
+    def on_count(self, display: str, done: int, total: int) -> None:
+        """Show which net is counted."""
+        if self._bar is None:
+            self._bar = self._new_bar(total, "net")
+        self._bar.n = done
+        self._bar.set_description(f"counting {display}")
+
+    def on_start(self, runs: int, skipped: int, epochs: int) -> None:
+        """Replace the bar by one over epochs."""
+        self._close()
+        if skipped:
+            self._line(f"{skipped} finished run{'s' * (skipped > 1)} found, {runs} to do")
+        if epochs:
+            self._bar = self._new_bar(epochs, "epoch")
+
+    def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
+        """Advance the bar."""
+        self._epochs_seen = metrics.epoch
+        if self._bar is not None:
+            accuracy = f"{100 * metrics.test_accuracy:.1f} %"
+            self._bar.set_description(f"{run.display}, seed {run.seed}: {accuracy}", refresh=False)
+            self._bar.update()
+
+    def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
+        """Write the line of a finished run."""
+        self._epochs_seen = 0
+        accuracy, error = 100 * record["test_accuracy"], 100 * record["standard_error"]
+        self._line(
+            f"{run.display}, seed {run.seed}: {accuracy:.2f} +- {error:.2f} % test accuracy "
+            f"after {run.recipe.epochs} epochs in {record['seconds']:.1f} s"
+        )
+
+    def on_failure(self, run: Run, message: str) -> None:
+        """Write the line of a failed run and pass over the epochs that it will not do."""
+        if self._bar is not None:
+            self._bar.update(run.recipe.epochs - self._epochs_seen)
+        self._epochs_seen = 0
+        self._line(f"failed: {message}")
+
+    def _new_bar(self, total: int, unit: str) -> tqdm[Any]:
+        return tqdm(total=total, unit=unit, file=self._stream, disable=not self._stream.isatty(), dynamic_ncols=True)
+
+    def _line(self, text: str) -> None:
+        tqdm.write(text, file=self._stream)
+        self._stream.flush()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,219 @@
+"""From result lines to rows, tables and the Pareto front."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from zoo.bench.runner import standard_error
+
+HEADERS = {
+    "name": "net",
+    "params": "params",
+    "macs": "MACs",
+    "activations": "activations",
+    "accuracy": "accuracy [%]",
+    "standard_error": "std. error",
+    "spread": "spread",
+    "seeds": "seeds",
+    "seconds": "seconds",
+}
+FORMATS = ("md", "csv", "json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One net of a comparison, over all of its seeds.
+
+    Attributes:
+        name: As shown: the preset with its overrides, and with what is special in its recipe where recipes differ.
+        family: Of the registry.
+        params: Parameters.
+        macs: Multiply-adds for one image of the dataset.
+        activations: Elements that convolutions and linear layers write, for one image.
+        accuracy: Mean share of the test images that are named correctly.
+        standard_error: Binomial, of the mean accuracy on the test images. More seeds do not shrink it: they all meet
+            the same images.
+        spread: Standard deviation over the seeds; None for a single one.
+        seeds: Number of runs.
+        seconds: Mean wall time of a run.
+        test_images: Images behind the accuracy.
+        uncounted: Operators that no figure counts, with the number of calls.
+    """
+
+    name: str
+    family: str
+    params: int
+    macs: int
+    activations: int
+    accuracy: float
+    standard_error: float
+    spread: float | None
+    seeds: int
+    seconds: float
+    test_images: int
+    uncounted: Mapping[str, int]
+
+
+def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Merge the runs that differ in nothing but the seed.
+
+    Args:
+        records: One record a key, as `results.newest_results` returns them.
+
+    Returns:
+        One row a net, in the order of the first run of each.
+
+    Raises:
+        ValueError: If the records belong to several datasets, whose accuracies do not compare.
+    """
+    datasets = sorted({record["dataset"]["name"] for record in records})
+    if len(datasets) > 1:
+        raise ValueError(f"results hold the datasets {', '.join(datasets)}: keep one file for each")
+    recipes = [record["recipe"] for record in records]
+    varied = [key for key in (recipes[0] if recipes else {}) if len({str(recipe.get(key)) for recipe in recipes}) > 1]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        special = ", ".join(f"{key}={record['recipe'].get(key)}" for key in varied)
+        groups.setdefault(record["display"] + (f" [{special}]" if special else ""), []).append(record)
+    return [_row(name, group) for name, group in groups.items()]
+
+
+def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
+    counts = records[-1]["counts"]
+    if any(record["counts"] != counts for record in records):
+        warnings.warn(f"{name}: its runs were counted differently; run them again with --force", stacklevel=3)
+    accuracies = [record["test_accuracy"] for record in records]
+    mean, images = statistics.fmean(accuracies), records[-1]["dataset"]["test"]
+    return Row(
+        name=name,
+        family=records[-1]["family"],
+        params=counts["params"],
+        macs=counts["macs"],
+        activations=counts["activations"],
+        accuracy=mean,
+        standard_error=standard_error(mean, images),
+        spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        seeds=len(records),
+        seconds=statistics.fmean(record["seconds"] for record in records),
+        test_images=images,
+        uncounted=counts["uncounted"],
+    )
+
+
+def sort_rows(rows: Sequence[Row], column: str = "accuracy") -> list[Row]:
+    """Sort by a column: accuracy from the best down, every other from the least up; ties by parameters, then name.
+
+    Raises:
+        ValueError: If there is no such column.
+    """
+    if column not in HEADERS:
+        raise ValueError(f"unknown column {column!r}: choose from {', '.join(HEADERS)}")
+    sign = -1 if column == "accuracy" else 1
+
+    def order(row: Row) -> tuple[Any, ...]:
+        value = getattr(row, column)
+        main = value if isinstance(value, str) else sign * (0.0 if value is None else value)
+        return main, row.params, row.name
+
+    return sorted(rows, key=order)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of the points that no other point beats, by rising cost.
+
+    One (cost, value) point beats another if it costs no more and is worth no less, and is better in one of the two.
+    Equal points do not beat each other.
+    """
+    front: list[int] = []
+    best = -float("inf")
+    previous = None
+    for position in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        cost, value = points[position]
+        if value > best or (cost, value) == previous:
+            front.append(position)
+            best, previous = value, (cost, value)
+    return front
+
+
+def format_table(rows: Sequence[Row], style: str = "simple") -> str:
+    """Return the rows as a table in one of tabulate's styles; accuracy, error and spread are in percent."""
+    cells = [
+        [
+            row.name,
+            f"{row.params:,}",
+            f"{row.macs / 1e6:,.1f} M",
+            f"{row.activations:,}",
+            f"{100 * row.accuracy:.2f}",
+            f"{100 * row.standard_error:.2f}",
+            "-" if row.spread is None else f"{100 * row.spread:.2f}",
+            row.seeds,
+            f"{row.seconds:.1f}",
+        ]
+        for row in rows
+    ]
+    align = ["left"] + ["right"] * (len(HEADERS) - 1)
+    return tabulate(cells, headers=list(HEADERS.values()), tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def footnote(rows: Sequence[Row]) -> str:
+    """Return what must stand below the table: what was not counted, and what the accuracies can tell."""
+    operators = sorted({name for row in rows for name in row.uncounted})
+    images = " or ".join(str(number) for number in sorted({row.test_images for row in rows}))
+    worst = max((row.standard_error for row in rows), default=0.0)
+    return (
+        "MACs: multiply-adds of convolutions, linear layers and matrix products. "
+        f"Not counted: {', '.join(operators) or 'nothing'}.\n"
+        f"Accuracy comes from {images} test images: differences below about two standard errors "
+        f"({200 * worst:.1f} points here) mean nothing."
+    )
+
+
+def write_table(rows: Sequence[Row], path: Path) -> Path:
+    """Write the rows as Markdown, CSV or JSON, by the ending of the path; the latter two hold unrounded numbers.
+
+    Raises:
+        ValueError: If the ending is none of the three.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind == "md":
+        text = f"{format_table(rows, 'github')}\n\n{footnote(rows)}\n"
+    elif kind == "json":
+        text = json.dumps([asdict(row) for row in rows], indent=2) + "\n"
+    elif kind == "csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**asdict(row), "uncounted": json.dumps(dict(row.uncounted))} for row in rows)
+        text = buffer.getvalue()
+    else:
+        raise ValueError(f"table file {path.name!r} must end in one of {', '.join(FORMATS)}")
+    write_atomically(path, text.encode())
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that no reader and no crash ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

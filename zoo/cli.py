@@ -1,0 +1,231 @@
+"""The command `zoo`: what there is, what it costs, how it compares. Presentation only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.bench.command import DESCRIPTION, add_verbs
+
+LIST_EXAMPLES = """\
+examples:
+  zoo list                            every model
+  zoo list cifar --sort params        names that contain a word, smallest first
+  zoo list 'resnet*' --family resnet --counts --sort macs --reverse
+  zoo list --json | jq '.[].name'"""
+
+INFO_EXAMPLES = """\
+examples:
+  zoo info fishnet99
+  zoo info resnet20_cifar --json"""
+
+COUNT_EXAMPLES = """\
+examples:
+  zoo count fishnet99 resnet50
+  zoo count '*_cifar'                 every model of the zoo that matches
+  zoo count timm:resnet50 --input-size 3x288x288"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 for a failed run, 2 for a wrong request."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ValueError as error:
+        print(f"zoo: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"zoo: error: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the catalogue."""
+    from zoo import list_models, model_entry
+
+    columns = ["name", "family", "params", "input", "strides", "paper"]
+    if args.counts:
+        columns[3:3] = ["macs", "activations"]
+    if args.sort not in columns:
+        hint = "; macs and activations need --counts" if args.sort in ("macs", "activations") else ""
+        raise ValueError(f"sort {args.sort!r} must be one of {', '.join(columns)}{hint}")
+    entries = [model_entry(name) for name in list_models(args.filter, family=args.family)]
+    rows = [
+        {
+            "name": entry.name,
+            "family": entry.family,
+            "params": entry.params,
+            "input": entry.input_size,
+            "strides": entry.spec.tap_strides,
+            "paper": entry.paper,
+        }
+        for entry in entries
+    ]
+    if args.counts:
+        for row, counts in zip(rows, _count_all([entry.name for entry in entries]), strict=True):
+            row |= {"macs": counts.macs, "activations": counts.activations}
+    if args.sort != "name":  # the registry's order of names is the natural one: resnet20 before resnet110
+        rows.sort(key=lambda row: row[args.sort])
+    if args.reverse:
+        rows.reverse()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table([{column: _text(row[column], column) for column in columns} for row in rows])
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print all that is known of one model."""
+    from zoo import create_model, model_entry
+    from zoo.complexity import count
+
+    entry = model_entry(args.name)
+    model = create_model(entry.name, device="meta")
+    counts = count(model, entry.input_size).to_dict()
+    taps = [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in model.feature_info]
+    facts = {
+        "name": entry.name,
+        "timm_name": entry.timm_name,
+        "family": entry.family,
+        "paper": entry.paper,
+        "reference": entry.reference,
+        "notes": entry.notes,
+        "num_classes": entry.num_classes,
+        "lineups": entry.lineups,
+    }
+    if args.json:
+        print(json.dumps({**facts, "spec": entry.spec.to_dict(), "counts": counts, "taps": taps}, indent=2))
+        return 0
+    stages = counts.pop("stages")
+    _print_facts(facts)
+    print("\nSpecification")
+    _print_facts(entry.spec.to_dict())
+    print("\nCounts for one image")
+    _print_facts({key.replace("_", " "): value for key, value in counts.items()})
+    print("\nFeature taps")
+    _print_table(taps)
+    print("\nStages")
+    _print_table([{column: _text(value, column) for column, value in stage.items()} for stage in stages])
+    return 0
+
+
+def run_count(args: argparse.Namespace) -> int:
+    """Print what models cost."""
+    from zoo.bench.runner import expand_names
+
+    names = expand_names(args.names)
+    counts = _count_all(names, parse_size(args.input_size) if args.input_size else None)
+    rows = [{"name": name, **result.to_dict()} for name, result in zip(names, counts, strict=True)]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    columns = ("name", "params", "macs", "fvcore_flops", "activations", "input_size", "uncounted")
+    _print_table([{column: _text(row[column], column) for column in columns} for row in rows])
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Read `224` (three channels, square) or `CxHxW`.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
+    channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
+    return channels, height, width
+
+
+def _count_all(names: Sequence[str], size: tuple[int, int, int] | None = None) -> list[Any]:
+    from tqdm import tqdm
+
+    from zoo import create_model, model_entry
+    from zoo.complexity import count
+
+    results = []
+    bar = tqdm(names, desc="counting", unit="net", leave=False, disable=len(names) < 3 or not sys.stderr.isatty())
+    for name in bar:
+        try:
+            entry = model_entry(name)
+        except ValueError:  # timm's own, or unknown: then this raises with what is close
+            results.append(count(create_model(name), size))
+        else:
+            results.append(count(create_model(name, device="meta"), size or entry.input_size))
+    return results
+
+
+def _text(value: Any, column: str = "") -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.removeprefix('aten::')} {n}" for key, n in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ("x" if column.startswith("input") else " ").join(map(str, value)) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value in ("", None) else str(value)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from tabulate import tabulate
+
+    if not rows:
+        print("no model matches")
+        return
+    numbers = ("params", "macs", "fvcore_flops", "activations", "channels", "stride")
+    align = ["right" if column in numbers else "left" for column in rows[0]]
+    print(tabulate([list(row.values()) for row in rows], headers=list(rows[0]), colalign=align, disable_numparse=True))
+
+
+def _print_facts(facts: Mapping[str, Any]) -> None:
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print(f"  {key:{width}}  {_text(value, key)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zoo",
+        description="Interchangeable vision backbones: list them, look at them, count them, compare them.",
+        epilog="zoo VERB --help shows examples.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    listing = verbs.add_parser("list", help="the catalogue", epilog=LIST_EXAMPLES, formatter_class=DESCRIPTION)
+    listing.add_argument("filter", nargs="?", default="", help="part of the name, or a pattern such as 'resnet*'")
+    listing.add_argument("--family", help="only this family")
+    listing.add_argument("--sort", default="name", metavar="COLUMN", help="any column (default: name)")
+    listing.add_argument("--reverse", action="store_true", help="largest first")
+    listing.add_argument("--counts", action="store_true", help="add macs and activations (a minute for all models)")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+
+    info = verbs.add_parser("info", help="one model in detail", epilog=INFO_EXAMPLES, formatter_class=DESCRIPTION)
+    info.add_argument("name", metavar="NAME", help="a model of the zoo")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=run_info)
+
+    counting = verbs.add_parser(
+        "count",
+        help="parameters, multiply-adds, activations",
+        description="macs: multiply-adds of convolutions, linear layers and matrix products. fvcore_flops: fvcore's "
+        "total, which adds norms, pooling and interpolation. uncounted: operators that neither figure contains.",
+        epilog=COUNT_EXAMPLES,
+        formatter_class=DESCRIPTION,
+    )
+    counting.add_argument("names", nargs="+", metavar="NAME", help="models of the zoo or of timm, or patterns")
+    counting.add_argument("--input-size", metavar="SIZE", help="224 or 3x224x224 (default: the model's own)")
+    counting.add_argument("--json", action="store_true", help="print JSON")
+    counting.set_defaults(run=run_count)
+
+    add_verbs(verbs)
+    return parser
