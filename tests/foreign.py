@@ -26,8 +26,8 @@ TIMM_RESNET: Rules = [
 
 _CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
 PYTORCHCV_RESNET: Rules = [
-    (r"features\.init_block\.(?:conv\.)?conv\.", "stem.conv1."),
     (r"features\.init_block\.(?:conv\.)?bn\.", "stem.norm1."),
+    (r"features\.init_block\.(?:conv\.)?conv\.", "stem.conv1."),
     (_CV_UNIT + r"body\.conv(\d)\.conv\.", one_less("stage{}.{}.branch.conv{}.", 2)),
     (_CV_UNIT + r"body\.conv(\d)\.bn\.", one_less("stage{}.{}.branch.norm{}.", 2)),
     (_CV_UNIT + r"identity_conv\.conv\.", one_less("stage{}.{}.shortcut.conv1.", 2)),

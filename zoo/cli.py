@@ -90,7 +90,7 @@ def run_info(args: argparse.Namespace) -> int:
     from zoo.complexity import count
 
     entry = model_entry(args.name)
-    model = create_model(entry.name, device="meta")
+    model: Any = create_model(entry.name, device="meta")
     counts = count(model, entry.input_size).to_dict()
     taps = [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in model.feature_info]
     facts = {

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from torch import nn
 
@@ -150,7 +150,7 @@ def _with_activations(flops: Callable[..., Any]) -> Callable[..., Counter[str]]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None]:
     """Keep torch's CPU threads out of the trace.
 
     They save nothing at batch 1, and on a machine that is busy they wait for each other in every layer: with twice as

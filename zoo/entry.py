@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 from torch import nn
 
@@ -23,6 +23,8 @@ class Spec:
             value = getattr(self, f.name)
             if isinstance(value, list):
                 object.__setattr__(self, f.name, tuple(value))
+            kind = get_origin(f.type) or f.type
+            self.require(type(getattr(self, f.name)) is kind, f.name, f"be of type {kind.__name__}")
         self.check()
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ examples:
   zoo bench                                        the default line-up, one seed
   zoo bench resnet20_cifar preresnet20_cifar --seeds 0 1 2
   zoo bench resnet20_cifar --set order=pre         the preset with one field of its specification changed
-  zoo bench 'resnet*_cifar' --epochs 2 --out /tmp/quick
+  zoo bench 'resnet*_cifar' --epochs 2 --out results/quick
   zoo bench resnet20_cifar --recipe lr=0.05 --recipe max_shift=0"""
 
 PLOT_HELP = """\
@@ -73,6 +74,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
     import torch
 
+    _require("sklearn", "matplotlib")  # now, not when the training is over
     from zoo.bench.data import dataset_row
     from zoo.bench.progress import Progress
     from zoo.bench.runner import expand_names, lineup, plan, sweep
@@ -110,6 +112,7 @@ def run_plot(args: argparse.Namespace) -> int:
     path = args.results / RESULTS if args.results.is_dir() else args.results
     if not path.is_file():
         raise ValueError(f"no results at {path}: give a file or folder that zoo bench wrote")
+    _require("matplotlib")
     show(path, args.out or path.parent, args.sort, args.format)
     return 0
 
@@ -151,6 +154,12 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             parsed[key] = text
     return parsed
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"module {module!r} is not installed: pip install 'backbone-zoo[bench]'")
 
 
 def _add_table_options(parser: argparse.ArgumentParser) -> None:

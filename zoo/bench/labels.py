@@ -68,7 +68,7 @@ def place_labels(
             placed[i] = best
         if all(i in before and np.array_equal(before[i], placed[i]) for i in placed):
             break
-    return [tuple(map(float, placed[i])) for i in range(len(centres))]  # type: ignore[misc]
+    return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in (placed[i] for i in range(len(centres)))]
 
 
 def leader_end(point: tuple[float, float], box: tuple[float, float, float, float]) -> tuple[float, float]:

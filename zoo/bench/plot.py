@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import dist
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.bench.labels import AMBIGUOUS, leader_end, place_labels
 from zoo.bench.report import Row, pareto_front, write_atomically
@@ -27,7 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 MARKER_POINTS = 6.0
 LEADER_FROM = 5.0  # points between a marker's edge and its label from which on a line joins them
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -151,10 +151,13 @@ def _label(axes: Axes, rows: Sequence[Row], cost: str) -> list[Text] | None:
         lines=[*bars, *steps],
     )
     if boxes is None:
+        for label in labels:
+            label.remove()
         return None
     to_data = axes.transData.inverted()
     for label, box, point in zip(labels, boxes, points, strict=True):
-        label.set_position(to_data.transform(box[:2]))
+        x, y = to_data.transform(box[:2])
+        label.set_position((x, y))
         if _needs_leader(point, box, points, scale):
             (x0, y0), (x1, y1) = to_data.transform([point, leader_end(point, box)])
             axes.plot([x0, x1], [y0, y1], color="0.45", linewidth=0.5, zorder=1, scalex=False, scaley=False)

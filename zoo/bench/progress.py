@@ -23,7 +23,7 @@ class Progress(Listener):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm | None = None
         self._epochs_seen = 0
 
     def __enter__(self) -> Progress:
@@ -71,7 +71,7 @@ class Progress(Listener):
         self._epochs_seen = 0
         self._line(f"failed: {message}")
 
-    def _new_bar(self, total: int, unit: str) -> tqdm[Any]:
+    def _new_bar(self, total: int, unit: str) -> tqdm:
         return tqdm(total=total, unit=unit, file=self._stream, disable=not self._stream.isatty(), dynamic_ncols=True)
 
     def _line(self, text: str) -> None:

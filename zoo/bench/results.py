@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +143,7 @@ def newest_results(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
+def _locked(descriptor: int) -> Generator[None]:
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor, or dying, releases it
     yield

@@ -115,7 +115,7 @@ def train(
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = make_model().to(device, memory_format=torch.channels_last)
+        model = make_model().to(device).to(memory_format=torch.channels_last)
         return _run(model, dataset, recipe, torch.Generator().manual_seed(seed), device, label, on_epoch)
 
 

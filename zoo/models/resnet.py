@@ -402,5 +402,7 @@ MODELS = {
     "resnet_test": _test(
         ResNetSpec(depths=(2, 1, 1, 1), widths=(32, 48, 64, 96), mid_widths=(8, 12, 16, 24), stem_width=16), 33_338
     ),
-    "preresnet_test": _test(ResNetSpec(depths=(2, 1, 1, 1), widths=(16, 24, 32, 40), stem_width=16, order="pre"), 65_674),
+    "preresnet_test": _test(
+        ResNetSpec(depths=(2, 1, 1, 1), widths=(16, 24, 32, 40), stem_width=16, order="pre"), 65_674
+    ),
 }

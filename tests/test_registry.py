@@ -1,0 +1,139 @@
+"""Names, timm's registry, errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zoo
+from zoo.entry import Entry, Spec
+from zoo.models.fishnet import FishNet
+from zoo.models.resnet import ResNet
+
+ALL = zoo.list_models()
+
+
+def test_timm_lists_us() -> None:
+    listed = timm.list_models(module="zoo")
+    assert sorted(listed) == sorted(zoo.model_entry(name).timm_name for name in ALL)
+    assert set(listed) <= set(timm.list_models())
+    assert {"fishnet99", "resnet110_cifar", "zoo_resnet50"} <= set(listed)
+    assert "zoo" in timm.list_modules()
+
+
+def test_timm_keeps_its_own() -> None:
+    assert type(timm.create_model("resnet50", device="meta")).__module__ == "timm.models.resnet"
+    assert timm.is_model_pretrained("resnet50.a1_in1k")
+    assert "resnet50" in timm.list_models(module="resnet")
+    assert "zoo_resnet50" not in timm.list_models(module="resnet")
+
+
+def test_one_name_everywhere() -> None:
+    for name in ("resnet50", "zoo_resnet50"):
+        assert isinstance(zoo.create_model(name, device="meta"), ResNet)
+    assert isinstance(timm.create_model("zoo_resnet50", device="meta"), ResNet)
+    assert isinstance(zoo.create_model("timm:resnet50", device="meta"), timm.models.ResNet)
+    assert isinstance(zoo.create_model("mobilenetv1_100", device="meta"), torch.nn.Module)
+    assert isinstance(zoo.fishnet99(num_classes=10, device="meta"), FishNet)
+    assert zoo.fishnet99(num_classes=10, device="meta").num_classes == 10
+
+
+def test_features_by_timm() -> None:
+    net = timm.create_model("fishnet99", features_only=True, device="meta")
+    assert net.feature_info.reduction() == [2, 4, 8, 16, 32]
+    assert net.feature_info.channels() == [64, 320, 832, 1600, 2112]
+
+
+def test_list_models() -> None:
+    assert zoo.list_models(family="fishnet") == [n for n in ALL if zoo.model_entry(n).family == "fishnet"]
+    assert zoo.list_models("resnet20_*") == ["resnet20_cifar", "resnet20_projection_cifar"]
+    assert "preresnet20_cifar" in zoo.list_models("resnet20_"), "without a pattern any part of a name"
+    assert zoo.list_models("wide_*_cifar") == [n for n in ALL if n.startswith("wide_") and n.endswith("_cifar")]
+    assert ALL.index("resnet18") < ALL.index("resnet50") < ALL.index("resnet101"), "natural order"
+    with pytest.raises(ValueError, match=r"family \('fish'\) must be one of fishnet, resnet"):
+        zoo.list_models(family="fish")
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("fishnet98", "fishnet99"), ("resnet20_cifer", "resnet20_cifar")])
+def test_unknown_names_get_close_matches(wrong: str, right: str) -> None:
+    for ask in (zoo.create_model, zoo.model_entry):
+        with pytest.raises(ValueError, match=rf"name \('{wrong}'\).*{right}"):
+            ask(wrong)
+
+
+def test_wrong_overrides_are_named() -> None:
+    with pytest.raises(TypeError, match=r"fishnet99 has no argument 'body_block'.*did you mean body_blocks"):
+        zoo.create_model("fishnet99", body_block=(1, 1, 1))
+    with pytest.raises(TypeError, match="output_stride"):
+        timm.create_model("zoo_resnet50", ouput_stride=8)
+    with pytest.raises(ValueError, match=r"order \('after'\) must be one of post, norm_after_add"):
+        zoo.create_model("resnet20_cifar", order="after")
+    with pytest.raises(ValueError, match=r"tail_blocks \(\(1, 2\)\) must have three numbers"):
+        zoo.create_model("fishnet99", tail_blocks=(1, 2))
+    with pytest.raises(ValueError, match=r"in_chans \(0\)"):
+        zoo.create_model("fishnet99", in_chans=0)
+
+
+def test_missing_weights() -> None:
+    with pytest.raises(ValueError, match="timm:resnet50"):
+        zoo.create_model("resnet50", pretrained=True)
+    with pytest.raises(ValueError, match="no registered weights"):
+        zoo.create_model("fishnet99.unheard_of")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_a_taken_name_raises_at_import() -> None:
+    code = (
+        "import timm\ndef fishnet99(pretrained=False, **kwargs): ...\ntimm.models.register_model(fishnet99)\nimport zoo"
+    )
+    done = run(code)
+    assert done.returncode != 0
+    assert "model name 'fishnet99' is already registered with timm by __main__" in done.stderr
+
+
+def test_a_reload_is_no_conflict() -> None:
+    done = run("import importlib, zoo, zoo.registry\nimportlib.reload(zoo.registry)\nprint(zoo.list_models()[0])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ALL[0]
+
+
+def test_import_is_silent() -> None:
+    done = run("import warnings\nwarnings.simplefilter('error', UserWarning)\nimport zoo")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_specs_survive_json(name: str) -> None:
+    spec = zoo.model_entry(name).spec
+    again = type(spec).from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert hash(again) == hash(spec)
+
+
+def test_rows_are_frozen() -> None:
+    entry = zoo.model_entry("fishnet99")
+    assert isinstance(entry, Entry)
+    with pytest.raises(AttributeError):
+        entry.spec.bridge_blocks = 3  # ty: ignore[invalid-assignment]
+
+
+SPECS = {name: zoo.model_entry(name).spec for name in ("fishnet99", "resnet50", "resnet20_cifar")}
+NUMBERS = [(name, field) for name, spec in SPECS.items() for field, v in spec.to_dict().items() if type(v) is not str]
+
+
+@given(st.sampled_from(NUMBERS), st.sampled_from([-1, -7, 0.5, "two", None]))
+def test_nonsense_in_a_spec_names_the_field(where: tuple[str, str], nonsense: object) -> None:
+    name, field = where
+    spec: Spec = SPECS[name]
+    value = getattr(spec, field)
+    wrong = (nonsense,) * len(value) if isinstance(value, tuple) and value else nonsense
+    with pytest.raises(ValueError, match=rf"^{field} \("):
+        spec.replace(**{field: wrong})

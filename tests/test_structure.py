@@ -1,0 +1,186 @@
+"""What the papers claim about structure: orderings, direct paths, exact dilation."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+import zoo
+from zoo.analysis.paths import reached_directly
+from zoo.layers import ORDERS, Kit, Residual, basic, bottleneck
+
+# He et al. 2016, figure 4 (a) to (e): convolution, norm, activation, + the sum.
+FIGURE_4 = {
+    "post": "cnacn+a",
+    "norm_after_add": "cnac+na",
+    "act_before_add": "cnacna+",
+    "act_only_pre": "acnacn+",
+    "pre": "nacnac+",
+}
+LETTERS = {nn.Conv2d: "c", nn.BatchNorm2d: "n", nn.ReLU: "a"}
+
+
+def operators(net: nn.Module) -> str:
+    """The operators of the main path in the order in which they run."""
+    names = dict(net.named_modules())
+    word = ""
+    for node in torch.fx.symbolic_trace(net).graph.nodes:
+        if node.op == "call_module" and "shortcut" not in node.target:
+            word += LETTERS.get(type(names[node.target]), "")
+        elif node.op == "call_function":
+            word += "+"
+    return word
+
+
+@pytest.mark.parametrize("order", FIGURE_4)
+def test_orderings_are_those_of_the_figure(order: str) -> None:
+    assert set(FIGURE_4) == set(ORDERS)
+    unit = Residual(Kit(), 8, basic(8), ORDERS[order])
+    assert operators(unit) == FIGURE_4[order]
+    longer = FIGURE_4[order].replace("nac", "nacnac", 1) if order != "pre" else "nacnacnac+"
+    assert operators(Residual(Kit(), 8, bottleneck(4, 8), ORDERS[order])) == longer
+
+
+@pytest.mark.parametrize("order", FIGURE_4)
+@pytest.mark.parametrize("name", ["resnet20_cifar", "resnet_test"])
+def test_every_convolution_meets_one_norm_and_one_activation(name: str, order: str) -> None:
+    """Stem and closing layers complete each ordering, so that nets differ in the order alone."""
+    word = operators(zoo.create_model(name, order=order, num_classes=0)).replace("+", "")
+    convs = sum(zoo.model_entry(name).spec.depths) * (3 if name == "resnet_test" else 2) + 1
+    # The ImageNet stem is complete before its pooling, so pre-activation repeats what it begins with.
+    repeated = {"pre": "na", "act_only_pre": "a"}.get(order, "") if name == "resnet_test" else ""
+    assert word == "cna" + repeated + "cna" * (convs - 1)
+
+
+def test_fish_has_a_direct_path_from_every_stage() -> None:
+    net = zoo.create_model("fishnet_test")
+    stages = [f"{part}.stage{i}" for part in ("body",) for i in (1, 2, 3)] + [f"head{i}.stage" for i in (1, 2, 3)]
+    for stage in (*stages, "bridge", "body", "head1", "head2", "head3"):
+        assert "head3" in reached_directly(net, stage), stage
+
+
+@pytest.mark.parametrize("name", ["resnet_test", "preresnet_test", "resnet20_cifar"])
+def test_resnet_has_none(name: str) -> None:
+    net = zoo.create_model(name)
+    *stages, last = (module for module, _ in net.named_children() if module.startswith("stage"))
+    for stage in stages:
+        assert last not in reached_directly(net, stage), stage
+
+
+def test_direct_paths_of_a_small_net() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(2, 2, 1) for _ in range(3))
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.a(x)
+            pooled = self.pool(a + self.b(a))
+            return self.c(pooled)
+
+    net = Net()
+    assert reached_directly(net, "a") == {"a", "pool"}
+    assert reached_directly(net, "b") == {"b", "pool"}
+    with pytest.raises(ValueError, match=r"source \('d'\)"):
+        reached_directly(net, "d")
+
+
+def unsettle(net: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(5)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.6, 1.4, generator=generator)
+    return net.eval()
+
+
+def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Module]:
+    native = unsettle(zoo.create_model(name, **spec).double())
+    held = zoo.create_model(name, output_stride=output_stride, **spec).double().eval()
+    held.load_state_dict(native.state_dict())
+    return native, held
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "spec"),
+    [
+        ("resnet_test", 8, {}),
+        ("resnet_test", 16, {}),
+        ("resnet_test", 4, {}),
+        ("resnet_test", 8, {"stride_first": True}),
+        ("resnet_test", 8, {"shortcut": "project_all", "groups": 4}),
+        ("preresnet_test", 8, {}),
+        ("preresnet_test", 8, {"order": "norm_after_add"}),
+        ("resnet20_cifar", 1, {}),
+        ("wide_resnet16_2_cifar", 1, {}),
+        ("resnext20_8x8d_cifar", 2, {}),
+    ],
+)
+def test_dilation_is_exact(name: str, output_stride: int, spec: dict[str, Any]) -> None:
+    """Every map of the native net reappears at every n-th position of the net held at a finer stride."""
+    native, held = pair(name, output_stride, **spec)
+    side = 6 * native.feature_info[-1]["reduction"]
+    x = torch.randn(1, 3, side, side, dtype=torch.float64)
+    with torch.no_grad():
+        coarse = native.forward_intermediates(x, intermediates_only=True)
+        fine = held.forward_intermediates(x, intermediates_only=True)
+    for want, have, info, info_held in zip(coarse, fine, native.feature_info, held.feature_info, strict=True):
+        every = info["reduction"] // info_held["reduction"]
+        assert have.shape[-1] == every * want.shape[-1]
+        inside = (..., slice(1, -1), slice(1, -1))
+        torch.testing.assert_close(have[..., ::every, ::every][inside], want[inside])
+    assert every > 1
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_held_fish(output_stride: int) -> None:
+    """The tail is a chain and exact; the taps' strides are capped; native sizes are left alone."""
+    native, held = pair("fishnet_test", output_stride)
+    x = torch.randn(1, 3, 192, 192, dtype=torch.float64)
+    every = 32 // output_stride
+    with torch.no_grad():
+        want, have = native.tail(native.stem(x)), held.tail(held.stem(x))
+        torch.testing.assert_close(have[0][..., ::every, ::every], want[0])
+        taps = held.forward_intermediates(x, intermediates_only=True)
+        free = native.forward_intermediates(x, intermediates_only=True)
+    assert [192 // t.shape[-1] for t in taps] == [min(s, output_stride) for s in (2, 4, 8, 16, 32)]
+    assert [t.shape[1] for t in taps] == [t.shape[1] for t in free]
+    assert torch.equal(taps[0], free[0])
+
+
+@pytest.mark.parametrize("side", [29, 31, 33, 47, 63, 65])
+def test_fish_takes_any_size(side: int) -> None:
+    net = unsettle(zoo.create_model("fishnet_test"))
+    assert net(torch.randn(1, 3, side, 64)).isfinite().all()
+
+
+def test_fish_names_its_smallest_size() -> None:
+    net = zoo.create_model("fishnet_test").eval()
+    with pytest.raises(ValueError, match=r"input size \(28x64\) must be at least 29x29"):
+        net(torch.randn(1, 3, 28, 64))
+    with pytest.raises(ValueError, match="at least 8x8"):
+        zoo.create_model("fishnet58_cifar").eval()(torch.randn(1, 3, 8, 7))
+
+
+def test_activation_of_the_first_unit() -> None:
+    """``activate_first`` moves the start of the first shortcut, and nothing else."""
+    net = unsettle(zoo.create_model("preresnet20_cifar"))
+    other = unsettle(zoo.create_model("preresnet20_cifar", activate_first=True))
+    other.load_state_dict(net.state_dict())
+    x = torch.randn(1, 16, 8, 8)
+    first, changed = net.stage1[0], other.stage1[0]
+    with torch.no_grad():
+        torch.testing.assert_close(changed(x) - first(x), first.before(x) - x)
+        assert torch.equal(other.stage1[1](x), net.stage1[1](x))
+
+
+def test_overrides_make_another_net_and_leave_the_preset_alone() -> None:
+    before = copy.deepcopy(zoo.model_entry("fishnet99"))
+    net = zoo.create_model("fishnet99", body_blocks=(2, 2, 2), device="meta")
+    assert sum(p.numel() for p in net.parameters()) > before.params
+    assert net.spec.body_blocks == (2, 2, 2)
+    assert zoo.model_entry("fishnet99") == before
