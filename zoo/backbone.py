@@ -239,7 +239,7 @@ class Backbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
         for module in self.modules():
-            if isinstance(module, Stage):
+            if hasattr(module, "grad_checkpointing"):
                 module.grad_checkpointing = enable
 
     @torch.jit.ignore
