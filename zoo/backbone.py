@@ -6,7 +6,7 @@ named after the children that end in them, so that timm's list wrapper, transfor
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import ClassifierHead, get_device_dtype
@@ -240,7 +240,7 @@ class Backbone(nn.Module):
         """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
         for module in self.modules():
             if hasattr(module, "grad_checkpointing"):
-                module.grad_checkpointing = enable
+                module.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
@@ -261,7 +261,7 @@ class FeatureGetter(FeatureGetterNet):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Pass on to the net inside."""
-        self.model.set_grad_checkpointing(enable)
+        cast(Backbone, self.model).set_grad_checkpointing(enable)
 
 
 def _check_classes(num_classes: int) -> None:

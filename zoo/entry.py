@@ -23,7 +23,7 @@ class Spec:
             value = getattr(self, f.name)
             if isinstance(value, list):
                 object.__setattr__(self, f.name, tuple(value))
-            kind = get_origin(f.type) or f.type
+            kind: Any = get_origin(f.type) or f.type
             self.require(type(getattr(self, f.name)) is kind, f.name, f"be of type {kind.__name__}")
         self.check()
 

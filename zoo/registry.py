@@ -23,8 +23,8 @@ import zoo.models
 from zoo.backbone import FeatureGetter
 from zoo.entry import Entry
 
-BUCKET = __package__
-"""timm's name for where our models come from: the last part of the entrypoints' module."""
+BUCKET = "zoo"
+"""Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
 
 _ENTRIES: dict[str, Entry] = {}
 
@@ -191,12 +191,13 @@ def _name_in_timm(name: str) -> str:
 
 
 def _register() -> None:
-    package = sys.modules[BUCKET]
+    # timm reads default_cfgs from the module of an entrypoint and appends its name to the module's __all__.
+    package = vars(sys.modules[BUCKET])
     _ENTRIES.update(_collect())
-    package.default_cfgs = generate_default_cfgs({e.timm_name: _default_cfg(e) for e in _ENTRIES.values()})
+    package["default_cfgs"] = generate_default_cfgs({e.timm_name: _default_cfg(e) for e in _ENTRIES.values()})
     for entry in _ENTRIES.values():
         if not is_model(entry.timm_name):
-            setattr(package, entry.timm_name, register_model(_entrypoint(entry)))
+            package[entry.timm_name] = register_model(_entrypoint(entry))
 
 
 _register()

@@ -87,11 +87,14 @@ def draw(rows: Sequence[Row], cost: str, dataset: str) -> tuple[Figure, list[Tex
 def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[Figure, Axes]:
     # Figure, not pyplot: no global state, no display, no backend to choose. Its canvas is Agg.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     figure = Figure(figsize=(6.5 * growth, 4.2 * growth), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")
+    low, high = min(getattr(row, cost) for row in rows), max(getattr(row, cost) for row in rows)
+    spare = max((high / low) ** 0.12, 1.2)  # one net alone has no range of its own
+    axes.set_xlim(low / spare, high * spare)
     families = list(dict.fromkeys(row.family for row in rows))
     for number, family in enumerate(families):
         own = [row for row in rows if row.family == family]
@@ -111,14 +114,14 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
             zorder=3,
         )
     axes.margins(y=0.12)
-    low, high = min(getattr(row, cost) for row in rows), max(getattr(row, cost) for row in rows)
-    spare = max((high / low) ** 0.12, 1.2)  # one net alone has no range of its own
-    axes.set_xlim(low / spare, high * spare)
     path = _front_path(rows, cost, high * spare)
     axes.plot(*zip(*path, strict=True), color="black", lw=1.0, ls=(0, (4, 2)), label="Pareto front", zorder=2)
     axes.grid(True, which="major", color="0.9", linewidth=0.6)
-    # A narrow range may hold no 1, 2 or 5.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8 * low else MaxNLocator(6))
+    if high > 8 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:  # so narrow a range may hold no 1, 2 or 5
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(COSTS[cost])

@@ -84,8 +84,8 @@ class Residual(nn.Module):
 
     def zero_init_last(self) -> None:
         """Start as the identity: zero the branch's last norm if it ends with one, else its last convolution."""
-        last = [layer for layer in self.branch.children() if getattr(layer, "weight", None) is not None][-1]
-        nn.init.zeros_(last.weight)
+        weights = [p for name, p in self.branch.named_parameters() if name.endswith(".weight")]
+        nn.init.zeros_(weights[-1])
 
 
 def basic(out_chs: int, *, stride: int = 1, dilation: tuple[int, int] = (1, 1), groups: int = 1) -> tuple[Conv, Conv]:

@@ -1,0 +1,61 @@
+"""Writes docs/models.md from the registry: ``python docs/catalogue.py``. A test compares the two."""
+
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.entry import Entry
+
+PAGE = Path(__file__).with_name("models.md")
+HEAD = """\
+# Models
+
+<!-- Written by docs/catalogue.py from the registry. Change the row of the model, then run `make format`. -->
+
+Every name works in `zoo.create_model` and on the command line. In `timm.create_model` it works as it stands, or as
+`zoo_<name>` where timm has a net of that name; the third column shows those. Taps are `channels/stride`, from fine to
+coarse: what `features_only=True` returns. The reference is the implementation that the tests hold the net against.
+"""
+COLUMNS = ("model", "parameters", "name in timm", "input", "taps", "paper", "reference", "line-up")
+
+
+def catalogue() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for family in zoo.families():
+        entries = [zoo.model_entry(name) for name in zoo.list_models(family=family)]
+        parts.append(f"\n## {family}\n\n" + _table(entries))
+        parts += _notes(entries)
+    return "".join(parts)
+
+
+def _table(entries: list[Entry]) -> str:
+    head = f"| {' | '.join(COLUMNS)} |\n|---|--:{'|---' * (len(COLUMNS) - 2)}|\n"
+    return head + "".join(f"| {' | '.join(_cells(entry))} |\n" for entry in entries)
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    taps: Any = zoo.create_model(entry.name, device="meta").feature_info
+    return (
+        f"`{entry.name}`",
+        f"{entry.params:,}",
+        f"`{entry.timm_name}`" if entry.timm_name != entry.name else "",
+        "x".join(map(str, entry.input_size)),
+        " ".join(f"{tap['num_chs']}/{tap['reduction']}" for tap in taps),
+        entry.paper,
+        entry.reference or "none",
+        ", ".join(entry.lineups),
+    )
+
+
+def _notes(entries: list[Entry]) -> list[str]:
+    """Each note once, with the models that it is about."""
+    about: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.notes:
+            about.setdefault(entry.notes, []).append(f"`{entry.name}`")
+    return [f"\n{', '.join(names)}: {note}\n" for note, names in about.items()]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(catalogue(), encoding="ascii")

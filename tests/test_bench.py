@@ -1,0 +1,686 @@
+"""The benchmark: data, recipe, training loop, lines on disk, sweeps that survive a kill, tables, plots."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from zoo.bench import runner
+from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
+from zoo.bench.labels import place_labels
+from zoo.bench.machine import PeakMemory
+from zoo.bench.plot import COSTS, draw, plot_all
+from zoo.bench.recipe import Recipe
+from zoo.bench.report import (
+    Row,
+    aggregate,
+    footnote,
+    format_table,
+    pareto_front,
+    sort_rows,
+    write_atomically,
+    write_table,
+)
+from zoo.bench.results import Run, append_result, finished_keys, newest_results, read_results
+from zoo.bench.train import DivergedError, shift_images, train
+
+RECIPE = dataset_row("digits").recipe
+SMALL = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
+SMALL_NAME = "preresnet20_cifar + depths=(1, 1, 1), stem_width=4, widths=(4, 4, 4)"
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, 4, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(1024, 10)
+    )
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_digits_are_split_as_documented() -> None:
+    digits = load_dataset("digits")
+    assert digits.train_images.shape == (897, 3, 32, 32)
+    assert digits.test_images.shape == (900, 3, 32, 32)
+    assert digits.input_size == (3, 32, 32)
+    test, both = digits.test_labels.bincount(), torch.cat([digits.train_labels, digits.test_labels]).bincount()
+    assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert float((test - both * 900 / 1797).abs().max()) < 1
+    assert torch.equal(digits.train_images[:, 0], digits.train_images[:, 2])
+    assert abs(float(digits.train_images.mean())) < 1e-4
+    assert abs(float(digits.train_images.std()) - 1) < 1e-4
+    assert float(digits.train_images.min()) == pytest.approx(digits.fill, abs=1e-5)
+
+
+def test_the_split_of_digits_never_changes() -> None:
+    # Results of all versions compare only as long as the halves stay the same.
+    labels = load_dataset("digits").test_labels
+    assert hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest()[:16] == "93dcc4faf7b4d8fc"
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.data())
+def test_systematic_split_is_stratified(labels: list[int], data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(labels) - 1))
+    train_half, test_half = systematic_split(np.array(labels), size)
+    assert len(test_half) == size
+    assert sorted([*train_half, *test_half]) == list(range(len(labels)))
+    for label in set(labels):
+        share = labels.count(label) * size / len(labels)
+        assert abs(sum(labels[i] == label for i in test_half) - share) < 1
+
+
+def test_wrong_data_requests_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"unknown dataset 'cifar': choose from digits"):
+        load_dataset("cifar")
+    with pytest.raises(ValueError, match=r"test_size must lie between 1 and 2 for 3 images, got 3"):
+        systematic_split(np.array([0, 1, 2]), 3)
+
+
+# ---------------------------------------------------------------- recipe
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    recipe = Recipe(epochs=10, batch_size=8, lr=0.4, warmup_epochs=2)
+    rates = [recipe.lr_at(epoch) for epoch in (0, 1, 2, 6, 10)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert Recipe(epochs=1, batch_size=8, lr=0.4, warmup_epochs=2).lr_at(0.5) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("warmup_epochs", -1),
+        ("label_smoothing", 1.0),
+        ("max_shift", -1),
+        ("amp", "int8"),
+    ],
+)
+def test_a_wrong_recipe_names_field_and_value(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"recipe field {field} must .*, got {value!r}"):
+        RECIPE.changed(**{field: value})
+
+
+def test_an_unknown_recipe_field_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe field 'lrr': choose from epochs, "):
+        RECIPE.changed(lrr=1)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_shifts_move_each_image_on_its_own() -> None:
+    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
+    shifted = shift_images(images, torch.tensor([[1, -2], [0, 0]]), fill=-7.0)
+    assert torch.equal(shifted[1], images[1])
+    assert torch.equal(shifted[0, :, 1:, :-2], images[0, :, :-1, 2:])
+    assert torch.all(shifted[0, :, 0] == -7)
+    assert torch.all(shifted[0, :, :, -2:] == -7)
+
+
+def test_training_learns_and_repeats() -> None:
+    digits = load_dataset("digits")
+    state = torch.get_rng_state()
+    recipe = RECIPE.changed(epochs=2)
+    first = train(small_net, digits, recipe, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers are untouched
+    assert first.epochs[-1].test_accuracy > 0.7  # chance is 0.1
+    assert first.test_correct == round(first.epochs[-1].test_accuracy * 900)
+    assert first.epochs[1].train_loss < first.epochs[0].train_loss
+
+    def history(seed: int) -> list[tuple[float, float]]:
+        trained = train(small_net, digits, recipe, seed=seed)
+        return [(epoch.train_loss, epoch.test_accuracy) for epoch in trained.epochs]
+
+    same = [(epoch.train_loss, epoch.test_accuracy) for epoch in first.epochs]
+    torch.rand(7)  # what happened before does not matter, the seed does
+    assert history(1) == same
+    assert history(2) != same
+
+
+class Watcher(nn.Module):
+    """Notes what it is shown in training; draws random numbers, or does not."""
+
+    def __init__(self, seen: list[float], draws: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+        self.seen, self.draws = seen, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(float(x.double().std()))
+            if self.draws:
+                torch.rand(5)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_all_nets_of_a_seed_see_the_same_batches() -> None:
+    plain: list[float] = []
+    random: list[float] = []
+    digits, recipe = load_dataset("digits"), RECIPE.changed(epochs=2)
+    train(lambda: Watcher(plain, draws=False), digits, recipe, seed=3)
+    train(lambda: Watcher(random, draws=True), digits, recipe, seed=3)
+    assert len(plain) == 2 * (897 // recipe.batch_size)
+    assert plain == random
+    assert len(set(plain)) == len(plain)  # the second epoch is not a copy of the first
+
+
+def test_a_loss_that_is_not_finite_names_net_and_epoch() -> None:
+    with pytest.raises(DivergedError, match=r"^the net: the loss is nan in epoch 1 of 2"):
+        train(NanNet, load_dataset("digits"), RECIPE.changed(epochs=2), label="the net")
+
+
+class NanNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean((2, 3))) * float("nan")
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size 1000 exceeds the 897 training images"):
+        train(small_net, load_dataset("digits"), RECIPE.changed(batch_size=1000))
+
+
+def test_bfloat16_trains() -> None:
+    trained = train(small_net, load_dataset("digits"), RECIPE.changed(epochs=1, amp="bfloat16"))
+    assert trained.epochs[0].test_accuracy > 0.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains() -> None:
+    recipe = RECIPE.changed(epochs=2, amp="bfloat16")
+    trained = train(small_net, load_dataset("digits"), recipe, device="cuda")
+    assert trained.epochs[-1].test_accuracy > 0.7
+    assert trained.peak_memory
+    assert trained.peak_memory < 2**30
+
+
+def test_peak_memory_is_that_of_the_run_alone() -> None:
+    device = torch.device("cpu")
+    watch = PeakMemory(device)
+    if watch.read() is None:
+        pytest.skip("the system does not tell the peak memory")
+    ballast = np.ones(2**25)  # 256 MiB
+    with_ballast = watch.read()
+    del ballast
+    without = PeakMemory(device).read()
+    assert with_ballast is not None
+    assert without is not None
+    assert with_ballast - without > 200 * 2**20
+
+
+# ---------------------------------------------------------------- results on disk
+
+RUN = Run(
+    name="resnet20_cifar",
+    overrides={"order": "pre", "depths": (1, 2)},
+    dataset="digits",
+    recipe=Recipe(epochs=3, batch_size=32, lr=0.1),
+    seed=0,
+)
+
+
+def test_the_key_of_a_run_is_stable() -> None:
+    assert RUN.key == "d449022d8985a2c8"  # a new value here means that every stored result is taken for missing
+    assert RUN.display == "resnet20_cifar + depths=(1, 2), order=pre"
+    stored = json.loads(json.dumps(RUN.to_dict()))
+    again = Run(**{**stored, "recipe": Recipe(**stored["recipe"])})
+    assert (again.key, again.display) == (RUN.key, RUN.display)
+    assert replace(RUN, overrides=dict(reversed(RUN.overrides.items()))).key == RUN.key
+
+
+def test_the_key_follows_all_that_is_asked() -> None:
+    others = [
+        replace(RUN, name="resnet32_cifar"),
+        replace(RUN, overrides={"order": "pre"}),
+        replace(RUN, dataset="other"),
+        replace(RUN, seed=1),
+        *(replace(RUN, recipe=RUN.recipe.changed(**{key: value})) for key, value in CHANGES.items()),
+    ]
+    assert set(CHANGES) == set(RUN.recipe.to_dict())
+    assert len({RUN.key, *(run.key for run in others)}) == len(others) + 1
+
+
+CHANGES = {
+    "epochs": 4,
+    "batch_size": 16,
+    "lr": 0.2,
+    "momentum": 0.8,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "warmup_epochs": 0.5,
+    "label_smoothing": 0.1,
+    "max_shift": 1,
+    "amp": "bfloat16",
+}
+
+
+def test_results_are_lines_and_the_newest_counts(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.jsonl"
+    assert read_results(path) == []
+    for record in ({"key": "a", "n": 1}, {"key": "b", "n": 2}, {"key": "a", "n": 3}):
+        append_result(path, record)
+    assert [record["n"] for record in read_results(path)] == [1, 2, 3]
+    assert finished_keys(path) == {"a", "b"}
+    assert [record["n"] for record in newest_results(path)] == [3, 2]
+
+
+def test_a_torn_line_costs_that_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append_result(path, {"key": "a"})
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b'{"key":"b","te')
+    with pytest.warns(UserWarning, match=r"line 2: skipped a line that is cut off"):
+        assert finished_keys(path) == {"a"}
+    append_result(path, {"key": "c"})
+    assert path.read_bytes().startswith(whole)
+    with pytest.warns(UserWarning, match=r"line 2"):
+        assert finished_keys(path) == {"a", "c"}
+
+
+def test_a_full_disk_is_reported_and_leaves_a_file_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "results.jsonl", os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
+        with pytest.raises(OSError, match=r"only 5 of 12 bytes"):
+            append_result(path, {"key": "a"})
+    append_result(path, {"key": "b"})
+    with pytest.warns(UserWarning, match=r"line 1"):
+        assert finished_keys(path) == {"b"}
+
+
+def test_several_writers_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+
+    def write(name: int) -> None:
+        for number in range(20):
+            append_result(path, {"key": f"{name}-{number}", "filling": "x" * 5000})
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(path.read_bytes().splitlines()) == 80
+    assert len(finished_keys(path)) == 80
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(ValueError, match=r"record must have a 'key'"):
+        append_result(path, {"n": 1})
+    with pytest.raises(ValueError, match=r"Out of range float"):
+        append_result(path, {"key": "a", "loss": float("nan")})
+    assert not path.exists()
+    path.write_text('{"n": 1}\n')
+    with pytest.raises(ValueError, match=r"line 1 is no benchmark result"):
+        read_results(path)
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+class Notes(runner.Listener):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.started: tuple[int, int, int] | None = None
+        self.counted: list[str] = []
+        self.epochs: list[tuple[str, int, int]] = []
+        self.failed: list[str] = []
+
+    def on_count(self, display: str, done: int, total: int) -> None:
+        self.counted.append(display)
+
+    def on_start(self, runs: int, skipped: int, epochs: int) -> None:
+        self.started = runs, skipped, epochs
+
+    def on_epoch(self, run: Run, metrics: Any) -> None:
+        self.epochs.append((run.name, run.seed, metrics.epoch))
+
+    def on_failure(self, run: Run, message: str) -> None:
+        self.failed.append(message)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataset of a few digits, eight pixels wide, for sweeps that need not learn."""
+    whole = load_dataset("digits")
+    few = replace(
+        whole,
+        name="tiny",
+        train_images=whole.train_images[:70, :, ::4, ::4],
+        train_labels=whole.train_labels[:70],
+        test_images=whole.test_images[:50, :, ::4, ::4],
+        test_labels=whole.test_labels[:50],
+    )
+    monkeypatch.setitem(DATASETS, "tiny", DatasetRow(load=lambda: few, recipe=RECIPE))
+    return "tiny"
+
+
+def small_runs(names: list[str], seeds: list[int], dataset: str) -> list[Run]:
+    return runner.plan(names, dataset, RECIPE.changed(epochs=1), seeds, SMALL)
+
+
+def test_a_sweep_stores_every_run_and_does_none_twice(tmp_path: Path, tiny: str) -> None:
+    path, notes = tmp_path / "results.jsonl", Notes()
+    outcome = runner.sweep(small_runs(["preresnet20_cifar"], [0, 1], tiny), path, listener=notes)
+    assert outcome == runner.Outcome(finished=2, skipped=0, failures=())
+    assert notes.counted == [SMALL_NAME]  # counted once for two seeds
+    before, notes = path.read_bytes(), Notes()
+    outcome = runner.sweep(
+        small_runs(["preresnet20_cifar", "zoo_preresnet20_cifar"], [0, 1, 2], tiny), path, listener=notes
+    )
+    assert outcome == runner.Outcome(finished=1, skipped=2, failures=())
+    assert notes.started == (1, 2, 1)
+    assert notes.epochs == [("preresnet20_cifar", 2, 1)]
+    assert path.read_bytes().startswith(before)
+
+    record = read_results(path)[-1]
+    net = runner.build(small_runs(["preresnet20_cifar"], [0], tiny)[0], load_dataset(tiny))
+    assert record["counts"]["params"] == sum(parameter.numel() for parameter in net.parameters())
+    assert record["display"] == SMALL_NAME
+    assert record["counts"]["uncounted"]
+    assert record["spec"]["depths"] == [1, 1, 1]
+    assert record["overrides"] == {"depths": [1, 1, 1], "widths": [4, 4, 4], "stem_width": 4}
+    assert record["family"] == "resnet"
+    assert record["recipe"]["epochs"] == len(record["epochs"]) == 1
+    assert (record["dataset"]["train"], record["dataset"]["test"]) == (70, 50)
+    accuracy = record["test_accuracy"]
+    assert record["standard_error"] == pytest.approx((accuracy * (1 - accuracy) / 50) ** 0.5)
+    assert record["device"]["threads"] == torch.get_num_threads()
+    assert set(record["versions"]) == {"python", "torch", "timm", "zoo"}
+    assert record["seed"] == 2
+    assert record["finished_at"].endswith("+00:00")
+
+
+def test_force_does_it_again(tmp_path: Path, tiny: str) -> None:
+    path, runs = tmp_path / "results.jsonl", small_runs(["preresnet20_cifar"], [0], tiny)
+    append_result(path, {"key": runs[0].key})
+    assert runner.sweep(runs, path).finished == 0
+    assert runner.sweep(runs, path, force=True).finished == 1
+    assert len(read_results(path)) == 2
+
+
+def test_a_net_that_diverges_does_not_stop_the_others(
+    tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = runner.build
+    broken = "resnet20_projection_cifar"
+    runs, path, notes = small_runs([broken, "preresnet20_cifar"], [0], tiny), tmp_path / "results.jsonl", Notes()
+    started = []
+
+    def on_start(*_: int) -> None:  # the nets are counted by now
+        started.append(True)
+
+    monkeypatch.setattr(notes, "on_start", on_start)
+    monkeypatch.setattr(
+        runner, "build", lambda run, data: NanNet() if started and run.name == broken else build(run, data)
+    )
+    outcome = runner.sweep(runs, path, listener=notes)
+    assert (outcome.finished, outcome.skipped) == (1, 0)
+    assert outcome.failures == tuple(notes.failed)
+    assert len(notes.failed) == 1
+    assert notes.failed[0].startswith(runs[0].display)
+    assert "nan in epoch 1 of 1" in notes.failed[0]
+    assert [record["name"] for record in read_results(path)] == ["preresnet20_cifar"]
+
+
+def test_wrong_requests_stop_before_any_training(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for names, overrides, message in (
+        (["preresnet20_cifar", "resnet20_cifarr"], {}, r"resnet20_cifarr.*did you mean"),
+        (["preresnet20_cifar"], {"depth": 3}, r"preresnet20_cifar \+ depth=3: .*depths"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.sweep(runner.plan(names, "digits", RECIPE, [0], overrides), path)
+    with pytest.raises(ValueError, match=r"override 'num_classes' is set by the benchmark"):
+        runner.plan(["resnet20_cifar"], "digits", RECIPE, [0], {"num_classes": 3})
+    with pytest.raises(ValueError, match=r"pattern 'nothing\*' matches no model"):
+        runner.expand_names(["nothing*"])
+    with pytest.raises(ValueError, match=r"unknown lineup 'big': choose from default, all"):
+        runner.lineup("big")
+    assert not path.exists()
+
+
+def test_a_plan_compares_all_nets_before_the_next_seed() -> None:
+    runs = runner.plan(["b", "a", "b"], "digits", RECIPE, [4, 2])
+    assert [(run.name, run.seed) for run in runs] == [("b", 4), ("a", 4), ("b", 2), ("a", 2)]
+
+
+def test_the_lineups_are_nested() -> None:
+    default = runner.lineup("default")
+    assert "resnet20_cifar" in default
+    assert set(default) < set(runner.lineup("all"))
+
+
+def test_timm_nets_run_beside_ours() -> None:
+    run = runner.plan(["timm:test_resnet"], "digits", RECIPE, [0])[0]
+    assert run.name == "timm:test_resnet"
+    assert runner.build(run, load_dataset("digits"))(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_killed_bench_keeps_what_is_finished_and_does_the_rest(tmp_path: Path) -> None:
+    seeds = list(range(8))
+    command = [sys.executable, "-m", "zoo", "bench", "preresnet20_cifar", "--epochs", "1", "--threads", "1"]
+    command += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    command += ["--out", str(tmp_path), "--seeds", *map(str, seeds)]
+    path = tmp_path / "results.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (path.exists() and path.read_bytes().endswith(b"\n")):
+            assert process.poll() is None, "the bench ended before it was killed"
+            assert time.monotonic() < deadline, "no run was finished"
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = path.read_bytes()
+    done = len(before.splitlines())
+    assert 1 <= done < len(seeds)
+    assert not list(tmp_path.glob("*.png"))
+
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{done} finished run" in again.stderr
+    assert again.stderr.count("% test accuracy after 1 epochs") == len(seeds) - done
+    assert path.read_bytes().startswith(before)
+    assert [record["seed"] for record in read_results(path)] == seeds
+    for name in ("accuracy_vs_params.png", "accuracy_vs_macs.png", "table.md"):
+        assert str(tmp_path / name) in again.stdout
+        assert (tmp_path / name).stat().st_size > 0
+
+
+# ---------------------------------------------------------------- tables
+
+
+def make_record(name: str, seed: int, accuracy: float, **recipe: Any) -> dict[str, Any]:
+    run = Run(name=name, dataset="digits", recipe=RECIPE.changed(**recipe), seed=seed)
+    return {
+        **run.to_dict(),
+        "key": run.key,
+        "display": run.display,
+        "family": "resnet",
+        "counts": {"params": 1000 * len(name), "macs": 10**6, "activations": 5, "uncounted": {"aten::add": 9}},
+        "dataset": {"name": "digits", "test": 900},
+        "test_accuracy": accuracy,
+        "seconds": 2.0 + seed,
+    }
+
+
+def test_seeds_become_one_row() -> None:
+    rows = aggregate([make_record("b", 0, 0.9), make_record("a", 0, 0.97), make_record("b", 1, 0.94)])
+    assert [row.name for row in rows] == ["b", "a"]
+    assert rows[0].accuracy == pytest.approx(0.92)
+    assert rows[0].spread == pytest.approx(0.02 * 2**0.5)
+    assert rows[0].standard_error == pytest.approx((0.92 * 0.08 / 900) ** 0.5)
+    assert (rows[0].seeds, rows[0].seconds, rows[0].params) == (2, 2.5, 1000)
+    assert (rows[1].seeds, rows[1].spread) == (1, None)
+    assert [row.name for row in sort_rows(rows)] == ["a", "b"]
+    assert [row.name for row in sort_rows(rows, "seeds")] == ["a", "b"]
+    assert [row.name for row in sort_rows(rows, "seconds")] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"unknown column 'size': choose from name, params"):
+        sort_rows(rows, "size")
+
+
+def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
+    rows = aggregate([make_record("a", 0, 0.9), make_record("a", 0, 0.5, epochs=1)])
+    assert [row.name for row in rows] == [f"a [epochs={RECIPE.epochs}]", "a [epochs=1]"]
+    changed = make_record("a", 1, 0.9)
+    changed["counts"] = {**changed["counts"], "params": 7}
+    with pytest.warns(UserWarning, match=r"a: its runs were counted differently"):
+        assert aggregate([make_record("a", 0, 0.9), changed])[0].params == 7
+    changed["dataset"] = {"name": "other", "test": 900}
+    with pytest.raises(ValueError, match=r"results hold the datasets digits, other"):
+        aggregate([make_record("a", 0, 0.9), changed])
+
+
+def test_tables_show_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    rows = aggregate([make_record("net_a", 0, 0.97), make_record("net_a", 1, 0.98), make_record("b", 0, 0.5)])
+    text = format_table(rows)
+    assert all(word in text for word in ("net_a", "5,000", "1.0 M", "97.50", "0.71", "0.52", "std. error"))
+    assert "aten::add" in footnote(rows)
+    assert "900 test images" in footnote(rows)
+    markdown = write_table(rows, tmp_path / "t.md").read_text()
+    assert markdown.startswith("| net ")
+    assert footnote(rows) in markdown
+    stored = json.loads(write_table(rows, tmp_path / "t.json").read_text())
+    assert stored[0]["accuracy"] == pytest.approx(0.975)
+    assert stored[0]["uncounted"] == {"aten::add": 9}
+    lines = write_table(rows, tmp_path / "t.csv").read_text().splitlines()
+    assert lines[0].startswith("name,family,params,macs")
+    assert len(lines) == 3
+    with pytest.raises(ValueError, match=r"table file 't.txt' must end in one of md, csv, json"):
+        write_table(rows, tmp_path / "t.txt")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"disk"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+POINTS = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), max_size=12)
+
+
+@given(POINTS)
+def test_the_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+    front = pareto_front(points)
+    assert sorted(front) == [i for i, point in enumerate(points) if not any(beats(other, point) for other in points)]
+    assert [points[i] for i in front] == sorted(points[i] for i in front)
+    assert sorted(points[i] for i in pareto_front(points[::-1][::-1])) == sorted(points[i] for i in front)
+
+
+# ---------------------------------------------------------------- plots
+
+
+def crowded_rows() -> list[Row]:
+    """Sixteen nets with long names, most of them at nearly the same place, two at exactly the same."""
+    places = [(0.991, 270_000)] * 2 + [(0.99 + 0.0005 * (i % 3), 268_000 + 1500 * i) for i in range(10)]
+    places += [(0.95, 100_000), (0.999, 900_000), (0.97, 2_000_000), (0.985, 2_050_000)]
+    return [
+        Row(
+            name=f"preresnet{i}_norm_after_add_cifar",
+            family=("resnet", "fishnet", "densenet")[i % 3],
+            params=params,
+            macs=150 * params,
+            activations=1,
+            accuracy=accuracy,
+            standard_error=(accuracy * (1 - accuracy) / 900) ** 0.5,
+            spread=None,
+            seeds=1,
+            seconds=1.0,
+            test_images=900,
+            uncounted={},
+        )
+        for i, (accuracy, params) in enumerate(places)
+    ]
+
+
+def conflicts(figure: Any, labels: list[Any], rows: list[Row], cost: str) -> list[str]:
+    """Labels that overlap a label or a point, or leave the axes, in the figure as it is drawn."""
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [label.get_window_extent() for label in labels]
+    area = axes.get_window_extent()
+    radius = 3 * figure.dpi / 72
+    found = [f"{a} on {b}" for (a, x), (b, y) in combinations(enumerate(boxes), 2) if x.overlaps(y)]
+    for i, box in enumerate(boxes):
+        if box.x0 < area.x0 or box.y0 < area.y0 or box.x1 > area.x1 or box.y1 > area.y1:
+            found.append(f"{i} outside")
+        for j, row in enumerate(rows):
+            x, y = axes.transData.transform((getattr(row, cost), 100 * row.accuracy))
+            if box.x0 < x + radius and x - radius < box.x1 and box.y0 < y + radius and y - radius < box.y1:
+                found.append(f"{i} on point {j}")
+    return found
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_labels_of_crowded_points_do_not_overlap(cost: str) -> None:
+    rows = crowded_rows()
+    figure, labels = draw(rows, cost, "digits")
+    assert [label.get_text() for label in labels] == [row.name for row in rows]
+    assert not conflicts(figure, labels, rows, cost)
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == {"params": "parameters", "macs": "multiply-adds (FLOPs in most papers)"}[cost]
+    assert len(axes.containers) == 3  # error bars, one family each
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"Pareto front", "standard error (900 test images)", "resnet", "fishnet", "densenet"} == set(legend)
+    for label, row in zip(
+        labels, rows, strict=True
+    ):  # the check above sees labels that were simply put at their points
+        label.set_position((getattr(row, cost), 100 * row.accuracy))
+    assert len(conflicts(figure, labels, rows, cost)) > len(rows)
+
+
+def test_plots_are_drawn_the_same_every_time(tmp_path: Path) -> None:
+    rows = crowded_rows()[:5]
+    first = [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy_vs_macs.png", "accuracy_vs_params.png"]
+    assert first == [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
+    for row in (rows[0], replace(rows[0], accuracy=1.0, standard_error=0.0)):  # no range on either axis
+        assert plot_all([row], tmp_path / "one", "digits")
+    with pytest.raises(ValueError, match=r"rows must not be empty"):
+        plot_all([], tmp_path, "digits")
+
+
+def test_labels_without_room_are_not_placed() -> None:
+    assert place_labels([(5, 5), (6, 6)], [(8, 3), (8, 3)], (0, 0, 20, 10), radius=2) is None
+    assert place_labels([], [], (0, 0, 9, 9), radius=2) == []

@@ -1,0 +1,239 @@
+"""The command `zoo`: what it prints, what it writes, how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+from zoo.bench import runner
+from zoo.bench.command import parse_pairs
+from zoo.bench.recipe import Recipe
+from zoo.bench.results import Run, append_result
+from zoo.bench.runner import Outcome
+from zoo.cli import main, parse_size
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_list_shows_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_json(capsys, "list")
+    assert [row["name"] for row in rows] == zoo.list_models()
+    row = next(row for row in rows if row["name"] == "resnet20_cifar")
+    assert row == {
+        "name": "resnet20_cifar",
+        "family": "resnet",
+        "params": 269_722,
+        "input": [3, 32, 32],
+        "strides": [1, 2, 4],
+        "paper": zoo.model_entry("resnet20_cifar").paper,
+    }
+    assert main(["list", "20_cifar"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "family", "params", "input", "strides", "paper"]
+    assert len(lines) == 2 + len(zoo.list_models("20_cifar"))
+    assert any("269,722" in line and "3x32x32" in line and "1 2 4" in line for line in lines)
+    assert main(["list", "nothing_like_this"]) == 0
+    assert capsys.readouterr().out == "no model matches\n"
+
+
+@pytest.mark.parametrize("column", ["family", "params", "input", "strides", "paper"])
+def test_list_sorts_by_any_column(capsys: pytest.CaptureFixture[str], column: str) -> None:
+    values = [row[column] for row in run_json(capsys, "list", "--sort", column)]
+    assert values == sorted(values)
+    assert len(values) == len(zoo.list_models())
+    assert [row[column] for row in run_json(capsys, "list", "--sort", column, "--reverse")] == values[::-1]
+
+
+def test_list_filters_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_json(capsys, "list", "*20_cifar", "--family", "resnet", "--counts", "--sort", "macs")
+    assert {row["family"] for row in rows} == {"resnet"}
+    assert [row["macs"] for row in rows] == sorted(row["macs"] for row in rows)
+    assert next(row for row in rows if row["name"] == "resnet20_cifar")["macs"] == 40_551_040
+    assert all(row["activations"] > 0 for row in rows)
+
+
+def test_info_tells_all_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    info = run_json(capsys, "info", "fishnet_test")
+    entry = zoo.model_entry("fishnet_test")
+    assert info["counts"]["params"] == entry.params
+    assert info["counts"]["uncounted"]
+    assert sum(stage["macs"] for stage in info["counts"]["stages"]) == info["counts"]["macs"]
+    assert info["spec"] == json.loads(json.dumps(entry.spec.to_dict()))
+    assert [tap["stride"] for tap in info["taps"]] == list(entry.spec.tap_strides)
+    assert all(tap["channels"] > 0 and tap["module"] for tap in info["taps"])
+    assert (info["timm_name"], info["family"], info["paper"]) == (entry.timm_name, "fishnet", entry.paper)
+    assert main(["info", "fishnet_test"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in (f"{entry.params:,}", entry.paper, "tail_widths", "max_pool2d", "classifier"))
+
+
+def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_json(capsys, "count", "resnet20_*cifar", "timm:test_resnet")
+    assert [row["name"] for row in rows] == [*zoo.list_models("resnet20_*cifar"), "timm:test_resnet"]
+    first = rows[0]
+    assert (first["name"], first["params"], first["macs"]) == ("resnet20_cifar", 269_722, 40_551_040)
+    assert first["fvcore_flops"] > first["macs"]
+    assert first["uncounted"] == {"aten::add": 9, "aten::pad": 2}
+    [row] = run_json(capsys, "count", "resnet20_cifar", "--input-size", "3x64x32")
+    assert row["input_size"] == [3, 64, 32]
+    assert row["macs"] == 2 * (first["macs"] - 640) + 640  # all but the classifier grows with the image
+    assert main(["count", "resnet20_cifar"]) == 0
+    assert "40,551,040" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "fishnet9"], r"fishnet9.*fishnet99"),
+        (["count", "resnet20_cifarr"], r"resnet20_cifarr.*resnet20_cifar"),
+        (["count", "zzz*"], r"pattern 'zzz*' matches no model"),
+        (["count", "resnet20_cifar", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),
+        (["count", "resnet20_cifar", "--input-size", "1x32x32"], r"1 channels"),
+        (["list", "--sort", "size"], r"sort 'size' must be one of name"),
+        (["list", "--sort", "macs"], r"macs and activations need --counts"),
+        (["list", "--family", "foo"], r"family ('foo') must be one of"),
+        (["bench", "resnet20_cifarr"], r"did you mean resnet20_cifar"),
+        (["bench", "resnet20_cifar", "--set", "ordre=pre"], r"resnet20_cifar + ordre=pre: "),
+        (["bench", "resnet20_cifar", "--set", "order"], r"'order' must have the form KEY=VALUE"),
+        (["bench", "resnet20_cifar", "--set", "num_classes=3"], r"override 'num_classes' is set by the benchmark"),
+        (["bench", "resnet20_cifar", "--epochs", "0"], r"epochs must be at least 1, got 0"),
+        (["bench", "resnet20_cifar", "--recipe", "rate=1"], r"unknown recipe field 'rate'"),
+        (["bench", "resnet20_cifar", "--threads", "0"], r"threads must be at least 1, got 0"),
+        (["bench", "resnet20_cifar", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
+        (["bench", "resnet20_cifar", "--dataset", "cifar"], r"unknown dataset 'cifar'"),
+        (["bench", "resnet20_cifar", "--lineup", "all"], r"lineup 'all' was given together with names"),
+        (["bench", "--lineup", "big"], r"unknown lineup 'big'"),
+        (["bench", "resnet20_cifar", "--sort", "size"], r"unknown column 'size'"),
+        (["plot", "nowhere"], r"no results at nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith("zoo: error: ")
+    parts = message.split(".*")
+    assert all(part in line for part in parts)
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_parts_of_a_request_are_read() -> None:
+    assert parse_pairs(["order=pre", "depths=(1, 2)", "rate=0.5", "flag=True", "text=a=b"]) == {
+        "order": "pre",
+        "depths": (1, 2),
+        "rate": 0.5,
+        "flag": True,
+        "text": "a=b",
+    }
+    assert parse_size("224") == (3, 224, 224)
+    assert parse_size("1x28X30") == (1, 28, 30)
+    assert parse_size("3, 8, 9") == (3, 8, 9)
+
+
+def write_results(path: Path) -> None:
+    for seed, (name, accuracy) in enumerate([("small", 0.97), ("large", 0.99), ("large", 0.98)]):
+        run = Run(name=name, dataset="digits", recipe=Recipe(epochs=1, batch_size=8, lr=0.1), seed=seed)
+        counts = {"params": 10 ** len(name), "macs": 10**6, "activations": 5, "uncounted": {}}
+        append_result(
+            path,
+            {
+                **run.to_dict(),
+                "key": run.key,
+                "display": run.display,
+                "family": "resnet",
+                "counts": counts,
+                "dataset": {"name": "digits", "test": 900},
+                "test_accuracy": accuracy,
+                "seconds": 1.5,
+            },
+        )
+
+
+def test_plot_shows_stored_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "results.jsonl", tmp_path / "figures"
+    write_results(path)
+    before = path.read_bytes()
+    assert main(["plot", str(tmp_path), "--out", str(out), "--format", "md", "csv", "json", "--sort", "name"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("large") < text.index("small")
+    assert "98.50" in text
+    assert "differences below about two standard errors" in text
+    names = ["accuracy_vs_macs.png", "accuracy_vs_params.png", "table.csv", "table.json", "table.md"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    assert all(str(out / name) in text for name in names)
+    assert json.loads((out / "table.json").read_text())[0]["seeds"] == 2
+    assert main(["plot", str(path)]) == 0  # the file itself; everything goes beside it
+    assert (tmp_path / "accuracy_vs_macs.png").exists()
+    assert path.read_bytes() == before
+    path.write_text("")
+    assert main(["plot", str(path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_a_failed_run_makes_the_bench_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(tmp_path / "results.jsonl")
+    failure = Outcome(finished=3, skipped=0, failures=("resnet20_cifar, seed 0: the loss is nan in epoch 1 of 2",))
+    monkeypatch.setattr(runner, "sweep", lambda *_, **__: failure)
+    assert main(["bench", "resnet20_cifar", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "zoo: failed: resnet20_cifar, seed 0: the loss is nan in epoch 1 of 2" in captured.err
+    assert "small" in captured.out  # what was finished is shown all the same
+
+
+def test_an_interrupted_bench_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "sweep", interrupt)
+    assert main(["bench", "resnet20_cifar", "--out", str(tmp_path)]) == 130
+    assert "the same command does the rest" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_results(tmp_path / "results.jsonl")
+    (tmp_path / "file").write_text("")
+    assert main(["plot", str(tmp_path), "--out", str(tmp_path / "file" / "below")]) == 1
+    assert capsys.readouterr().err.startswith("zoo: error: ")
+
+
+@pytest.mark.parametrize("verb", ["list", "info", "count", "bench", "plot"])
+def test_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([verb, "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"  zoo {verb}" in text
+
+
+def test_the_module_runs_and_survives_a_reader_that_leaves() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "zoo", "list"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(writer)
+    assert result.returncode == 141
+    assert result.stderr == ""

@@ -1,0 +1,182 @@
+"""Counting: numbers by hand, torch's own counter, and that the counted net is left alone."""
+
+import copy
+import json
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from fvcore.nn import ActivationCountAnalysis
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoo
+from zoo.complexity import Complexity, count
+
+# Every kind of arithmetic that nets are made of. (3, 8, 8) -> 8x8 -> 4x4 -> 4x4 -> 10.
+BY_HAND = {  # child: parameters, multiply-adds, activations
+    "conv": (3 * 3 * 3 * 8 + 8, 8 * 8 * 8 * 27, 8 * 8 * 8),
+    "grouped": (2 * 3 * 3 * 16, 4 * 4 * 16 * 2 * 9, 4 * 4 * 16),
+    "dilated": (16 * 3 * 3 * 4, 4 * 4 * 4 * 16 * 9, 4 * 4 * 4),
+    "norm": (2 * 4, 0, 0),
+    "fc": (4 * 10 + 10, 4 * 10, 10),
+    "(root)": (10 * 5, 10 * 5, 5),
+}
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4, bias=False)
+        self.dilated = nn.Conv2d(16, 4, 3, padding=2, dilation=2, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 10)
+        self.matrix = nn.Parameter(torch.randn(10, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.dilated(self.grouped(self.conv(x)))).mean((2, 3))
+        return torch.sigmoid(self.fc(x)) @ self.matrix
+
+
+def torch_macs(model: nn.Module, size: tuple[int, ...]) -> int:
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(model).eval()(torch.zeros(1, *size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def test_a_net_counted_by_hand() -> None:
+    result = count(Small(), (3, 8, 8))
+    assert {s.name: (s.params, s.macs, s.activations) for s in result.stages} == BY_HAND
+    params, macs, activations = (sum(column) for column in zip(*BY_HAND.values(), strict=True))
+    assert (result.params, result.macs, result.activations) == (params, macs, activations)
+    assert result.fvcore_flops == macs + 2 * 4 * 4 * 4  # batch norm: two an element
+    assert result.uncounted == {"aten::mean": 1, "aten::sigmoid": 1}
+
+
+@pytest.mark.parametrize(
+    ("forward", "macs"),
+    [
+        (lambda x: torch.einsum("nchw,ndhw->ncd", x, x), 3 * 3 * 64),
+        (lambda x: torch.bmm(x[:, 0], x[:, 1]), 8**3),
+        (lambda x: torch.mm(x[0, 0], x[0, 1]), 8**3),
+        (lambda x: torch.addmm(x[0, 2], x[0, 0], x[0, 1]), 8**3),
+    ],
+    ids=["einsum", "bmm", "mm", "addmm"],
+)
+def test_matrix_products_count(forward: Callable[[Tensor], Tensor], macs: int) -> None:
+    model = nn.Module()
+    model.forward = forward
+    result = count(model, (3, 8, 8))
+    assert (result.macs, result.fvcore_flops, result.uncounted) == (macs, macs, {})
+    assert result.activations == forward(torch.zeros(1, 3, 8, 8)).numel()
+
+
+def test_resnet50_has_the_published_figures() -> None:
+    result = count(timm.create_model("resnet50", device="meta"))
+    assert result.input_size == (3, 224, 224)
+    assert result.params == 25_557_032
+    assert result.macs == 4_089_184_256
+    assert result.fvcore_flops == 4_111_512_576
+    assert result.uncounted == {"aten::add_": 16, "aten::max_pool2d": 1}
+    conv = result.macs - next(s.macs for s in result.stages if s.name == "fc")
+    assert conv == 4_087_136_256
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "densenet121", "seresnet50", "mixer_s16_224", "hrnet_w18_small"])
+def test_torch_counts_the_same_in_nets_of_timm(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    result = count(model)
+    assert result.macs == torch_macs(model, result.input_size)
+    check_sums(result)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "fishnet99", *zoo.list_models("*_test")])
+def test_torch_counts_the_same_in_ours(name: str) -> None:
+    model = zoo.create_model(name, device="meta")
+    result = count(model)
+    assert result.macs == torch_macs(model, result.input_size)
+    assert result.input_size == zoo.model_entry(name).input_size
+    check_sums(result)
+
+
+def check_sums(result: Complexity) -> None:
+    for column in ("params", "macs", "activations"):
+        assert sum(getattr(stage, column) for stage in result.stages) == getattr(result, column)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
+def test_activations_are_those_of_fvcore(name: str) -> None:
+    model = timm.create_model(name).eval()
+    analysis = ActivationCountAnalysis(model, torch.zeros(1, 3, 64, 64)).unsupported_ops_warnings(False)
+    assert count(model, (3, 64, 64)).activations == analysis.total()
+
+
+def test_the_net_is_left_as_it_was() -> None:
+    model = timm.create_model("resnet18")
+    model.layer2.eval()  # a frozen stage must not wake up
+    flags = [m.training for m in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    count(model, (3, 32, 32))
+    with pytest.raises(ValueError, match="does not run"):
+        count(nn.Sequential(model.conv1, nn.Conv2d(8, 8, 1)), (3, 32, 32))
+    assert [m.training for m in model.modules()] == flags
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_meta_and_real_nets_cost_the_same() -> None:
+    assert count(timm.create_model("resnet18", device="meta")) == count(timm.create_model("resnet18"))
+
+
+def test_half_precision_costs_the_same() -> None:
+    assert count(Small().bfloat16(), (3, 8, 8)) == count(Small(), (3, 8, 8))
+
+
+@pytest.mark.parametrize("in_chans", [1, 5])
+def test_feature_extractors_count_without_the_head(in_chans: int) -> None:
+    whole = timm.create_model("resnet18", in_chans=in_chans)
+    features = timm.create_model("resnet18", features_only=True, in_chans=in_chans)
+    assert count(features).input_size == (in_chans, 224, 224)
+    assert count(whole).macs - count(features).macs == 512 * 1000
+
+
+def test_shared_weights_count_once_and_their_work_every_time() -> None:
+    conv = nn.Conv2d(3, 3, 1, bias=False)
+    twin = nn.Conv2d(3, 3, 1, bias=False)
+    twin.weight = conv.weight
+    result = count(nn.Sequential(conv, twin, nn.Sequential(conv)), (3, 4, 4))
+    assert (result.params, result.macs) == (9, 3 * 9 * 16)
+    # The third call runs the first module again, and is booked where that module lives.
+    assert [(s.params, s.macs) for s in result.stages] == [(9, 2 * 9 * 16), (0, 9 * 16), (0, 0)]
+
+
+def test_to_dict_survives_json() -> None:
+    result = count(Small(), (3, 8, 8))
+    read = json.loads(json.dumps(result.to_dict()))
+    assert read == result.to_dict()
+    assert read["uncounted"] == {"aten::mean": 1, "aten::sigmoid": 1}
+    assert read["stages"][0] == {"name": "conv", "params": 224, "macs": 13824, "activations": 512}
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (None, "states none; pass"),
+        ((3, 8), "three positive integers"),
+        ((3, 8, 0), "three positive integers"),
+        ((3, 8.0, 8), "three positive integers"),
+        ((4, 8, 8), "does not run through Small"),
+    ],
+)
+def test_a_wrong_size_is_named(size: tuple[int, int, int] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        count(Small(), size)
+
+
+def test_wrong_channels_are_named_before_the_net_runs() -> None:
+    with pytest.raises(ValueError, match="has 3 channels, the model takes 1"):
+        count(timm.create_model("resnet18", in_chans=1), (3, 64, 64))

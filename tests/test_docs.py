@@ -1,0 +1,113 @@
+"""The documentation does what it says: code runs, commands parse, links lead somewhere, the catalogue is up to date."""
+
+import argparse
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zoo
+import zoo.cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
+    """Code blocks of a language, each with the line of the page that it begins after."""
+    text = page.read_text(encoding="ascii")
+    for match in FENCE.finditer(text):
+        if match.group(1) == language:
+            yield text.count("\n", 0, match.start(2)), match.group(2)
+
+
+def with_blocks(language: str) -> list[Path]:
+    return [page for page in PAGES if any(blocks(page, language))]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Words of every shell line, without comments."""
+    for _, block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=relative)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line, block in blocks(page, "python"):  # each on its own, as a reader copies it
+        exec(compile("\n" * line + block, str(page), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", with_blocks("sh"), ids=relative)
+def test_commands_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="ascii"), re.MULTILINE)
+    for words in commands(page):
+        match words:
+            case ["zoo", *args]:
+                parse(zoo.cli.build_parser(), args)
+            case ["make", target, *_]:
+                assert target in targets
+            case ["python", script, *args]:
+                parse(runpy.run_path(str(ROOT / script))["build_parser"](), args)
+            case ["pip", "install", "-e", _]:
+                pass
+            case _:
+                pytest.fail(f"{page.name}: nothing here checks {' '.join(words)}")
+
+
+def parse(parser: argparse.ArgumentParser, args: list[str]) -> None:
+    try:
+        parser.parse_args(args)
+    except SystemExit as stop:
+        pytest.fail(f"{parser.prog} does not take {' '.join(args)} (exit {stop.code})")
+
+
+def test_a_wrong_command_is_found() -> None:
+    with pytest.raises(pytest.fail.Exception, match="does not take"):
+        parse(zoo.cli.build_parser(), ["nonsense"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="ascii"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="ascii"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="ascii"), re.MULTILINE)
+    assert sorted(nav) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def test_the_catalogue_is_up_to_date() -> None:
+    page = (DOCS / "models.md").read_text(encoding="ascii")
+    assert all(f"| `{name}` |" in page for name in zoo.list_models())
+    assert page == runpy.run_path(str(DOCS / "catalogue.py"))["catalogue"](), "run `make format`"
+
+
+def test_names_in_the_text_exist() -> None:
+    """Names in code spans that look like models are models."""
+    families = "|".join(["resnet", "preresnet", "wide_resnet", "resnext", "fishnet", "fishnext"])
+    for page in PAGES:
+        for name in re.findall(rf"`((?:zoo_)?(?:{families})\d\w*|(?:{families})_test)`", page.read_text("ascii")):
+            assert zoo.model_entry(name), f"{page.name} names {name}"

@@ -1,0 +1,183 @@
+"""The house: which module may know which, how large the vocabulary may grow, and what no file may name."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zoo
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "zoo").rglob("*.py"))
+FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem != "__init__")
+
+# What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
+# way: from the command line to the benchmark, the registry, the families, the contract, the layers.
+MAY_IMPORT = {
+    "zoo": {"zoo.registry"},
+    "zoo.layers": set(),
+    "zoo.entry": set(),
+    "zoo.complexity": set(),
+    "zoo.backbone": {"zoo.entry", "zoo.layers"},
+    "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone"},
+    "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
+    "zoo.analysis": set(),
+    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
+    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.bench"},
+    "zoo.__main__": {"zoo.cli"},
+}
+# Modules of timm that are not public, by the only file that may use them.
+PRIVATE_TIMM = {"zoo.backbone": {"timm.models._features"}}
+# What registers, builds or configures models in timm: for the registry alone.
+TIMM_REGISTRY = {
+    "build_model_with_cfg",
+    "create_model",
+    "generate_default_cfgs",
+    "is_model",
+    "list_models",
+    "model_entrypoint",
+    "register_model",
+    "register_model_deprecations",
+    "set_pretrained_cfg",
+}
+TEXT = {"", ".cff", ".cfg", ".csv", ".gitignore", ".json", ".md", ".py", ".toml", ".txt", ".yml"}
+BUILT = {".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
+CITED = {"www.apache.org", "arxiv.org", "doi.org"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """Dotted names of everything that a source imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parents = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parents, base] if base else parents)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imports_of(path: Path) -> list[str]:
+    return list(imports(path.read_text(encoding="utf-8"), module_name(path), path.stem == "__init__"))
+
+
+def within(name: str, packages: set[str] | dict[str, set[str]]) -> str | None:
+    """The innermost of the packages that a module belongs to."""
+    parts = name.split(".")
+    return next((p for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in packages), None)
+
+
+def wrong_arrows(module: str, names: list[str]) -> list[str]:
+    """Imports from the package that the module's place does not allow."""
+    place = module if module == "zoo" else within(module, MAY_IMPORT)
+    if place == "zoo" and module != "zoo":
+        return [f"{module} has no place in MAY_IMPORT"]
+    wrong = []
+    for name in names:
+        target = within(name, MODULES)
+        if target is None or target == module:
+            continue
+        home = within(target, MAY_IMPORT)
+        same = home == place and home in {"zoo.layers", "zoo.bench", "zoo.analysis"}
+        if not same and home not in MAY_IMPORT[place or ""]:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_go_one_way(path: Path) -> None:
+    assert not wrong_arrows(module_name(path), imports_of(path))
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("zoo.models.fishnet", "from zoo.models.resnet import ResNet"),
+        ("zoo.models.fishnet", "from .resnet import ResNet"),
+        ("zoo.models.fishnet", "from zoo import registry"),
+        ("zoo.models.fishnet", "def f():\n    import zoo.registry"),
+        ("zoo.layers.kit", "from zoo.entry import Spec"),
+        ("zoo.layers.kit", "from ..backbone import Backbone"),
+        ("zoo.complexity", "import zoo"),
+        ("zoo.bench.train", "from zoo.models import resnet"),
+        ("zoo.bench.train", "from zoo.backbone import Backbone"),
+        ("zoo.backbone", "from zoo.registry import create_model"),
+        ("zoo.newcomer", "import torch"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, line: str) -> None:
+    assert wrong_arrows(module, list(imports(line, module, is_package=False)))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_only_the_registry_touches_that_of_timm(path: Path) -> None:
+    module = module_name(path)
+    names = [name for name in imports_of(path) if name.split(".")[0] == "timm"]
+    private = {name for name in names if any(part.startswith("_") for part in name.split("."))}
+    assert {name.rpartition(".")[0] for name in private} <= PRIVATE_TIMM.get(module, set())
+    if module != "zoo.registry":
+        assert not {name for name in names if name.rpartition(".")[2] in TIMM_REGISTRY}
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(rf"\btimm(\.models)?\.({'|'.join(TIMM_REGISTRY)})\(", text)
+
+
+def test_the_registry_is_seen_to_touch_it() -> None:
+    # The rule above would pass on a package that it does not understand.
+    assert TIMM_REGISTRY & {name.rpartition(".")[2] for name in imports_of(ROOT / "zoo" / "registry.py")}
+
+
+def test_layers_stay_a_small_vocabulary() -> None:
+    files = sorted((ROOT / "zoo" / "layers").rglob("*.py"))
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert len([name for name in lengths if name != "__init__.py"]) <= 8
+    assert not {name: n for name, n in lengths.items() if n > 150}
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_a_family_cites_its_papers(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    cited = set(re.findall(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+", text))
+    assert cited
+    rows = {e.paper for e in map(zoo.model_entry, zoo.list_models(family=path.stem))}
+    assert {c for row in rows for c in re.findall(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+", row)} <= cited
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        built = BUILT.intersection(parts) or any(part.endswith(("_cache", ".egg-info")) for part in parts)
+        if path.is_file() and not built and path.suffix in TEXT:
+            yield path, path.read_text(encoding="utf-8")
+
+
+def test_no_file_names_a_machine() -> None:
+    # Put together here, so that this file does not name them either.
+    places = re.compile(r"(?<![\w.<])/" + "(work|home|root|Users|tmp|mnt|opt)" + r"/\w")
+    hosts = re.compile(r"https?://([\w.-]+)")
+    found = [(path.name, m.group()) for path, text in texts() for m in places.finditer(text)]
+    found += [(path.name, m.group()) for path, text in texts() for m in hosts.finditer(text) if m.group(1) not in CITED]
+    assert not found
+
+
+def test_files_are_ascii() -> None:
+    assert not [path.name for path, text in texts() if not text.isascii()]
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == zoo.__version__
+    assert f"\nversion: {zoo.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {zoo.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

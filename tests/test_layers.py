@@ -1,0 +1,155 @@
+"""The units, one by one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from zoo.layers import (
+    ORDERS,
+    ChannelSum,
+    Conv,
+    DilatedMaxPool,
+    Kit,
+    PadShortcut,
+    Residual,
+    SqueezeGate,
+    Stage,
+    basic,
+    bottleneck,
+    sequence,
+    upsample_like,
+)
+
+KIT = Kit()
+
+
+def test_sequence_names_and_order() -> None:
+    layers = sequence(KIT, 3, "cna nac", [Conv(out_chs=4, kernel=3, stride=2), Conv(out_chs=5, kernel=1, bias=True)])
+    assert list(dict(layers.named_children())) == ["conv1", "norm1", "act1", "norm2", "act2", "conv2"]
+    assert layers.norm1.num_features == layers.norm2.num_features == 4
+    assert layers.conv1.bias is None
+    assert layers.conv2.bias is not None
+    assert layers(torch.randn(1, 3, 9, 9)).shape == (1, 5, 5, 5)
+    assert isinstance(sequence(KIT, 3, ""), nn.Identity)
+
+
+@pytest.mark.parametrize(("ops", "convs"), [("cb", 1), ("cc", 1), ("n", 1), ("cna", 0)])
+def test_sequence_rejects_words(ops: str, convs: int) -> None:
+    with pytest.raises(ValueError, match=rf"ops \('{ops}'\)"):
+        sequence(KIT, 3, ops, [Conv(out_chs=4, kernel=1)] * convs)
+
+
+def test_a_leading_activation_spares_its_input() -> None:
+    x = torch.tensor([[[[-1.0]]]])
+    sequence(KIT, 1, "a")(x)
+    assert x.item() == -1.0
+    sequence(KIT, 1, "a", fresh=True)(x)
+    assert x.item() == 0.0, "it may overwrite what is its own"
+
+
+def test_kit_errors() -> None:
+    with pytest.raises(ValueError, match=r"kernel \(2\)"):
+        KIT.conv(4, Conv(out_chs=4, kernel=2))
+    with pytest.raises(ValueError, match=r"groups \(3\) must divide in_chs \(4\)"):
+        KIT.conv(4, Conv(out_chs=6, kernel=1, groups=3))
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
+def test_channel_sum_adds_neighbours(out_chs: int, run: int, side: int) -> None:
+    x = torch.randn(2, out_chs * run, side, side, dtype=torch.float64)
+    want = x.view(2, out_chs, run, side, side).sum(2)
+    torch.testing.assert_close(ChannelSum(out_chs * run, out_chs)(x), want)
+
+
+def test_channel_sum_rejects() -> None:
+    with pytest.raises(ValueError, match=r"out_chs \(3\) must divide in_chs \(8\)"):
+        ChannelSum(8, 3)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 3))
+def test_pad_shortcut(height: int, width: int, stride: int, extra: int) -> None:
+    x = torch.randn(1, 2, height, width)
+    y = PadShortcut(2, 2 + extra, stride)(x)
+    assert y.shape == (1, 2 + extra, -(-height // stride), -(-width // stride))
+    assert torch.equal(y[:, :2], x[:, :, ::stride, ::stride])
+    assert not y[:, 2:].any()
+
+
+def test_pad_shortcut_rejects() -> None:
+    with pytest.raises(ValueError, match=r"out_chs \(2\) must be at least in_chs \(4\)"):
+        PadShortcut(4, 2, 1)
+
+
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_dilated_pool_contains_the_strided_one(dilation: int, half: int) -> None:
+    """Pooling a map whose pixels were spread apart finds the pooled map at every second of its positions."""
+    coarse = torch.randn(1, 2, 2 * half, 2 * half)
+    spread = torch.randn(1, 2, 2 * half * dilation, 2 * half * dilation)
+    spread[..., ::dilation, ::dilation] = coarse
+    pooled = DilatedMaxPool(dilation)(spread)
+    assert pooled.shape == spread.shape
+    assert torch.equal(pooled[..., :: 2 * dilation, :: 2 * dilation], nn.functional.max_pool2d(coarse, 2))
+
+
+@given(st.integers(1, 6), st.integers(1, 13))
+def test_upsample_like(side: int, target: int) -> None:
+    x = torch.randn(1, 2, side, side)
+    assert upsample_like(x, torch.empty(1, 1, target, target + 1)).shape[-2:] == (target, target + 1)
+    twice = upsample_like(x, torch.empty(1, 1, 2 * side, 2 * side))
+    assert torch.equal(twice, x.repeat_interleave(2, -1).repeat_interleave(2, -2))
+
+
+def test_squeeze_gate() -> None:
+    gate = SqueezeGate(KIT, 8, 2, 4)
+    x = torch.randn(3, 8, 5, 5)
+    y = gate(x)
+    assert y.shape == (3, 4, 1, 1)
+    assert ((y > 0) & (y < 1)).all()
+    torch.testing.assert_close(gate(x.mean((2, 3), keepdim=True)), y)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_residual_is_the_sum_of_two_paths(order: str) -> None:
+    unit = Residual(KIT, 4, basic(4), ORDERS[order]).eval()
+    x = torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(unit(x), unit.after(unit.branch(unit.before(x)) + x))
+    unit.zero_init_last()
+    torch.testing.assert_close(unit(x), unit.after(x.clone()))
+
+
+def test_shared_shortcut_leaves_after_the_activation() -> None:
+    shortcut = sequence(KIT, 4, "c", [Conv(out_chs=6, kernel=1)])
+    unit = Residual(KIT, 4, basic(6), ORDERS["pre"], shortcut=shortcut, shared=True).eval()
+    x = torch.randn(2, 4, 6, 6)
+    activated = unit.before(x)
+    torch.testing.assert_close(unit(x), unit.branch(activated) + shortcut(activated))
+
+
+def test_where_strides_and_dilations_go() -> None:
+    first, second = basic(8, stride=2, dilation=(1, 2))
+    assert (first.stride, second.stride, first.dilation, second.dilation) == (2, 1, 1, 2)
+    reduce, spatial, expand = bottleneck(4, 8, stride=2, dilation=3, groups=2)
+    assert (reduce.stride, spatial.stride, expand.stride) == (1, 2, 1)
+    assert (spatial.dilation, spatial.groups, reduce.groups, expand.groups) == (3, 2, 1, 1)
+    reduce, spatial, _ = bottleneck(4, 8, stride=2, stride_first=True)
+    assert (reduce.stride, spatial.stride) == (2, 1)
+
+
+def test_drop_path_keeps_the_mean() -> None:
+    unit = Residual(KIT, 2, basic(2), ORDERS["act_before_add"], drop_path=0.5)
+    unit.branch.norm1.eval()  # batch statistics of a batch of copies would be trivial
+    x = torch.randn(1, 2, 4, 4).expand(4096, -1, -1, -1)
+    unit.eval()
+    want = unit(x[:1]).detach()
+    unit.drop_path.train()
+    assert (unit(x).mean(0) - want[0]).abs().max() < 0.2 * want.std()
+
+
+def test_stage_recomputes_the_same() -> None:
+    stage = Stage(*(Residual(KIT, 4, basic(4), ORDERS["pre"]) for _ in range(3)))
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    plain = stage(x)
+    stage.grad_checkpointing = True
+    torch.testing.assert_close(stage(x), plain)
