@@ -105,6 +105,8 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     ("field", "value"),
     [
         ("epochs", 0),
+        ("epochs", 2.5),
+        ("lr", "fast"),
         ("batch_size", 0),
         ("lr", 0.0),
         ("momentum", 1.0),
@@ -235,7 +237,7 @@ def test_peak_memory_is_that_of_the_run_alone() -> None:
 
 RUN = Run(
     name="resnet20_cifar",
-    overrides={"order": "pre", "depths": (1, 2)},
+    overrides={"order": "pre", "depths": (1, 2)},  # not in alphabetical order
     dataset="digits",
     recipe=Recipe(epochs=3, batch_size=32, lr=0.1),
     seed=0,
@@ -246,9 +248,11 @@ def test_the_key_of_a_run_is_stable() -> None:
     assert RUN.key == "d449022d8985a2c8"  # a new value here means that every stored result is taken for missing
     assert RUN.display == "resnet20_cifar + depths=(1, 2), order=pre"
     stored = json.loads(json.dumps(RUN.to_dict()))
-    again = Run(**{**stored, "recipe": Recipe(**stored["recipe"])})
+    stored["recipe"] = Recipe(**stored["recipe"])
+    again = Run(**stored)
     assert (again.key, again.display) == (RUN.key, RUN.display)
-    assert replace(RUN, overrides=dict(reversed(RUN.overrides.items()))).key == RUN.key
+    assert replace(RUN, recipe=RUN.recipe.changed(warmup_epochs=1)).key == RUN.key  # 1 is 1.0
+    assert replace(RUN, overrides=dict(sorted(RUN.overrides.items()))).key == RUN.key
 
 
 def test_the_key_follows_all_that_is_asked() -> None:

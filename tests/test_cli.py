@@ -106,6 +106,7 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["bench", "resnet20_cifar", "--set", "num_classes=3"], r"override 'num_classes' is set by the benchmark"),
         (["bench", "resnet20_cifar", "--epochs", "0"], r"epochs must be at least 1, got 0"),
         (["bench", "resnet20_cifar", "--recipe", "rate=1"], r"unknown recipe field 'rate'"),
+        (["bench", "resnet20_cifar", "--recipe", "lr=fast"], r"recipe field lr must be of type float, got 'fast'"),
         (["bench", "resnet20_cifar", "--threads", "0"], r"threads must be at least 1, got 0"),
         (["bench", "resnet20_cifar", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
         (["bench", "resnet20_cifar", "--dataset", "cifar"], r"unknown dataset 'cifar'"),
@@ -134,12 +135,13 @@ def test_a_wrong_request_is_one_line_and_status_2(
 
 
 def test_the_parts_of_a_request_are_read() -> None:
-    assert parse_pairs(["order=pre", "depths=(1, 2)", "rate=0.5", "flag=True", "text=a=b"]) == {
+    assert parse_pairs(["order=pre", "depths=(1, 2)", "rate=0.5", "flag=True", "text=a=b", "set={1, 2}"]) == {
         "order": "pre",
         "depths": (1, 2),
         "rate": 0.5,
         "flag": True,
         "text": "a=b",
+        "set": "{1, 2}",
     }
     assert parse_size("224") == (3, 224, 224)
     assert parse_size("1x28X30") == (1, 28, 30)

@@ -11,6 +11,8 @@ import pytest
 
 import zoo
 import zoo.cli
+from zoo.bench.data import DATASETS
+from zoo.complexity import count
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -59,7 +61,7 @@ def test_commands_exist(page: Path) -> None:
     for words in commands(page):
         match words:
             case ["zoo", *args]:
-                parse(zoo.cli.build_parser(), args)
+                parse(zoo.cli._parser(), args)
             case ["make", target, *_]:
                 assert target in targets
             case ["python", script, *args]:
@@ -79,7 +81,7 @@ def parse(parser: argparse.ArgumentParser, args: list[str]) -> None:
 
 def test_a_wrong_command_is_found() -> None:
     with pytest.raises(pytest.fail.Exception, match="does not take"):
-        parse(zoo.cli.build_parser(), ["nonsense"])
+        parse(zoo.cli._parser(), ["nonsense"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -103,6 +105,34 @@ def test_the_catalogue_is_up_to_date() -> None:
     page = (DOCS / "models.md").read_text(encoding="ascii")
     assert all(f"| `{name}` |" in page for name in zoo.list_models())
     assert page == runpy.run_path(str(DOCS / "catalogue.py"))["catalogue"](), "run `make format`"
+
+
+def words_of(page: Path) -> str:
+    return " ".join(page.read_text(encoding="ascii").split())
+
+
+def test_the_text_knows_the_recipe() -> None:
+    recipe = DATASETS["digits"].recipe
+    text = words_of(DOCS / "benchmark.md")
+    assert f"learning rate {recipe.lr} after {recipe.warmup_epochs:g} epoch of warm-up" in text.replace("one", "1")
+    assert f"batch {recipe.batch_size}, {recipe.epochs} epochs, weight decay {recipe.weight_decay:.0e}" in text.replace(
+        "5e-4", "5e-04"
+    )
+
+
+def test_the_text_knows_the_figures() -> None:
+    text = words_of(DOCS / "counting.md") + words_of(DOCS / "contract.md")
+    for name, decimals, overrides in [
+        ("fishnet99", 3, {}),
+        ("fishnet150", 3, {}),
+        ("fishnet201", 3, {}),
+        ("resnet50", 3, {}),
+        ("resnet50_v1", 3, {}),
+        ("resnet50", 1, {"output_stride": 16}),
+        ("resnet50", 1, {"output_stride": 8}),
+    ]:
+        macs = count(zoo.create_model(name, device="meta", **overrides)).macs
+        assert f" {macs / 1e9:.{decimals}f} " in text.replace(",", " "), (name, overrides)
 
 
 def test_names_in_the_text_exist() -> None:

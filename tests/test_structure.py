@@ -1,6 +1,7 @@
 """What the papers claim about structure: orderings, direct paths, exact dilation."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.analysis.paths import reached_directly
+from zoo.bench.data import dataset_row, load_dataset
+from zoo.bench.train import train
 from zoo.layers import ORDERS, Kit, Residual, basic, bottleneck
 
 # He et al. 2016, figure 4 (a) to (e): convolution, norm, activation, + the sum.
@@ -117,7 +120,7 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("preresnet_test", 8, {"order": "norm_after_add"}),
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
-        ("resnext20_8x8d_cifar", 2, {}),
+        ("resnext20_4x8d_cifar", 2, {}),
     ],
 )
 def test_dilation_is_exact(name: str, output_stride: int, spec: dict[str, Any]) -> None:
@@ -184,3 +187,14 @@ def test_overrides_make_another_net_and_leave_the_preset_alone() -> None:
     assert sum(p.numel() for p in net.parameters()) > before.params
     assert net.spec.body_blocks == (2, 2, 2)
     assert zoo.model_entry("fishnet99") == before
+
+
+@pytest.mark.parametrize("order", FIGURE_4)
+def test_every_ordering_trains_on_digits(order: str) -> None:
+    """Eight layers and three epochs; full runs are in docs/benchmark.md."""
+    trained = train(
+        lambda: zoo.create_model("resnet20_cifar", depths=(1, 1, 1), order=order),
+        load_dataset("digits"),
+        replace(dataset_row("digits").recipe, epochs=3),
+    )
+    assert trained.epochs[-1].test_accuracy > 0.8

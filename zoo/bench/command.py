@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ def run_bench(args: argparse.Namespace) -> int:
     _require("sklearn", "matplotlib")  # now, not when the training is over
     from zoo.bench.data import dataset_row
     from zoo.bench.progress import Progress
+    from zoo.bench.report import sort_rows
     from zoo.bench.runner import expand_names, lineup, plan, sweep
 
     if args.names and args.lineup:
@@ -84,6 +86,7 @@ def run_bench(args: argparse.Namespace) -> int:
     recipe = dataset_row(args.dataset).recipe.changed(**parse_pairs(args.recipe))
     if args.epochs is not None:
         recipe = recipe.changed(epochs=args.epochs)
+    sort_rows([], args.sort)  # a wrong column is an error now, too
     names = expand_names(args.names) if args.names else lineup(args.lineup or "default")
     runs = plan(names, args.dataset, recipe, args.seeds, parse_pairs(args.set))
     device = _device(args.device)
@@ -150,9 +153,11 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ValueError(f"{pair!r} must have the form KEY=VALUE, such as order=pre")
         try:
-            parsed[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            parsed[key] = text
+            value = ast.literal_eval(text)
+            json.dumps(value, allow_nan=False)  # what cannot be stored is no value
+        except (ValueError, SyntaxError, TypeError):
+            value = text
+        parsed[key] = value
     return parsed
 
 

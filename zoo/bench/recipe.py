@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 AMP_DTYPES = ("", "bfloat16")
+KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class Recipe:
     amp: str = ""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            _check(field.name, value, isinstance(value, KINDS[str(field.type)]), f"be of type {field.type}")
+            if field.type == "float":  # 1 and 1.0 ask for the same run
+                object.__setattr__(self, field.name, float(value))
         for name in ("epochs", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "be at least 1")
         _check("lr", self.lr, self.lr > 0, "be positive")
