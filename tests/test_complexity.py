@@ -154,6 +154,23 @@ def test_shared_weights_count_once_and_their_work_every_time() -> None:
     assert [(s.params, s.macs) for s in result.stages] == [(9, 2 * 9 * 16), (0, 9 * 16), (0, 0)]
 
 
+def test_a_child_that_lives_in_an_earlier_one_is_booked_there() -> None:
+    conv = nn.Conv2d(3, 3, 1, bias=False)
+    result = count(nn.Sequential(nn.Sequential(conv), conv), (3, 4, 4))
+    assert [(s.params, s.macs) for s in result.stages] == [(9, 2 * 9 * 16), (0, 0)]
+    check_sums(result)
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        count(Small(), (3, 8, 8))
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_to_dict_survives_json() -> None:
     result = count(Small(), (3, 8, 8))
     read = json.loads(json.dumps(result.to_dict()))
