@@ -117,12 +117,12 @@ def test_meta_output_stride(name: str) -> None:
     if entry.input_size[-1] == 224:
         assert {8, 16} <= set(options)
     for stride in options:
-        net = zoo.create_model(name, features_only=True, output_stride=stride, device="meta")
-        strides = net.feature_info.reduction()
+        net = zoo.create_model(name, output_stride=stride, device="meta")
+        assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in native.items()}
+        strides = [info["reduction"] for info in net.feature_info]
         assert strides == [min(s, stride) for s in entry.spec.tap_strides]
-        assert [t.shape[-1] for t in net(x)] == [-(-entry.input_size[-1] // s) for s in strides]
-        whole = zoo.create_model(name, output_stride=stride, device="meta").state_dict()
-        assert {k: v.shape for k, v in whole.items()} == {k: v.shape for k, v in native.items()}
+        taps = net.forward_intermediates(x, intermediates_only=True)
+        assert [t.shape[-1] for t in taps] == [-(-entry.input_size[-1] // s) for s in strides]
     with pytest.raises(ValueError, match=r"output_stride \(3\) must be one of"):
         zoo.create_model(name, output_stride=3, device="meta")
 

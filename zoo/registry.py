@@ -98,7 +98,7 @@ def model_entry(name: str) -> Entry:
     """
     entry = _find(name)
     if entry is None:
-        close = difflib.get_close_matches(name, [*_ENTRIES, *timm.list_models()], n=4, cutoff=0.5)
+        close = difflib.get_close_matches(name, {*_ENTRIES, *timm.list_models()}, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "zoo.list_models() shows all."
         raise ValueError(f"name ({name!r}) is not a model of the zoo: {hint}")
     return entry
