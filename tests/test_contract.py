@@ -38,7 +38,7 @@ def settled(name: str, **kwargs: Any) -> nn.Module:
     for key, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             # By name, for wrappers hold the modules in an order of their own.
-            generator = torch.Generator().manual_seed(zlib.crc32(key.removeprefix("model.").encode()))
+            generator = torch.Generator().manual_seed(zlib.crc32(key.removeprefix("model.").removeprefix("body.").encode()))
             module.running_mean.uniform_(-0.2, 0.2, generator=generator)
             module.running_var.uniform_(0.6, 1.4, generator=generator)
     return net.eval()
@@ -75,8 +75,9 @@ def test_meta(name: str) -> None:
     x = torch.empty((2, *entry.input_size), device="meta")
     features = net.eval().forward_features(x)
     assert tuple(features.shape) == (2, net.num_features, *cfg["pool_size"])
-    assert net.forward_head(features).shape == (2, entry.num_classes)
-    assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
+    positions = features.shape[-2:] if entry.spec.dense else ()
+    assert net.forward_head(features).shape == (2, entry.num_classes, *positions)
+    assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size, *positions)
 
     last = group_parameters(net, net.group_matcher(), reverse=True)
     coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
