@@ -24,6 +24,9 @@ ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
 POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 
+WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
+"""Where timm's feature wrappers keep the net."""
+
 
 def images(name: str, batch: int = 2, **size: int) -> Tensor:
     chans, height, width = zoo.model_entry(name).input_size
@@ -31,16 +34,18 @@ def images(name: str, batch: int = 2, **size: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def settled(name: str, **kwargs: Any) -> nn.Module:
+def settled(name: str, /, **kwargs: Any) -> nn.Module:
     """A net in evaluation mode whose batch statistics are not those of a fresh one."""
     torch.manual_seed(0)
     net = zoo.create_model(name, **kwargs)
-    for key, module in net.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # By name, for wrappers hold the modules in an order of their own.
-            generator = torch.Generator().manual_seed(zlib.crc32(key.removeprefix("model.").removeprefix("body.").encode()))
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.6, 1.4, generator=generator)
+    for key, buffer in net.named_buffers():
+        # By name, for wrappers hold the modules in an order of their own, below a name of their own.
+        key = key.removeprefix(WRAPPED.get(kwargs.get("feature_cls", ""), ""))
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        if key.endswith("running_mean"):
+            buffer.uniform_(-0.2, 0.2, generator=generator)
+        elif key.endswith("running_var"):
+            buffer.uniform_(0.6, 1.4, generator=generator)
     return net.eval()
 
 

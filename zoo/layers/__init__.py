@@ -3,7 +3,7 @@
 Units get resolved channel counts, strides and dilations; they know no family, no stage and no depth.
 """
 
-from zoo.layers.fold import ConvNorm, affine
+from zoo.layers.fold import ConvNorm
 from zoo.layers.gates import KeepAll, Scale, SqueezeGate
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
@@ -26,7 +26,6 @@ __all__ = [
     "Scale",
     "SqueezeGate",
     "Stage",
-    "affine",
     "basic",
     "bottleneck",
     "max_pool_halving",

@@ -355,6 +355,8 @@ class BottleneckPath(nn.Module):
     it runs on the small map: the first 1x1 of the units that do not begin with a norm, and the 1x1 of a skip.
     """
 
+    __constants__ = ("post",)  # TorchScript compiles the branch that is taken
+
     def __init__(self, spec: FabricSpec, kit: Kit, place: _Place) -> None:
         super().__init__()
         self.source, self.rises = place.source, place.rises
@@ -697,11 +699,16 @@ class Fabric(Backbone):
             taps.append(x)
         if self.columns is None or stop < self.column_tap:
             return x, taps
-        wanted = [tap - self.column_tap for tap in keep if tap >= self.column_tap]
         output = stop - self.column_tap
         if stop == self.last_tap:
             output = self.head_output
-            wanted = [*wanted, output]
+        wanted = [output]
+        for tap in keep:
+            if tap >= self.column_tap:
+                wanted.append(tap - self.column_tap)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
+            if isinstance(x, torch.fx.Proxy):  # a traced graph has every tap; what is not asked for can be cut out of it
+                wanted = [*wanted, *self.columns.everything]
         maps = self.columns(self.enter(x), wanted)
         nodes = maps[1]
         if torch.jit.is_scripting():
@@ -740,7 +747,7 @@ class Fabric(Backbone):
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Layer groups in order of depth; fine groups are the columns."""
         columns = r"^columns\." if coarse else r"^columns\.(\d+)\."
-        return {"stem": r"^(stem|enter)\.", "columns": columns, "final": r"^final\."}
+        return {"stem": r"^(?:stem|enter)\.", "columns": columns, "final": r"^final\."}
 
 
 @torch.fx.wrap
