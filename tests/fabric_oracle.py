@@ -41,7 +41,9 @@ class PlainFabric(nn.Module):
                 if edge.target == node:
                     path = getattr(cell, edge.kind.split("_")[0])
                     unit = plain if spec.unit in ("conv", "sparse") else bottleneck
-                    total = total + unit(spec, edge.kind, path, act[edge.source], raw[edge.source], size, degrees[edge.source])
+                    total = total + unit(
+                        spec, edge.kind, path, act[edge.source], raw[edge.source], size, degrees[edge.source]
+                    )
             raw[node] = total  # what a skip takes: the sum where the norm is shared, else the finished node
             after = spec.unit not in ("pre", "pre_released")
             act[node] = F.relu(cell.finish.norm1(total)) if after else total

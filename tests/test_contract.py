@@ -95,7 +95,7 @@ def test_meta(name: str) -> None:
 def test_meta_taps(name: str) -> None:
     entry = zoo.model_entry(name)
     x = torch.empty((1, *entry.input_size), device="meta")
-    net = timm.create_model(entry.timm_name, features_only=True, device="meta")
+    net = timm.create_model(entry.timm_name, features_only=True, device="meta").eval()
     strides = net.feature_info.reduction()
     assert tuple(strides) == entry.spec.tap_strides
     assert strides == sorted(set(strides)), "one tap a stride, finest first"
@@ -117,7 +117,7 @@ def test_meta_output_stride(name: str) -> None:
     if entry.input_size[-1] == 224:
         assert {8, 16} <= set(options)
     for stride in options:
-        net = zoo.create_model(name, features_only=True, output_stride=stride, device="meta")
+        net = zoo.create_model(name, features_only=True, output_stride=stride, device="meta").eval()
         strides = net.feature_info.reduction()
         assert strides == [min(s, stride) for s in entry.spec.tap_strides]
         assert [t.shape[-1] for t in net(x)] == [-(-entry.input_size[-1] // s) for s in strides]
@@ -364,10 +364,12 @@ def test_torchscript(name: str) -> None:
     net = settled(name)
     x = images(name)
     with torch.no_grad():
-        torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+        # A net may run fewer operators than TorchScript does; rounding is all that may differ.
+        close = dict(rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.jit.script(net)(x), net(x), **close)
         getter = settled(name, features_only=True, feature_cls="getter")
         for have, want in zip(torch.jit.script(getter)(x), getter(x), strict=True):
-            torch.testing.assert_close(have, want)
+            torch.testing.assert_close(have, want, **close)
 
 
 @pytest.mark.parametrize("name", CHEAP)

@@ -55,7 +55,9 @@ def _turns(column: int, columns: int) -> str:
 TYPES = {
     "a": Type(True, _ends, "diagonals; the first and the last column are zipped downwards"),
     "b": Type(False, _down, "no diagonals; every column is zipped downwards (an encoder; our reading)"),
-    "bd": Type(False, _half, "no diagonals; the first half is zipped downwards, the second upwards (the GridNet layout)"),
+    "bd": Type(
+        False, _half, "no diagonals; the first half is zipped downwards, the second upwards (the GridNet layout)"
+    ),
     "d": Type(True, _turns, "diagonals; columns are zipped downwards and upwards in turn"),
 }
 

@@ -7,7 +7,15 @@ from zoo.layers.fold import ConvNorm
 from zoo.layers.gates import KeepAll, Scale, SqueezeGate
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
-from zoo.layers.sampling import UPS, ChannelSum, DilatedMaxPool, PadShortcut, max_pool_halving, resize_like, upsample_like
+from zoo.layers.sampling import (
+    UPS,
+    ChannelSum,
+    DilatedMaxPool,
+    PadShortcut,
+    max_pool_halving,
+    resize_like,
+    upsample_like,
+)
 from zoo.layers.stage import Stage
 
 __all__ = [
