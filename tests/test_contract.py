@@ -24,7 +24,6 @@ ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
 POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 
-
 WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
 """Where timm's feature wrappers keep the net."""
 
@@ -81,8 +80,9 @@ def test_meta(name: str) -> None:
     x = torch.empty((2, *entry.input_size), device="meta")
     features = net.eval().forward_features(x)
     assert tuple(features.shape) == (2, net.num_features, *cfg["pool_size"])
-    assert net.forward_head(features).shape == (2, entry.num_classes)
-    assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
+    positions = features.shape[-2:] if entry.spec.dense else ()
+    assert net.forward_head(features).shape == (2, entry.num_classes, *positions)
+    assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size, *positions)
 
     last = group_parameters(net, net.group_matcher(), reverse=True)
     coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
@@ -95,7 +95,7 @@ def test_meta(name: str) -> None:
 def test_meta_taps(name: str) -> None:
     entry = zoo.model_entry(name)
     x = torch.empty((1, *entry.input_size), device="meta")
-    net = timm.create_model(entry.timm_name, features_only=True, device="meta")
+    net = timm.create_model(entry.timm_name, features_only=True, device="meta").eval()
     strides = net.feature_info.reduction()
     assert tuple(strides) == entry.spec.tap_strides
     assert strides == sorted(set(strides)), "one tap a stride, finest first"
@@ -117,7 +117,7 @@ def test_meta_output_stride(name: str) -> None:
     if entry.input_size[-1] == 224:
         assert {8, 16} <= set(options)
     for stride in options:
-        net = zoo.create_model(name, output_stride=stride, device="meta")
+        net = zoo.create_model(name, output_stride=stride, device="meta").eval()
         assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in native.items()}
         strides = [info["reduction"] for info in net.feature_info]
         assert strides == [min(s, stride) for s in entry.spec.tap_strides]
@@ -364,10 +364,12 @@ def test_torchscript(name: str) -> None:
     net = settled(name)
     x = images(name)
     with torch.no_grad():
-        torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+        # A net may run fewer operators than TorchScript does; rounding is all that may differ.
+        close = dict(rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.jit.script(net)(x), net(x), **close)
         getter = settled(name, features_only=True, feature_cls="getter")
         for have, want in zip(torch.jit.script(getter)(x), getter(x), strict=True):
-            torch.testing.assert_close(have, want)
+            torch.testing.assert_close(have, want, **close)
 
 
 @pytest.mark.parametrize("name", CHEAP)

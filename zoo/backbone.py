@@ -14,7 +14,7 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from zoo.entry import Spec
-from zoo.layers import Kit, Residual, Stage
+from zoo.layers import Kit, Stage
 
 
 class Backbone(nn.Module):
@@ -52,19 +52,21 @@ class Backbone(nn.Module):
         global_pool: str,
         drop_rate: float,
         zero_init_last: bool,
+        head_tap: int | None = None,
     ) -> None:
         """Complete the net: what follows the trunk, the classifier, the list of taps, the initial weights.
 
         Args:
             kit: The shared layer types.
             taps: Child, channels and total stride of each tap, finest first.
-            final: Runs on the deepest tap, before the pooling.
+            final: Runs on what the trunk ends in, before the pooling.
             num_features: Channels that leave ``final``.
             num_classes: Width of the classifier, 0 for none.
             global_pool: A pooling of timm's ``SelectAdaptivePool2d``; ``""`` for none: the classifier is then a 1x1
                 convolution, which gives logits at every position.
             drop_rate: Dropout before the classifier.
             zero_init_last: Start every residual unit as the identity.
+            head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
         """
         _check_classes(num_classes)
         self.final = final
@@ -78,9 +80,11 @@ class Backbone(nn.Module):
             dtype=kit.dtype,
         )
         self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in taps]
-        self.feature_info[-1]["num_chs_norm"] = num_features
         self.tap_names = [name for name, _, _ in taps]
         self.last_tap = len(taps) - 1
+        self.head_tap = self.last_tap if head_tap is None else head_tap
+        if self.head_tap >= 0:
+            self.feature_info[self.head_tap]["num_chs_norm"] = num_features
         self.num_classes = num_classes
         self.num_features = num_features
         self.head_hidden_size = self.classifier.num_features
@@ -100,8 +104,9 @@ class Backbone(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_last:
             for module in self.modules():
-                if isinstance(module, Residual):
-                    module.zero_init_last()
+                start_as_identity = getattr(module, "zero_init_last", None)
+                if callable(start_as_identity):
+                    start_as_identity()
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
         """Run the trunk up to a tap; nets that are not a plain chain of children replace this.
@@ -112,7 +117,8 @@ class Backbone(nn.Module):
             stop: The last tap to compute.
 
         Returns:
-            The map of tap ``stop`` and the maps of the taps in ``keep``.
+            The map that ``final`` takes, or that of tap ``stop`` where the trunk is not run to its end; and the maps of
+            the taps in ``keep``.
         """
         taps: list[Tensor] = []
         tap = -1
@@ -153,7 +159,8 @@ class Backbone(nn.Module):
         Args:
             x: Images, (N, in_chans, H, W).
             indices: Taps to return, in this order; a number n means the last n; None means all.
-            norm: Apply ``final`` to the deepest tap (``num_chs_norm`` channels); the others have no norm of their own.
+            norm: Apply ``final`` to the tap that the trunk ends in, the deepest as a rule (``num_chs_norm`` channels);
+                the others have no norm of their own.
             stop_early: Do not compute beyond the deepest tap asked for.
             output_fmt: Only ``"NCHW"``.
             intermediates_only: Return the taps alone.
@@ -171,8 +178,8 @@ class Backbone(nn.Module):
         x, taps = self.forward_trunk(x, keep, stop)
         if stop == self.last_tap and (norm or not intermediates_only):
             x = self.final(x)
-            if norm and deepest == self.last_tap:
-                taps[-1] = x
+            if norm and self.head_tap in keep:
+                taps[keep.index(self.head_tap)] = x
         ordered = [taps[keep.index(i)] for i in take]
         if intermediates_only:
             return ordered
@@ -203,16 +210,22 @@ class Backbone(nn.Module):
                 behind = behind or name == self.tap_names[deepest]
             self.tap_names = self.tap_names[: deepest + 1]
             self.feature_info = self.feature_info[: deepest + 1]
-            self.last_tap = deepest
+            self.last_tap = self.head_tap = deepest
+        self.prune_trunk(take)
         if cut or prune_norm:
             self.final = nn.Identity()
-            self.num_features = self.feature_info[deepest]["num_chs"]
-            self.feature_info[deepest]["num_chs_norm"] = self.num_features
+            if self.head_tap >= 0:
+                self.num_features = self.feature_info[self.head_tap]["num_chs"]
+                self.feature_info[self.head_tap]["num_chs_norm"] = self.num_features
         if cut or prune_head:
             self.reset_classifier(0, "")
         elif prune_norm:
             self.reset_classifier(self.num_classes)
         return take
+
+    @torch.jit.ignore
+    def prune_trunk(self, take: list[int]) -> None:
+        """Remove what neither the taps in ``take`` nor the end of the trunk needs; a chain has nothing of the kind."""
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

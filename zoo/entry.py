@@ -40,6 +40,20 @@ class Spec:
         """Total strides that the deepest map can be held at by dilation; the native one comes last."""
         raise NotImplementedError
 
+    @property
+    def head_stride(self) -> int:
+        """Total stride of the map that the head reads."""
+        return self.tap_strides[-1]
+
+    @property
+    def dense(self) -> bool:
+        """Whether the head scores every position of its map by default, instead of the pooled map."""
+        return False
+
+    def facts(self) -> dict[str, str]:
+        """What follows from the fields and is worth telling a reader, by name."""
+        return {}
+
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Names that may be overridden."""
@@ -119,8 +133,8 @@ class Entry:
 
     @property
     def pool_size(self) -> tuple[int, int]:
-        """Height and width of the deepest map at the published input size."""
-        stride = self.spec.tap_strides[-1]
+        """Height and width of the map that the head reads, at the published input size."""
+        stride = self.spec.head_stride
         return -(-self.input_size[1] // stride), -(-self.input_size[2] // stride)
 
 

@@ -3,27 +3,41 @@
 Units get resolved channel counts, strides and dilations; they know no family, no stage and no depth.
 """
 
-from zoo.layers.gates import SqueezeGate
+from zoo.layers.fold import ConvNorm
+from zoo.layers.gates import KeepAll, Scale, SqueezeGate
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
-from zoo.layers.sampling import ChannelSum, DilatedMaxPool, PadShortcut, max_pool_halving, upsample_like
+from zoo.layers.sampling import (
+    UPS,
+    ChannelSum,
+    DilatedMaxPool,
+    PadShortcut,
+    max_pool_halving,
+    resize_like,
+    upsample_like,
+)
 from zoo.layers.stage import Stage
 
 __all__ = [
     "ORDERS",
+    "UPS",
     "ChannelSum",
     "Conv",
+    "ConvNorm",
     "DilatedMaxPool",
+    "KeepAll",
     "Kit",
     "LayerType",
     "Order",
     "PadShortcut",
     "Residual",
+    "Scale",
     "SqueezeGate",
     "Stage",
     "basic",
     "bottleneck",
     "max_pool_halving",
+    "resize_like",
     "sequence",
     "upsample_like",
 ]

@@ -1,4 +1,4 @@
-"""Gates: maps of factors computed from the map itself."""
+"""Gates: factors on a map, computed from the map itself, fixed, or drawn."""
 
 from torch import Tensor, nn
 
@@ -28,3 +28,41 @@ class SqueezeGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, out_chs, 1, 1)."""
         return self.gate(self.excite(self.act(self.squeeze(self.pool(x)))))
+
+
+class Scale(nn.Module):
+    """A fixed factor on the whole map."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        """The factor."""
+        return f"{self.factor:g}"
+
+
+class KeepAll(nn.Module):
+    """Keep the map of the whole batch with some probability while training, else zero it; the mean in evaluation.
+
+    One draw for all images, and what is kept is not scaled up: the map's expectation is ``keep`` times the map, which
+    is what evaluation returns.
+    """
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if self.training:
+            return x * x.new_empty((1, 1, 1, 1)).bernoulli_(self.keep)
+        return x * self.keep
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"{self.keep:g}"

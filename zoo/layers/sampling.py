@@ -1,7 +1,11 @@
 """Changing the size or the width of a map without a parameter."""
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+UPS = ("bilinear", "nearest", "zero")
+"""Ways to enlarge a map: interpolate with aligned corners, repeat, or put zeros between the pixels."""
 
 
 class ChannelSum(nn.Module):
@@ -59,11 +63,34 @@ class DilatedMaxPool(nn.Module):
         return self.pool(F.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf")))
 
 
-def max_pool_halving(*, halve: bool, dilation: int) -> nn.Module:
-    """2x2 max-pooling of stride 2, or its dilated form where the stride is traded for dilation."""
-    return nn.MaxPool2d(2, stride=2) if halve else DilatedMaxPool(dilation)
+def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False) -> nn.Module:
+    """2x2 max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
+
+    Args:
+        halve: Whether the size is halved.
+        dilation: Of the dilated form.
+        ceil: An odd size is halved upwards, as a strided 3x3 convolution does, instead of downwards.
+    """
+    return nn.MaxPool2d(2, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:
     """Nearest up-sampling to the size of another map; where sizes double, each pixel becomes a 2x2 block."""
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
+
+
+def resize_like(x: Tensor, like: Tensor, up: str) -> Tensor:
+    """Enlarge a map to the size of another by a way of ``UPS``."""
+    if up == "bilinear":
+        return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
+    if up == "zero":
+        return spread_like(x, like)
+    return F.interpolate(x, size=like.shape[-2:], mode="nearest")
+
+
+def spread_like(x: Tensor, like: Tensor) -> Tensor:
+    """Put each pixel at the top left of a 2x2 block of zeros; the last row and column are cut to the other's size."""
+    # One channel a group and a single weight of one: the transposed convolution only places pixels.
+    one = torch.ones((x.shape[1], 1, 1, 1), dtype=x.dtype, device=x.device)
+    x = F.conv_transpose2d(x, one, stride=2, output_padding=1, groups=x.shape[1])
+    return x[:, :, : like.shape[2], : like.shape[3]]
