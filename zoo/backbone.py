@@ -1,11 +1,12 @@
 """The contract that every net of the zoo shares: timm's methods over a trunk of top-level children.
 
-A net registers its trunk as direct children in the order in which they run, then ``final`` (what stands between the
-deepest tap and the pooling; the identity where nothing does), then the classifier, through `Backbone.finish`. Taps are
-named after the children that end in them, so that timm's list wrapper, transformers and torchvision find them.
+A net's `build` registers its trunk as direct children in the order in which they run; ``final`` (what stands between
+the deepest tap and the pooling; the identity where nothing does) and the classifier follow. Taps are named after the
+children that end in them, so that timm's list wrapper, transformers and torchvision find them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,11 +15,44 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from zoo.entry import Spec
-from zoo.layers import Kit, Stage
+from zoo.layers import Kit, LayerType, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """What `Backbone.build` says of the children that it has registered.
+
+    Attributes:
+        taps: Child, channels and total stride of each tap, finest first.
+        final: Runs on what the trunk ends in, before the pooling.
+        num_features: Channels that leave ``final``.
+        head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
+    """
+
+    taps: Sequence[tuple[str, int, int]]
+    final: nn.Module
+    num_features: int
+    head_tap: int | None = None
 
 
 class Backbone(nn.Module):
-    """Base of all nets: heads, taps, pruning, checkpointing and initialisation.
+    """Base of all nets: a family gives `build`, and `forward_trunk` where its children are no chain.
+
+    Args:
+        spec: The architecture.
+        in_chans: Channels of the input.
+        num_classes: Width of the classifier, 0 for none.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""`` for none: then the
+            classifier is a 1x1 convolution, which gives logits at every position. None for what the specification says.
+        output_stride: Total stride to hold the deepest map at by dilation, one of ``spec.output_strides``; None for the
+            native one. What it means for a net that is no chain stands in the family's text.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Drop path of the deepest unit; it rises linearly from 0.
+        norm_layer: Name or constructor of the norm.
+        act_layer: Name or constructor of the activation.
+        zero_init_last: Start every residual unit as the identity.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
 
     Attributes:
         spec: The architecture.
@@ -27,68 +61,75 @@ class Backbone(nn.Module):
         num_features: Channels that `forward_features` returns.
         head_hidden_size: Width of the pooled features (twice `num_features` for ``catavgmax``).
         feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the child).
+
+    Raises:
+        ValueError: If an argument is out of its range; the message names it.
     """
 
     feature_info: list[dict[str, Any]]
 
-    def __init__(self, spec: Spec, *, in_chans: int, output_stride: int | None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str | None = None,
+        output_stride: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: LayerType = "batchnorm2d",
+        act_layer: LayerType = "relu",
+        zero_init_last: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if in_chans < 1:
             raise ValueError(f"in_chans ({in_chans}) must be at least 1")
         if output_stride is not None and output_stride not in spec.output_strides:
             valid = ", ".join(map(str, spec.output_strides))
             raise ValueError(f"output_stride ({output_stride}) must be one of {valid} for this net")
+        _check_classes(num_classes)
+        if global_pool is None:
+            global_pool = "" if spec.dense else "avg"
         self.spec = spec
         self.in_chans = in_chans
-
-    def finish(
-        self,
-        kit: Kit,
-        taps: Sequence[tuple[str, int, int]],
-        *,
-        final: nn.Module,
-        num_features: int,
-        num_classes: int,
-        global_pool: str,
-        drop_rate: float,
-        zero_init_last: bool,
-        head_tap: int | None = None,
-    ) -> None:
-        """Complete the net: what follows the trunk, the classifier, the list of taps, the initial weights.
-
-        Args:
-            kit: The shared layer types.
-            taps: Child, channels and total stride of each tap, finest first.
-            final: Runs on what the trunk ends in, before the pooling.
-            num_features: Channels that leave ``final``.
-            num_classes: Width of the classifier, 0 for none.
-            global_pool: A pooling of timm's ``SelectAdaptivePool2d``; ``""`` for none: the classifier is then a 1x1
-                convolution, which gives logits at every position.
-            drop_rate: Dropout before the classifier.
-            zero_init_last: Start every residual unit as the identity.
-            head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
-        """
-        _check_classes(num_classes)
-        self.final = final
+        self.num_classes = num_classes
+        kit = Kit(norm_layer=norm_layer, act_layer=act_layer, device=device, dtype=dtype)
+        trunk = self.build(spec, kit, in_chans=in_chans, output_stride=output_stride, drop_path_rate=drop_path_rate)
+        self.final = trunk.final
+        self.num_features = trunk.num_features
         self.classifier = ClassifierHead(
-            num_features,
+            trunk.num_features,
             num_classes,
             global_pool,
             drop_rate,
             use_conv=not global_pool,
-            device=kit.device,
-            dtype=kit.dtype,
+            device=device,
+            dtype=dtype,
         )
-        self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in taps]
-        self.tap_names = [name for name, _, _ in taps]
-        self.last_tap = len(taps) - 1
-        self.head_tap = self.last_tap if head_tap is None else head_tap
-        if self.head_tap >= 0:
-            self.feature_info[self.head_tap]["num_chs_norm"] = num_features
-        self.num_classes = num_classes
-        self.num_features = num_features
         self.head_hidden_size = self.classifier.num_features
+        self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in trunk.taps]
+        self.tap_names = [name for name, _, _ in trunk.taps]
+        self.last_tap = len(trunk.taps) - 1
+        self.head_tap = self.last_tap if trunk.head_tap is None else trunk.head_tap
+        if self.head_tap >= 0:
+            self.feature_info[self.head_tap]["num_chs_norm"] = trunk.num_features
         self.init_weights(zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def build(self, spec: Any, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float) -> Trunk:
+        """Register the trunk's children in the order in which they run, and say what they are.
+
+        Args:
+            spec: The architecture, checked.
+            kit: The shared layer types.
+            in_chans: Channels of the input.
+            output_stride: One of ``spec.output_strides``, or None.
+            drop_path_rate: Of the deepest unit.
+        """
+        raise NotImplementedError
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = False) -> None:

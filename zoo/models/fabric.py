@@ -1,4 +1,4 @@
-"""Neural fabrics: a grid of columns and scales in which every way from the image to the score is a network.
+r"""Neural fabrics: a grid of columns and scales in which every way from the image to the score is a network.
 
 Papers:
     Saxena, Verbeek 2016, Convolutional Neural Fabrics, NeurIPS 2016, arXiv:1606.02492: the grid, the sparse and the
@@ -10,14 +10,14 @@ Papers:
 Resolutions of type a with four columns and four scales (type d also runs upwards in every other column)::
 
     stem -> o---o---o---o     scale 0, finest      --  fwd: 3x3
-            | \\/  \\/  \\/ |                          \\   down: stride 2
-            | /\\  /\\  /\\ |                          /   up: enlarged by interpolation, then the unit
+            | \/  \/  \/ |                          \   down: stride 2
+            | /\  /\  /\ |                          /   up: enlarged by interpolation, then the unit
             o---o---o---o     scale 1              |   zip: down or up inside a column
-            | \\/  \\/  \\/ |
-            | /\\  /\\  /\\ |
+            | \/  \/  \/ |
+            | /\  /\  /\ |
             o---o---o---o     scale 2
-            | \\/  \\/  \\/ |
-            | /\\  /\\  /\\ |
+            | \/  \/  \/ |
+            | /\  /\  /\ |
             o---o---o---o --> scale 3, coarsest: class scores; the taps are the last column
 
 A node sums the results of all edges that end in it. Every edge owns its weights. Units of an edge: ``conv`` and
@@ -62,7 +62,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from zoo import topology
-from zoo.backbone import Backbone, drop_path_rates
+from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import (
     UPS,
@@ -70,7 +70,6 @@ from zoo.layers import (
     ConvNorm,
     KeepAll,
     Kit,
-    LayerType,
     Scale,
     max_pool_halving,
     resize_like,
@@ -627,43 +626,12 @@ class Turn(nn.Module):
 
 
 class Fabric(Backbone):
-    """Stem, columns, and one parameter-free child for each further scale of the last column, so that taps have names.
+    """Stem, columns, and a child without parameters for each further scale of the last column: taps need names."""
 
-    Args:
-        spec: The architecture.
-        in_chans: Channels of the input.
-        num_classes: Width of the classifier, 0 for none.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""`` for a score at every
-            position; None for what the specification's head does.
-        output_stride: Cap the total stride of every scale here and dilate instead (see the module's text); None for
-            none.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Drop path of the edges into the last column; it rises linearly from 0.
-        norm_layer: Name or constructor of the norm.
-        act_layer: Name or constructor of the activation.
-        zero_init_last: Start every edge as its skip; 3x3 units have none and start as ever.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        spec: FabricSpec,
-        *,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str | None = None,
-        output_stride: int | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        norm_layer: LayerType = "batchnorm2d",
-        act_layer: LayerType = "relu",
-        zero_init_last: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_chans=in_chans, output_stride=output_stride)
-        kit = Kit(norm_layer=norm_layer, act_layer=act_layer, device=device, dtype=dtype)
+    def build(
+        self, spec: FabricSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
+    ) -> Trunk:
+        """See `Backbone.build`."""
         width, head_chs = spec.channels[0], spec.channels[spec.head_scale] * len(spec.head_nodes)
         strides = [min(stride, output_stride or stride) for stride in spec.scale_strides]
         conv = Conv(out_chs=width, kernel=3, stride=2 if spec.stem == "imagenet" else 1, bias=spec.conv_bias)
@@ -684,15 +652,10 @@ class Fabric(Backbone):
         hyper = spec.head == "hypercolumn"
         self.head_output = spec.scales if hyper else spec.head_scale
         pre = spec.unit in ("pre", "pre_released")
-        self.finish(
-            kit,
-            taps,
+        return Trunk(
+            taps=taps,
             final=sequence(kit, head_chs, "na" if pre else ""),
             num_features=head_chs,
-            num_classes=num_classes,
-            global_pool=("" if spec.dense else "avg") if global_pool is None else global_pool,
-            drop_rate=drop_rate,
-            zero_init_last=zero_init_last,
             head_tap=-1 if hyper else self.column_tap + spec.head_scale,
         )
 
@@ -783,7 +746,7 @@ def _fabric(
     """A fabric; keywords that are no fields of the specification belong to the row."""
     fields = {k: kwargs.pop(k) for k in tuple(kwargs) if k in FabricSpec.field_names()}
     spec = FabricSpec(type=type, columns=columns, scales=len(channels), channels=channels, unit=unit, **fields)
-    row = {"paper": SINGH, "params": params, "notes": OURS} | kwargs
+    row: dict[str, Any] = {"paper": SINGH, "params": params, "notes": OURS} | kwargs
     return Entry(Fabric, spec, **row)
 
 

@@ -38,14 +38,13 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from zoo.backbone import Backbone, drop_path_rates
+from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import (
     ORDERS,
     ChannelSum,
     Conv,
     Kit,
-    LayerType,
     Residual,
     SqueezeGate,
     Stage,
@@ -285,41 +284,12 @@ class Head3(HeadStage):
 
 
 class FishNet(Backbone):
-    """Stem, tail, bridge, body, three stages of head, score; children map tuples to tuples, the tap first.
+    """Stem, tail, bridge, body, three stages of head, score; children map tuples to tuples, the tap first."""
 
-    Args:
-        spec: The architecture.
-        in_chans: Channels of the input.
-        num_classes: Width of the classifier, 0 for none.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""``.
-        output_stride: Cap the total stride of every map here and dilate instead (see the module's text); None for none.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Drop path of the deepest unit; it rises linearly from 0.
-        norm_layer: Name or constructor of the norm.
-        act_layer: Name or constructor of the activation.
-        zero_init_last: Start every unit as the identity.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        spec: FishSpec,
-        *,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
-        output_stride: int | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        norm_layer: LayerType = "batchnorm2d",
-        act_layer: LayerType = "relu",
-        zero_init_last: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_chans=in_chans, output_stride=output_stride)
-        kit = Kit(norm_layer=norm_layer, act_layer=act_layer, device=device, dtype=dtype)
+    def build(
+        self, spec: FishSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
+    ) -> Trunk:
+        """See `Backbone.build`."""
         levels = _Levels(spec, kit, output_stride, drop_path_rate)
         width, maps = spec.stem_width, spec.map_widths
         convs = [Conv(out_chs=width, kernel=3)]
@@ -338,15 +308,10 @@ class FishNet(Backbone):
         self.body_tap = len(taps)
         taps += zip(("body", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
         score = maps[10] // 2
-        self.finish(
-            kit,
-            taps,
+        return Trunk(
+            taps=taps,
             final=sequence(kit, maps[10], "nac na", [Conv(out_chs=score, kernel=1)]),
             num_features=score,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            zero_init_last=zero_init_last,
         )
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:

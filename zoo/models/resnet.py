@@ -37,12 +37,11 @@ What differs from the papers, and why:
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from zoo.backbone import Backbone, drop_path_rates
+from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, LayerType, PadShortcut, Residual, Stage, basic, bottleneck, sequence
+from zoo.layers import ORDERS, Conv, Kit, PadShortcut, Residual, Stage, basic, bottleneck, sequence
 
 SHORTCUTS = ("pad", "project", "project_all")
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
@@ -113,41 +112,12 @@ class ResNetSpec(Spec):
 
 
 class ResNet(Backbone):
-    """A stem and stages of residual units, each stage after the first at half the resolution.
+    """A stem and stages of residual units, each stage after the first at half the resolution."""
 
-    Args:
-        spec: The architecture.
-        in_chans: Channels of the input.
-        num_classes: Width of the classifier, 0 for none.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""``.
-        output_stride: Hold the total stride here and dilate instead, exactly; None for the native one.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Drop path of the deepest unit; it rises linearly from 0.
-        norm_layer: Name or constructor of the norm.
-        act_layer: Name or constructor of the activation.
-        zero_init_last: Start every unit as the identity.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self,
-        spec: ResNetSpec,
-        *,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
-        output_stride: int | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        norm_layer: LayerType = "batchnorm2d",
-        act_layer: LayerType = "relu",
-        zero_init_last: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_chans=in_chans, output_stride=output_stride)
-        kit = Kit(norm_layer=norm_layer, act_layer=act_layer, device=device, dtype=dtype)
+    def build(
+        self, spec: ResNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
+    ) -> Trunk:
+        """See `Backbone.build`."""
         order = ORDERS[spec.order]
         conv_stride, reduction = STEMS[spec.stem]
         stem = Conv(out_chs=spec.stem_width, kernel=7 if spec.stem == "imagenet" else 3, stride=conv_stride)
@@ -176,15 +146,10 @@ class ResNet(Backbone):
             self.add_module(name, Stage(*units))
             taps.append((name, width, reduction))
 
-        self.finish(
-            kit,
-            taps,
+        return Trunk(
+            taps=taps,
             final=sequence(kit, chs, order.before),
             num_features=chs,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            zero_init_last=zero_init_last,
         )
 
     @staticmethod
