@@ -104,12 +104,26 @@ def run_info(args: argparse.Namespace) -> int:
         "lineups": entry.lineups,
     }
     if args.json:
-        print(json.dumps({**facts, "spec": entry.spec.to_dict(), "counts": counts, "taps": taps}, indent=2))
+        print(
+            json.dumps(
+                {
+                    **facts,
+                    "spec": entry.spec.to_dict(),
+                    "structure": entry.spec.facts(),
+                    "counts": counts,
+                    "taps": taps,
+                },
+                indent=2,
+            )
+        )
         return 0
     stages = counts.pop("stages")
     _print_facts(facts)
     print("\nSpecification")
     _print_facts(entry.spec.to_dict())
+    if structure := entry.spec.facts():
+        print("\nStructure")
+        _print_facts(structure)
     print("\nCounts for one image")
     _print_facts({key.replace("_", " "): value for key, value in counts.items()})
     print("\nFeature taps")

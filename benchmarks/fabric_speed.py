@@ -1,0 +1,146 @@
+"""Our fabrics against a plain transcription of their equations, in one run on one machine.
+
+python benchmarks/fabric_speed.py
+python benchmarks/fabric_speed.py fabric_a_l9_s6_c128_post_cifar --batch 64 --repeats 15 --json fabric.json
+
+Both sides share every operator of torch and every weight; what differs is how the graph is evaluated. Steps alternate
+and ratios are taken within pairs, as in speed.py, whose measuring this is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from speed import MIB, compare, interleave
+from tabulate import tabulate
+
+import zoo
+from zoo.bench.machine import PeakMemory, describe_device, versions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from fabric_oracle import PlainFabric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+NAMES = (
+    "fabric_a_l9_s6_c128_post_cifar",
+    "fabric_a_l3_s6_c128_post_gated_cifar",
+    "fabric_a_l3_s6_c128_pre_gated_cifar",
+)
+
+
+def make_step(name: str, plain: bool, mode: str, batch: int) -> Callable[[], object]:
+    """One step of a fresh net at its own input size: a forward pass, or forward, backward and SGD."""
+    torch.manual_seed(0)
+    net = zoo.create_model(name)
+    if plain:
+        net = PlainFabric(net)
+    net.train(mode == "train")
+    images = torch.randn(batch, *zoo.model_entry(name).input_size)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            net(images)
+
+    def train() -> None:
+        net(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return train if mode == "train" else infer
+
+
+def peak_memory(name: str, plain: bool, mode: str, batch: int, threads: int) -> int | None:
+    """Bytes that building the net and two steps add at the peak; for a process of its own."""
+    torch.set_num_threads(threads)
+    make_step(name, plain, mode, 2)()  # code that torch loads on first use is no net's fault
+    watch = PeakMemory(torch.device("cpu"))
+    before = watch.read() or 0
+    step = make_step(name, plain, mode, batch)
+    for _ in range(2):
+        step()
+    after = watch.read()
+    return None if after is None else after - before
+
+
+def measure(name: str, mode: str, args: argparse.Namespace) -> dict:
+    """Times and peak memory of both ways to evaluate one net."""
+    memory: list[int | None] = []
+    spawn = multiprocessing.get_context("spawn")
+    for plain in (False, True):
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            memory.append(pool.submit(peak_memory, name, plain, mode, args.batch, args.threads).result())
+    steps = tuple(make_step(name, plain, mode, args.batch) for plain in (False, True))
+    for step in steps:
+        step()
+    times = compare(*interleave(steps, args.repeats, time.perf_counter))
+    return {
+        "name": name,
+        "mode": mode,
+        "time": asdict(times),
+        "memory": dict(zip(("ours", "plain"), memory, strict=True)),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="Time and memory of fabrics against a plain transcription of them.")
+    parser.add_argument("names", nargs="*", default=NAMES, help="fabrics of the zoo, or patterns")
+    parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"], help="both")
+    parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    names = [n for pattern in args.names for n in zoo.list_models(pattern if "*" in pattern else f"{pattern}*") if n]
+    rows = []
+    for name in dict.fromkeys(names):
+        for mode in args.mode:
+            print(f"{name}, {mode} ...", file=sys.stderr, flush=True)
+            rows.append(measure(name, mode, args))
+    result = {"rows": rows, "batch": args.batch, "repeats": args.repeats, "versions": versions()}
+    result["device"] = describe_device(torch.device("cpu"))
+    print(f"batch {args.batch}, {result['device']['name']}, {args.threads} threads, torch {torch.__version__}\n")
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence[dict]) -> str:
+    """A speed above 1 means that ours is faster, a memory below 1 that it needs less."""
+    cells = []
+    for row in rows:
+        at, memory = row["time"], row["memory"]
+        known = memory["ours"] and memory["plain"]
+        cells.append(
+            (
+                row["name"],
+                row["mode"],
+                f"{at['ours_ms']:.0f}",
+                f"{at['theirs_ms']:.0f}",
+                f"{at['ratio']:.2f}",
+                f"{at['low']:.2f} .. {at['high']:.2f}",
+                f"{memory['ours'] / MIB:.0f}" if known else "-",
+                f"{memory['plain'] / MIB:.0f}" if known else "-",
+                f"{memory['ours'] / memory['plain']:.2f}" if known else "-",
+            )
+        )
+    header = ("net", "step", "ours ms", "plain ms", "speed x", "quartiles", "ours MiB", "plain MiB", "memory x")
+    return tabulate(cells, header, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
