@@ -286,7 +286,7 @@ class SparseConv(nn.Module):
         self.in_chs, self.conv = in_chs, conv
         self.stride, self.dilation = conv.stride, conv.dilation
         self.shape = (conv.out_chs, in_chs, 3, 3)
-        new = dict(device=kit.device, dtype=kit.dtype)
+        new: dict[str, Any] = dict(device=kit.device, dtype=kit.dtype)
         band = self.band()
         self.weight = nn.Parameter(torch.empty(len(band), 3, 3, **new))
         self.bias = nn.Parameter(torch.empty(conv.out_chs, **new)) if conv.bias else None
@@ -613,7 +613,9 @@ class Columns(nn.Sequential):
         for column, scale in topology.node_order(spec.type, spec.columns, spec.scales):
             places = into.get((column, scale), [])
             self[column].add_module(str(scale), Cell(spec, kit, (column, scale), places))
-        outputs = {scale: ((spec.columns - 1, scale),) for scale in range(spec.scales)}
+        outputs: dict[int, tuple[topology.Node, ...]] = {
+            scale: ((spec.columns - 1, scale),) for scale in range(spec.scales)
+        }
         if spec.head == "hypercolumn":
             outputs[spec.scales] = spec.head_nodes
         for output, nodes in outputs.items():
