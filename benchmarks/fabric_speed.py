@@ -25,6 +25,7 @@ from tabulate import tabulate
 
 import zoo
 from zoo.bench.machine import PeakMemory, describe_device, versions
+from zoo.bench.runner import expand_names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -105,9 +106,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    names = [n for pattern in args.names for n in zoo.list_models(pattern if "*" in pattern else f"{pattern}*") if n]
+    names = expand_names(args.names)
     rows = []
-    for name in dict.fromkeys(names):
+    for name in names:
         for mode in args.mode:
             print(f"{name}, {mode} ...", file=sys.stderr, flush=True)
             rows.append(measure(name, mode, args))

@@ -246,6 +246,18 @@ def test_dead_nodes_are_computed_for_taps_alone() -> None:
     assert len(ran) == 13
 
 
+@pytest.mark.parametrize("wrapper", ["list", "hook", "getter", "fx"])
+def test_wrappers_see_dead_nodes(wrapper: str) -> None:
+    name, spec = "fabric_a_l3_s3_c32x2_post_cifar", {"type": "d", "columns": 2, "channels": (8, 8, 8)}
+    torch.manual_seed(0)
+    net = zoo.create_model(name, **spec).eval()
+    torch.manual_seed(0)
+    wrapped = zoo.create_model(name, features_only=True, feature_cls=wrapper, **spec).eval()
+    x = torch.randn(2, 3, 16, 16)
+    for have, want in zip(wrapped(x), net.forward_intermediates(x, intermediates_only=True), strict=True):
+        torch.testing.assert_close(have, want)
+
+
 def test_pruning_a_partly_dead_fabric() -> None:
     for take in ([3], [0], [1, 2]):
         net = settled(fabric("d", 4, (8,) * 4, "post"))
