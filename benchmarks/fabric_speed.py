@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from speed import MIB, compare, interleave
@@ -44,7 +44,7 @@ NAMES = (
 def make_step(name: str, plain: bool, mode: str, batch: int) -> Callable[[], object]:
     """One step of a fresh net at its own input size: a forward pass, or forward, backward and SGD."""
     torch.manual_seed(0)
-    net = zoo.create_model(name)
+    net: Any = zoo.create_model(name)
     if plain:
         net = PlainFabric(net)
     net.train(mode == "train")
@@ -83,7 +83,7 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict:
     for plain in (False, True):
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             memory.append(pool.submit(peak_memory, name, plain, mode, args.batch, args.threads).result())
-    steps = tuple(make_step(name, plain, mode, args.batch) for plain in (False, True))
+    steps = (make_step(name, False, mode, args.batch), make_step(name, True, mode, args.batch))
     for step in steps:
         step()
     times = compare(*interleave(steps, args.repeats, time.perf_counter))
