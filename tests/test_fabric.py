@@ -347,6 +347,21 @@ def test_training_keeps_less() -> None:
         assert kept[0] < 0.85 * kept[1], (unit, gate, kept)
 
 
+@pytest.mark.parametrize("unit", ["conv", "post", "pre", "preshared"])
+def test_checkpointing_by_column(unit: str) -> None:
+    """What a column frees and makes again is there when it runs a second time."""
+    net = settled(fabric("d", 4, (8,) * 4, unit, {"dtype": torch.float64})).train()
+    other = copy.deepcopy(net)
+    other.set_grad_checkpointing()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    out, again = net(x), other(x)
+    torch.testing.assert_close(again, out)
+    out.sum().backward()
+    again.sum().backward()
+    for (key, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=key)
+
+
 def test_output_stride_keeps_the_finest_column() -> None:
     """With every stride held there is nothing to enlarge, and no edge changes the size."""
     net = settled(fabric("d", 3, (8,) * 4, "pre"))
