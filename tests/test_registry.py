@@ -125,7 +125,9 @@ def test_rows_are_frozen() -> None:
         entry.spec.bridge_blocks = 3  # ty: ignore[invalid-assignment]
 
 
-SPECS = {name: zoo.model_entry(name).spec for name in ("fishnet99", "resnet50", "resnet20_cifar")}
+SPECS = {
+    name: zoo.model_entry(name).spec for name in ("fishnet99", "resnet50", "resnet20_cifar", "gridnet_l6_s5_c16x2")
+}
 NUMBERS = [(name, field) for name, spec in SPECS.items() for field, v in spec.to_dict().items() if type(v) is not str]
 
 
