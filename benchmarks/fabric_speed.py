@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from speed import MIB, compare, interleave
 from tabulate import tabulate
 
 import zoo
 from zoo.bench.machine import PeakMemory, describe_device, versions
 from zoo.bench.runner import expand_names
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fabric_oracle import PlainFabric
+from speed import MIB, compare, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,8 +96,8 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Time and memory of fabrics against a plain transcription of them.")
     parser.add_argument("names", nargs="*", default=NAMES, help="fabrics of the zoo, or patterns")
     parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"], help="both")
@@ -104,7 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     names = expand_names(args.names)
     rows = []
