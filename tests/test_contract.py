@@ -6,6 +6,7 @@ nets that every family has and the nets of the default line-up.
 
 import copy
 import pickle
+import re
 import zlib
 from typing import Any
 
@@ -51,6 +52,23 @@ def settled(name: str, /, **kwargs: Any) -> nn.Module:
 
 def sizes(taps: list[Tensor]) -> list[tuple[int, int, int]]:
     return [tuple(tap.shape[1:]) for tap in taps]
+
+
+def assert_sizes(name: str, taps: list[Tensor], strides: list[int]) -> None:
+    """Maps of size / stride; smaller where the entry says that it does not pad."""
+    entry = zoo.model_entry(name)
+    full = [-(-entry.input_size[-1] // stride) for stride in strides]
+    have = [tap.shape[-1] for tap in taps]
+    if "padding" in entry.spec.lacks:
+        assert have == sorted(have, reverse=True)
+        assert all(0 < a <= b for a, b in zip(have, full, strict=True))
+        assert have != full
+    else:
+        assert have == full
+
+
+def lacks(name: str, argument: str) -> bool:
+    return argument in zoo.model_entry(name).spec.lacks
 
 
 def test_every_family_has_a_test_net() -> None:
@@ -99,12 +117,17 @@ def test_meta_taps(name: str) -> None:
     strides = net.feature_info.reduction()
     assert tuple(strides) == entry.spec.tap_strides
     assert strides == sorted(set(strides)), "one tap a stride, finest first"
-    if entry.input_size[-1] == 224:
+    if entry.input_size[-1] == 224 and "out_indices" not in entry.spec.lacks:
         assert strides == [2, 4, 8, 16, 32]
     assert not any("." in module for module in net.feature_info.module_name())
     taps = net(x)
     assert [t.shape[1] for t in taps] == net.feature_info.channels()
-    assert [t.shape[-1] for t in taps] == [-(-entry.input_size[-1] // stride) for stride in strides]
+    assert_sizes(name, taps, strides)
+    beyond = len(strides)
+    with pytest.raises(
+        ValueError, match=rf"out_indices .* has {beyond} taps.*" + re.escape(entry.spec.lacks.get("out_indices", ""))
+    ):
+        timm.create_model(entry.timm_name, features_only=True, out_indices=(0, beyond), device="meta")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -114,7 +137,7 @@ def test_meta_output_stride(name: str) -> None:
     x = torch.empty((1, *entry.input_size), device="meta")
     options = entry.spec.output_strides
     assert options[-1] == entry.spec.tap_strides[-1]
-    if entry.input_size[-1] == 224:
+    if entry.input_size[-1] == 224 and "output_stride" not in entry.spec.lacks:
         assert {8, 16} <= set(options)
     for stride in options:
         net = zoo.create_model(name, output_stride=stride, device="meta").eval()
@@ -122,9 +145,24 @@ def test_meta_output_stride(name: str) -> None:
         strides = [info["reduction"] for info in net.feature_info]
         assert strides == [min(s, stride) for s in entry.spec.tap_strides]
         taps = net.forward_intermediates(x, intermediates_only=True)
-        assert [t.shape[-1] for t in taps] == [-(-entry.input_size[-1] // s) for s in strides]
-    with pytest.raises(ValueError, match=r"output_stride \(3\) must be one of"):
+        assert_sizes(name, taps, strides)
+    with pytest.raises(
+        ValueError, match=r"output_stride \(3\) must be one of.*" + re.escape(entry.spec.lacks.get("output_stride", ""))
+    ):
         zoo.create_model(name, output_stride=3, device="meta")
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if zoo.model_entry(name).spec.lacks])
+def test_meta_what_it_lacks(name: str) -> None:
+    """Asking for what the topology cannot do is an error that says why."""
+    asked = {"drop_path_rate": 0.1, "zero_init_last": True, "norm_layer": "groupnorm1"}
+    known = {*asked, "out_indices", "output_stride", "padding"}
+    for argument, reason in zoo.model_entry(name).spec.lacks.items():
+        assert argument in known
+        assert reason
+        if argument in asked:
+            with pytest.raises(ValueError, match=rf"{argument} .* must stay .*{re.escape(reason)}"):
+                zoo.create_model(name, device="meta", **{argument: asked[argument]})
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -147,7 +185,8 @@ def test_heads(name: str) -> None:
             net.reset_classifier(5, pool)
             assert net(x).shape == (2, 5)
             assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
-            assert net.head_hidden_size == net.num_features * (2 if "cat" in pool else 1)
+            width = net.num_features if net.wide is None else net.wide.out_chs
+            assert net.head_hidden_size == width * (2 if "cat" in pool else 1)
         net.reset_classifier(0)
         assert net(x).shape == (2, 2 * net.num_features), "the pooling stays"
         net.reset_classifier(0, "avg")
@@ -180,7 +219,8 @@ def test_odd_sizes(name: str) -> None:
         taps = net(images(name, height=height, width=width))
         for tap, stride in zip(taps, net.feature_info.reduction(), strict=True):
             for have, given in zip(tap.shape[-2:], (height, width), strict=True):
-                assert given // stride - 1 <= have <= -(-given // stride)
+                least = 0 if lacks(name, "padding") else given // stride - 1
+                assert least <= have <= -(-given // stride)
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -303,23 +343,30 @@ def test_checkpointing(name: str, wrapper: str | None) -> None:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_drop_rates(name: str) -> None:
-    net = settled(name, drop_rate=0.5, drop_path_rate=0.5)
     x = images(name)
+    with torch.no_grad():
+        net = settled(name, drop_rate=0.5)
+        assert net.classifier.drop.p == 0.5
+        assert torch.equal(net(x), net(x)), "evaluation drops nothing"
+        assert torch.equal(net(x), settled(name)(x))
+        net.train()
+        assert not torch.equal(net(x), net(x))
+    if lacks(name, "drop_path_rate"):
+        return
+    net = settled(name, drop_path_rate=0.5)
     rates = [module.drop_prob for module in net.modules() if isinstance(module, DropPath)]
     assert max(rates) == 0.5
     assert len(set(rates)) > 1, "they rise with depth"
     with torch.no_grad():
-        assert torch.equal(net(x), net(x)), "evaluation drops nothing"
         assert torch.equal(net(x), settled(name)(x))
         net.train()
         dropped = net.forward_features(x)
         assert not torch.equal(dropped, net.forward_features(x))
-    assert net.classifier.drop.p == 0.5
     with pytest.raises(ValueError, match="drop_path_rate"):
         zoo.create_model(name, drop_path_rate=1.0, device="meta")
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", [name for name in CHEAP if not lacks(name, "zero_init_last")])
 def test_zero_init_last(name: str) -> None:
     net = zoo.create_model(name, zero_init_last=True).eval()
     for unit in net.modules():
@@ -341,9 +388,10 @@ def test_init_weights_after_to_empty(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_norm_and_act_layers(name: str) -> None:
-    net = zoo.create_model(name, norm_layer="groupnorm1", act_layer="silu")
+    norm = {} if lacks(name, "norm_layer") else {"norm_layer": "groupnorm1"}
+    net = zoo.create_model(name, act_layer="silu", **norm)
     kinds = {type(module).__name__ for module in net.modules()}
-    assert "GroupNorm1" in kinds
+    assert not norm or "GroupNorm1" in kinds
     assert "SiLU" in kinds
     assert not kinds & {"BatchNorm2d", "ReLU"}
     assert net(images(name)).isfinite().all()

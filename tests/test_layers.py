@@ -16,6 +16,8 @@ from zoo.layers import (
     Residual,
     SqueezeGate,
     Stage,
+    Wide,
+    WideHead,
     basic,
     bottleneck,
     sequence,
@@ -153,3 +155,32 @@ def test_stage_recomputes_the_same() -> None:
     plain = stage(x)
     stage.grad_checkpointing = True
     torch.testing.assert_close(stage(x), plain)
+
+
+def test_wide_head_is_the_linear_layers() -> None:
+    """At the window's size equal to linear layers on the flattened map; larger and smaller maps work as well."""
+    head = WideHead(Kit(), 4, Wide(widths=(6, 5), kernel=3)).eval()
+    assert head.out_chs == 4
+    head.reset(True)
+    first, second = head.layers.conv1, head.layers.conv2
+    x = torch.randn(2, 4, 3, 3)
+    hidden = torch.relu(x.flatten(1) @ first.weight.flatten(1).T + first.bias)
+    want = torch.relu(hidden @ second.weight.flatten(1).T + second.bias)
+    torch.testing.assert_close(head(x).flatten(1), want)
+    assert head(torch.randn(2, 4, 5, 4)).shape == (2, 5, 3, 2)
+    assert head(torch.randn(2, 4, 2, 7)).shape == (2, 5, 1, 5)
+    head.same = True
+    assert head(torch.randn(2, 4, 5, 4)).shape == (2, 5, 5, 4)
+    head.reset(False)
+    assert torch.equal(head(x), x)
+    assert not list(head.parameters())
+
+
+def test_wide_head_dilates() -> None:
+    """Every second position of a map at twice the resolution is that of the coarse map."""
+    fine, coarse = (WideHead(Kit(), 4, Wide(widths=(6,), kernel=3, dilation=d)).eval() for d in (2, 1))
+    fine.reset(True)
+    coarse.reset(True)
+    fine.load_state_dict(coarse.state_dict())
+    x = torch.randn(1, 4, 10, 10)
+    torch.testing.assert_close(fine(x)[:, :, ::2, ::2], coarse(x[:, :, ::2, ::2]))

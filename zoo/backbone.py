@@ -15,7 +15,7 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from zoo.entry import Spec
-from zoo.layers import Kit, LayerType, Stage
+from zoo.layers import Kit, LayerType, Stage, Wide, WideHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,14 @@ class Trunk:
         final: Runs on what the trunk ends in, before the pooling.
         num_features: Channels that leave ``final``.
         head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
+        wide: Wide layers between the features and the classifier; they come and go with it.
     """
 
     taps: Sequence[tuple[str, int, int]]
     final: nn.Module
     num_features: int
     head_tap: int | None = None
+    wide: Wide | None = None
 
 
 class Backbone(nn.Module):
@@ -59,7 +61,8 @@ class Backbone(nn.Module):
         in_chans: Channels of the input.
         num_classes: Width of the output; 0 without a classifier.
         num_features: Channels that `forward_features` returns.
-        head_hidden_size: Width of the pooled features (twice `num_features` for ``catavgmax``).
+        head_hidden_size: Width of what the last layer takes: the pooled features (twice as many for ``catavgmax``), or
+            what wide layers make of them.
         feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the child).
 
     Raises:
@@ -89,7 +92,15 @@ class Backbone(nn.Module):
             raise ValueError(f"in_chans ({in_chans}) must be at least 1")
         if output_stride is not None and output_stride not in spec.output_strides:
             valid = ", ".join(map(str, spec.output_strides))
-            raise ValueError(f"output_stride ({output_stride}) must be one of {valid} for this net")
+            reason = spec.lacks.get("output_stride", "it strides no further")
+            raise ValueError(f"output_stride ({output_stride}) must be one of {valid} for this net: {reason}")
+        for name, value, default in (
+            ("drop_path_rate", drop_path_rate, 0.0),
+            ("zero_init_last", zero_init_last, False),
+            ("norm_layer", norm_layer, "batchnorm2d"),
+        ):
+            if name in spec.lacks and value != default:
+                raise ValueError(f"{name} ({value!r}) must stay {default!r} for this net: {spec.lacks[name]}")
         _check_classes(num_classes)
         if global_pool is None:
             global_pool = "" if spec.dense else "avg"
@@ -100,8 +111,9 @@ class Backbone(nn.Module):
         trunk = self.build(spec, kit, in_chans=in_chans, output_stride=output_stride, drop_path_rate=drop_path_rate)
         self.final = trunk.final
         self.num_features = trunk.num_features
+        self.wide = None if trunk.wide is None else WideHead(kit, trunk.num_features, trunk.wide, drop_rate)
         self.classifier = ClassifierHead(
-            trunk.num_features,
+            self._reset_wide(num_classes, global_pool, device=device, dtype=dtype),
             num_classes,
             global_pool,
             drop_rate,
@@ -179,7 +191,12 @@ class Backbone(nn.Module):
         return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> logits (N, num_classes), or pooled features (N, head_hidden_size) with ``pre_logits``."""
+        """Features -> logits (N, num_classes), or what the last layer takes (N, head_hidden_size) with ``pre_logits``.
+
+        Without pooling both are maps of the features' size.
+        """
+        if self.wide is not None:
+            x = self.wide(x)
         return self.classifier(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -245,13 +262,14 @@ class Backbone(nn.Module):
         if cut:
             behind = False
             for name, _ in list(self.named_children()):
-                if behind and name not in ("final", "classifier"):
+                if behind and name not in ("final", "wide", "classifier"):
                     # None, not a deletion: TorchScript drops a branch on "self.child is None" when it compiles.
                     setattr(self, name, None)
                 behind = behind or name == self.tap_names[deepest]
             self.tap_names = self.tap_names[: deepest + 1]
             self.feature_info = self.feature_info[: deepest + 1]
             self.last_tap = self.head_tap = deepest
+            self.wide = None
         self.prune_trunk(take)
         if cut or prune_norm:
             self.final = nn.Identity()
@@ -284,10 +302,21 @@ class Backbone(nn.Module):
         """
         _check_classes(num_classes)
         self.num_classes = num_classes
-        if global_pool is not None:
-            self.classifier.use_conv = not global_pool
-        self.classifier.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
+        if global_pool is None:
+            global_pool = self.classifier.global_pool.pool_type
+        self.classifier.use_conv = not global_pool
+        place = get_device_dtype(self)
+        in_features = self._reset_wide(num_classes, global_pool, **place)
+        self.classifier.reset(num_classes, global_pool, in_features=in_features, **place)
         self.head_hidden_size = self.classifier.num_features
+
+    def _reset_wide(self, num_classes: int, global_pool: str, **place: Any) -> int:
+        """Wide layers belong to the classifier: none without classes. Returns the width that it meets."""
+        if self.wide is None:
+            return self.num_features
+        self.wide.reset(num_classes > 0, **place)
+        self.wide.same = not global_pool
+        return self.wide.out_chs
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -305,7 +334,7 @@ class Backbone(nn.Module):
         """
         groups = {}
         for name, child in self.named_children():
-            if name != "classifier":
+            if name not in ("wide", "classifier"):
                 groups[name] = rf"^{name}\." if coarse or not isinstance(child, Stage) else rf"^{name}\.(\d+)\."
         return groups
 

@@ -45,6 +45,21 @@ class Spec:
         """Total stride of the map that the head reads."""
         return self.tap_strides[-1]
 
+    def head_size(self, size: int) -> int:
+        """Height or width of the map that the head reads, for an image of that size at the native stride."""
+        return -(-size // self.head_stride)
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """What the topology cannot do, by the argument that asks for it, with the reason that an error gives.
+
+        ``drop_path_rate``, ``zero_init_last`` and ``norm_layer`` of a net without residual branches or norms must stay
+        at their defaults; ``out_indices`` where the taps are not those of an ImageNet net (strides 2, 4, 8, 16, 32);
+        ``output_stride`` where such a net cannot be held at 8 and 16; ``padding`` where convolutions without padding
+        make maps smaller than size / stride.
+        """
+        return {}
+
     @property
     def dense(self) -> bool:
         """Whether the head scores every position of its map by default, instead of the pooled map."""
@@ -134,8 +149,7 @@ class Entry:
     @property
     def pool_size(self) -> tuple[int, int]:
         """Height and width of the map that the head reads, at the published input size."""
-        stride = self.spec.head_stride
-        return -(-self.input_size[1] // stride), -(-self.input_size[2] // stride)
+        return self.spec.head_size(self.input_size[1]), self.spec.head_size(self.input_size[2])
 
 
 def cifar_task() -> dict[str, Any]:

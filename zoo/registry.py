@@ -131,6 +131,7 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         spec = entry.spec
         taps = {"out_indices": tuple(range(len(spec.tap_strides)))} | (kwargs.pop("feature_cfg", None) or {})
+        _check_taps(entry, kwargs.get("out_indices", taps["out_indices"]))
         for options in (kwargs, taps):
             if options.get("feature_cls") == "getter":
                 options["feature_cls"] = FeatureGetter
@@ -142,6 +143,19 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     create.__module__ = BUCKET
     create.__doc__ = f"{entry.name} ({entry.paper})."
     return create
+
+
+def _check_taps(entry: Entry, out_indices: Any) -> None:
+    """Raise ValueError for a tap that the net has not; timm would fail on it in other words for each wrapper."""
+    strides = entry.spec.tap_strides
+    wanted = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if any(not -len(strides) <= i < len(strides) for i in wanted):
+        reason = entry.spec.lacks.get("out_indices", "")
+        raise ValueError(
+            f"out_indices ({out_indices}) must lie below {len(strides)}: {entry.name} has {len(strides)} taps, stride "
+            + ", ".join(map(str, strides))
+            + (f" ({reason})" if reason else "")
+        )
 
 
 def _default_cfg(entry: Entry) -> dict[str, Any]:

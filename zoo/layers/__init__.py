@@ -5,6 +5,7 @@ Units get resolved channel counts, strides and dilations; they know no family, n
 
 from zoo.layers.fold import ConvNorm
 from zoo.layers.gates import KeepAll, Scale, SqueezeGate
+from zoo.layers.head import Wide, WideHead
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
 from zoo.layers.sampling import (
@@ -34,6 +35,8 @@ __all__ = [
     "Scale",
     "SqueezeGate",
     "Stage",
+    "Wide",
+    "WideHead",
     "basic",
     "bottleneck",
     "max_pool_halving",

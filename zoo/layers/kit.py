@@ -21,6 +21,8 @@ class Conv:
     dilation: int = 1
     groups: int = 1
     bias: bool = False
+    padding: int | None = None
+    """On each side; None keeps the map's size at stride 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,12 @@ class Kit:
     dtype: torch.dtype | None = None
 
     def conv(self, in_chs: int, conv: Conv) -> nn.Conv2d:
-        """Make a convolution that keeps the map's size at stride 1 (padding = dilation * (kernel - 1) / 2).
+        """Make a convolution; without a padding of its own it gets dilation * (kernel - 1) / 2 on each side.
 
         Raises:
-            ValueError: If the kernel is even or the groups do not divide the channels.
+            ValueError: If the kernel is even and no padding is given, or the groups do not divide the channels.
         """
-        if conv.kernel % 2 == 0:
+        if conv.kernel % 2 == 0 and conv.padding is None:
             raise ValueError(f"kernel ({conv.kernel}) must be odd, so that padding can be symmetric")
         if in_chs % conv.groups or conv.out_chs % conv.groups:
             raise ValueError(f"groups ({conv.groups}) must divide in_chs ({in_chs}) and out_chs ({conv.out_chs})")
@@ -54,7 +56,7 @@ class Kit:
             conv.out_chs,
             conv.kernel,
             stride=conv.stride,
-            padding=conv.dilation * (conv.kernel - 1) // 2,
+            padding=conv.dilation * (conv.kernel - 1) // 2 if conv.padding is None else conv.padding,
             dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias,
