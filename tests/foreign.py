@@ -49,6 +49,24 @@ PYTORCHCV_PRERESNET: Rules = [
     (r"output\.", "classifier.fc."),
 ]
 
+TIMM_DENSENET: Rules = [
+    (r"features\.conv0\.", "stem.conv1."),
+    (r"features\.norm0\.", "stem.norm1."),
+    (r"features\.denseblock(\d)\.denselayer(\d+)\.", one_less("stage{}.{}.branch.", 2)),
+    (r"features\.transition(\d)\.(norm|conv)\.", r"transition\1.\g<2>1."),
+    (r"features\.norm5\.", "final.norm1."),
+    (r"classifier\.", "classifier.fc."),
+]
+PYTORCHCV_DENSENET: Rules = [
+    (r"features\.init_block\.", "stem.conv1."),
+    (_CV_UNIT + r"conv(\d)\.conv\.", one_less("stage{}.{}.branch.conv{}.", 2)),
+    (_CV_UNIT + r"conv(\d)\.bn\.", one_less("stage{}.{}.branch.norm{}.", 2)),
+    (r"features\.stage\d\.trans(\d)\.conv\.conv\.", one_less("transition{}.conv1.", 1)),
+    (r"features\.stage\d\.trans(\d)\.conv\.bn\.", one_less("transition{}.norm1.", 1)),
+    (r"features\.post_activ\.bn\.", "final.norm1."),
+    (r"output\.", "classifier.fc."),
+]
+
 # Inside a unit: the released code's name, pytorchcv's, ours.
 _FISH_UNIT = [
     ("bn1", "body.conv1.bn", "before.norm1"),

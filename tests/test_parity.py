@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 from foreign import (
+    PYTORCHCV_DENSENET,
     PYTORCHCV_FISHNET,
     PYTORCHCV_PRERESNET,
     PYTORCHCV_RESNET,
+    TIMM_DENSENET,
     TIMM_RESNET,
     Rules,
     load_foreign,
@@ -24,12 +26,14 @@ from torch import Tensor, nn
 import zoo
 
 RULES: list[tuple[str, Rules]] = [
+    (r"pytorchcv:densenet", PYTORCHCV_DENSENET),
     (r"pytorchcv:fishnet", PYTORCHCV_FISHNET),
     (r"pytorchcv:(preresnet|wrn|get_wrn)", PYTORCHCV_PRERESNET),
     (r"pytorchcv:", PYTORCHCV_RESNET),
-    (r"timm$", TIMM_RESNET),
+    (r"timm:densenet", TIMM_DENSENET),
+    (r"timm:", TIMM_RESNET),
 ]
-"""Which table renames the state dict of a reference; first match wins."""
+"""Which table renames the state dict of a reference (with timm, of the net of our name); first match wins."""
 
 # pytorchcv names only some sizes of what its constructors can build.
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
@@ -45,7 +49,9 @@ REFERENCED = [name for name in zoo.list_models() if re.match("timm$|pytorchcv:",
 
 
 def rules_of(name: str) -> Rules:
-    return next(rules for pattern, rules in RULES if re.match(pattern, zoo.model_entry(name).reference))
+    source = zoo.model_entry(name).reference
+    source = f"timm:{name}" if source == "timm" else source
+    return next(rules for pattern, rules in RULES if re.match(pattern, source))
 
 
 def reference(name: str) -> nn.Module:
@@ -98,7 +104,9 @@ def test_evaluation(name: str) -> None:
         assert_same(ours(x), net(x))
 
 
-@pytest.mark.parametrize("name", ["resnet50", "preresnet50", "resnext50_32x4d", "resnet164_cifar", "fishnet99"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "preresnet50", "resnext50_32x4d", "resnet164_cifar", "fishnet99", "densenet121"]
+)
 def test_training(name: str) -> None:
     """Outputs, gradients and updated batch statistics, in double precision."""
     net = reference(name).double().train()

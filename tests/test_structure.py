@@ -121,6 +121,10 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
         ("resnext20_4x8d_cifar", 2, {}),
+        ("densenet_test", 8, {}),
+        ("densenet_test", 16, {}),
+        ("densenet_test", 4, {"bottleneck": 0, "compression": 1.0}),
+        ("densenet40_k12_bc_cifar", 1, {"depths": (2, 2, 2)}),
         ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )

@@ -63,6 +63,24 @@ class DilatedMaxPool(nn.Module):
         return self.pool(F.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf")))
 
 
+class DilatedAvgPool(nn.Module):
+    """2x2 average pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+
+    At every (2 * dilation)-th pixel it equals the strided pooling of the undilated net. What would lie outside of the
+    map is left out of the average.
+    """
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        # Row by row and column by column; slices, because no pooling of torch's averages with a dilation.
+        x = (x + torch.cat([x[:, :, self.dilation :], x[:, :, -self.dilation :]], dim=2)) / 2
+        return (x + torch.cat([x[:, :, :, self.dilation :], x[:, :, :, -self.dilation :]], dim=3)) / 2
+
+
 def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False) -> nn.Module:
     """2x2 max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
 
@@ -72,6 +90,11 @@ def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False) -> nn.Mo
         ceil: An odd size is halved upwards, as a strided 3x3 convolution does, instead of downwards.
     """
     return nn.MaxPool2d(2, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation)
+
+
+def avg_pool_halving(*, halve: bool, dilation: int) -> nn.Module:
+    """2x2 average pooling of stride 2, or its dilated form where the stride is traded for dilation."""
+    return nn.AvgPool2d(2, stride=2) if halve else DilatedAvgPool(dilation)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:
