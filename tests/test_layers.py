@@ -10,6 +10,7 @@ from zoo.layers import (
     ORDERS,
     ChannelSum,
     Conv,
+    DilatedAvgPool,
     DilatedMaxPool,
     Kit,
     PadShortcut,
@@ -90,9 +91,20 @@ def test_dilated_pool_contains_the_strided_one(dilation: int, half: int) -> None
     coarse = torch.randn(1, 2, 2 * half, 2 * half)
     spread = torch.randn(1, 2, 2 * half * dilation, 2 * half * dilation)
     spread[..., ::dilation, ::dilation] = coarse
-    pooled = DilatedMaxPool(dilation)(spread)
-    assert pooled.shape == spread.shape
-    assert torch.equal(pooled[..., :: 2 * dilation, :: 2 * dilation], nn.functional.max_pool2d(coarse, 2))
+    for pool, plain in ((DilatedMaxPool, nn.functional.max_pool2d), (DilatedAvgPool, nn.functional.avg_pool2d)):
+        pooled = pool(dilation)(spread)
+        assert pooled.shape == spread.shape
+        torch.testing.assert_close(pooled[..., :: 2 * dilation, :: 2 * dilation], plain(coarse, 2))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3, 5])
+def test_dilated_average_at_the_border(dilation: int) -> None:
+    """What lies outside is left out: ones stay ones, the last pixel stays itself, also on maps that are too small."""
+    pool = DilatedAvgPool(dilation)
+    torch.testing.assert_close(pool(torch.ones(1, 2, 3, 4)), torch.ones(1, 2, 3, 4))
+    x = torch.randn(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    assert torch.equal(pool(x)[..., -1, -1], x[..., -1, -1])
+    assert pool(x).is_contiguous(memory_format=torch.channels_last)
 
 
 @given(st.integers(1, 6), st.integers(1, 13))
