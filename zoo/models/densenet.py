@@ -21,7 +21,7 @@ activation, 3x3 convolution; with a bottleneck (the B of DenseNet-BC) a 1x1 of 4
 What differs from the papers, and why:
     * Memory: `set_grad_checkpointing` recomputes whole layers in the backward pass, and stores only the k maps of each.
       The second paper recomputes concatenations, norms and activations, and keeps the results of all convolutions;
-      recomputing these, too, costs more time and makes the memory of a block linear in its depth altogether.
+      recomputing these, too, costs more time and keeps k instead of 5 k maps a layer (our choice).
     * Non-BC nets start with 16 channels (section 3, implementation details), BC nets with 2 k. The authors' released
       code starts with 2 k always. With 16 the counts of ``densenet40_k12_cifar``, ``densenet100_k12_cifar`` and
       ``densenet100_k24_cifar`` are the 1.0, 7.0 and 27.2 M of the paper's table 2. pytorchcv's nets of the same names
