@@ -121,6 +121,11 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
         ("resnext20_4x8d_cifar", 2, {}),
+        ("googlenet_test", 8, {}),
+        ("googlenet_test", 4, {"pools": (2, 3, 2, 3)}),
+        ("googlenet_bn_test", 16, {}),
+        ("googlenet_bn_test", 8, {"five_kernel": 7}),
+        ("googlenet16_bn_cifar", 1, {}),
         ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )
