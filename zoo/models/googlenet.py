@@ -34,7 +34,7 @@ What differs from the paper, and why:
       inception_v2 has; every implementation of this net has the plain convolution of the figure (our reading).
     * Figure 3 names local response normalisation without its numbers. They are those of BVLC's Caffe replication,
       which thanks the first author: size 5, alpha 1e-4, beta 0.75 and Caffe's default k = 1; after the first pooling
-      and before the second. The convolutions of the module's poolings are dilated with the rest (our reading).
+      and before the second. Caffe divides alpha by the size, as torch does.
     * Poolings round sizes up as Caffe's do, so that no pixel is lost at even sizes: 112, 56, 28, 14, 7.
     * The auxiliary average pooling (5x5, stride 3) gives 4x4 from 14x14. From another size its result is averaged to
       4x4, so that any image trains; where the map is smaller than 5 it is left out.
@@ -51,6 +51,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
@@ -154,6 +155,14 @@ class GoogLeNetSpec(Spec):
         return size
 
     @property
+    def smallest(self) -> int:
+        """Height and width of the smallest image; a pooling needs its window less the pixel that may lie outside."""
+        size = 1
+        for kernel in reversed(self.pools):
+            size = max(1, 2 * (size - 1) + kernel - 1)
+        return 2 * size - 1 if self.stem == "imagenet" else size
+
+    @property
     def lacks(self) -> dict[str, str]:
         """No sum anywhere, and no norm layer as published."""
         lacks = {
@@ -172,10 +181,39 @@ def _convs(spec: GoogLeNetSpec, kit: Kit, in_chs: int, *convs: Conv) -> nn.Modul
 
 
 def _local_norm() -> nn.Module:
-    """As in BVLC's replication, whose alpha is divided by the size, by Caffe as by torch."""
+    """As in BVLC's replication: its alpha of 1e-4 is divided by the size, the paper's that `local_norm` has is not."""
     norm = local_norm(1.0)
     norm.alpha = 1e-4
     return norm
+
+
+class Halving(nn.Module):
+    """Max-pooling of stride 2, which names the smallest image that has enough pixels left.
+
+    Args:
+        kernel: The window.
+        smallest: Height and width of that image.
+    """
+
+    def __init__(self, kernel: int, smallest: int) -> None:
+        super().__init__()
+        self.least = kernel - 1
+        self.smallest = smallest
+        self.pool = max_pool_halving(halve=True, dilation=1, kernel=kernel, ceil=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> half the size; see `GoogLeNetSpec.head_size` for odd ones."""
+        _check_size(x, self.least, self.smallest)
+        return self.pool(x)
+
+
+@torch.fx.wrap
+def _check_size(x: Tensor, least: int, smallest: int) -> None:
+    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
+    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
+        if min(x.shape[-2:]) < least:
+            size = f"{x.shape[-2]}x{x.shape[-1]}"
+            raise ValueError(f"input size must be at least {smallest}x{smallest}: a map of {size} cannot be pooled")
 
 
 class Inception(nn.Module):
@@ -206,6 +244,14 @@ class Inception(nn.Module):
         return torch.cat([self.one(x), self.three(x), self.five(x), self.project(self.pool(x))], 1)
 
 
+@torch.fx.wrap
+def _average(x: Tensor, strided: bool) -> Tensor:
+    """To 4x4; one node of a traced graph, for it looks at the size."""
+    if strided and min(x.shape[2], x.shape[3]) >= 5:
+        x = F.avg_pool2d(x, 5, stride=3)
+    return F.adaptive_avg_pool2d(x, (4, 4))
+
+
 class Auxiliary(nn.Module):
     """A classifier on an inner map: average to 4x4, 1x1, a hidden layer, dropout, a linear layer.
 
@@ -229,9 +275,7 @@ class Auxiliary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, num_classes)."""
-        if self.strided and min(x.shape[2], x.shape[3]) >= 5:
-            x = F.avg_pool2d(x, 5, stride=3)
-        x = self.reduce(F.adaptive_avg_pool2d(x, (4, 4)))
+        x = self.reduce(_average(x, self.strided))
         return self.fc(self.drop(self.act(self.hidden(x.flatten(1)))))
 
     @torch.jit.ignore
@@ -257,7 +301,8 @@ class GoogLeNet(Backbone):
             units: list[nn.Module] = []
             if len(pools) == len(spec.depths) - index:
                 halve = 2 * reduction <= (output_stride or spec.output_strides[-1])
-                units.append(max_pool_halving(halve=halve, dilation=dilation, kernel=pools.pop(0), ceil=True))
+                kernel = pools.pop(0)
+                units.append(Halving(kernel, spec.smallest) if halve else DilatedMaxPool(dilation, kernel))
                 reduction, dilation = (2 * reduction, dilation) if halve else (reduction, 2 * dilation)
             for i in range(depth):
                 row = next(widths)
@@ -282,7 +327,7 @@ class GoogLeNet(Backbone):
             return []
         first, middle, last = spec.stem_widths
         self.stem = _convs(spec, kit, in_chans, Conv(out_chs=first, kernel=7, stride=2))
-        self.pool1 = max_pool_halving(halve=True, dilation=1, kernel=spec.pools[0], ceil=True)
+        self.pool1 = Halving(spec.pools[0], spec.smallest)
         if spec.norm == "local":
             self.norm1 = _local_norm()
         self.reduce = _convs(spec, kit, first, Conv(out_chs=middle, kernel=1), Conv(out_chs=last, kernel=3))
@@ -371,7 +416,13 @@ BATCH_NORM: dict[str, Any] = dict(norm="layer", five_kernel=3, pools=(3, 3, 3, 2
 
 MODELS = {
     "googlenet": _net(6_998_552, SZEGEDY, notes=NO_TWIN),
-    "googlenet_bn": _net(6_624_904, IOFFE, reference="torchvision:googlenet", **BATCH_NORM),
+    "googlenet_bn": _net(
+        6_624_904,
+        IOFFE,
+        reference="torchvision:googlenet",
+        notes="3x3 where the paper has 5x5. torchvision's weights expect its transform_input.",
+        **BATCH_NORM,
+    ),
     "googlenet16_bn_cifar": _net(
         304_206,
         IOFFE,
