@@ -67,6 +67,35 @@ PYTORCHCV_DENSENET: Rules = [
     (r"output\.", "classifier.fc."),
 ]
 
+_INCEPTION_BRANCHES = {"1": "one", "2": "three", "3": "five", "4": "project"}
+
+
+def _inception(match: re.Match[str]) -> str:
+    """The first of a stage is its pooling; the fourth branch begins with one, without weights."""
+    stage, module, branch, place, kind = match.groups()
+    number = int(place) + 1 if branch in "23" else 1
+    return f"stage{stage}.{ord(module) - 96}.{_INCEPTION_BRANCHES[branch]}.{kind.replace('bn', 'norm')}{number}."
+
+
+TORCHVISION_GOOGLENET: Rules = [
+    (r"conv1\.conv\.", "stem.conv1."),
+    (r"conv1\.bn\.", "stem.norm1."),
+    (r"conv(\d)\.conv\.", one_less("reduce.conv{}.", 1)),
+    (r"conv(\d)\.bn\.", one_less("reduce.norm{}.", 1)),
+    (r"inception(\d)(\w)\.branch(\d)(?:\.(\d))?\.(conv|bn)\.", _inception),
+    *(
+        (rf"aux{number}\.{old}\.", f"aux_{letter}.{new}.")
+        for number, letter in (("1", "a"), ("2", "b"))
+        for old, new in (
+            (r"conv\.conv", "reduce.conv1"),
+            (r"conv\.bn", "reduce.norm1"),
+            ("fc1", "hidden"),
+            ("fc2", "fc"),
+        )
+    ),
+    (r"fc\.", "classifier.fc."),
+]
+
 # Inside a unit: the released code's name, pytorchcv's, ours.
 _FISH_UNIT = [
     ("bn1", "body.conv1.bn", "before.norm1"),

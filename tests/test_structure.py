@@ -125,6 +125,11 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("densenet_test", 16, {}),
         ("densenet_test", 4, {"bottleneck": 0, "compression": 1.0}),
         ("densenet40_k12_bc_cifar", 1, {"depths": (2, 2, 2)}),
+        ("googlenet_test", 8, {}),
+        ("googlenet_test", 4, {"pools": (2, 3, 2, 3)}),
+        ("googlenet_bn_test", 16, {}),
+        ("googlenet_bn_test", 8, {"five_kernel": 7}),
+        ("googlenet16_bn_cifar", 1, {}),
         ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )
