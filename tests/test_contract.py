@@ -465,7 +465,7 @@ def test_channels_last(name: str) -> None:
         want = net(x)
         net.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4 * max(1.0, float(want.std())))
         for tap in net.forward_intermediates(x, intermediates_only=True):
             assert tap.is_contiguous(memory_format=torch.channels_last), "the layout is kept to the end"
 

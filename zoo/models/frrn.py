@@ -35,6 +35,7 @@ paper's text was not at hand, so these are held against the code alone. What dif
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.fx
@@ -127,7 +128,7 @@ class FullResolutionUnit(nn.Module):
         self.window, self.stride = native, stride
         conv = Conv(out_chs=out_chs, kernel=3, dilation=native // stride)
         self.branch = sequence(kit, in_chs + lanes, "cna cna", [conv, conv])
-        self.give: nn.Module | None = kit.conv(out_chs, Conv(out_chs=lanes, kernel=1, bias=True))
+        self.give: nn.Conv2d | None = kit.conv(out_chs, Conv(out_chs=lanes, kernel=1, bias=True))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, streams: Streams) -> Streams:
@@ -298,6 +299,15 @@ class FRRN(Backbone):
         if stop < self.last_tap:
             return streams[0], taps
         return self.leave(self.join(streams)), taps
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = False) -> None:
+        """See `Backbone.init_weights`; what is added to z meets no norm, and begins as released: fan-in, no bias."""
+        super().init_weights(zero_init_last)
+        for unit in self.modules():
+            if isinstance(unit, FullResolutionUnit) and unit.give is not None and not zero_init_last:
+                nn.init.kaiming_uniform_(unit.give.weight, nonlinearity="linear")
+                nn.init.zeros_(cast(Tensor, unit.give.bias))
 
     @torch.jit.ignore
     def prune_trunk(self, take: list[int]) -> None:
