@@ -2,7 +2,7 @@
 
 Paper:
     Pohlen, Hermans, Mathias, Leibe 2017, Full-Resolution Residual Networks for Semantic Segmentation in Street Scenes,
-    CVPR 2017, arXiv:1611.08323. Structure and numbers follow the authors' released code (TobyPDE/FRRN, builders
+    CVPR 2017, arXiv:1611.08323. Structure and numbers follow the authors' code (TobyPDE/FRRN at af0d4db, builders
     FRRNABuilder and FRRNBBuilder, with 48 base channels and 32 lanes as in its training scripts).
 
 Resolutions of FRRN A, with channels of the pooling stream y; B has one more halving::
