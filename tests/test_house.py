@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "zoo.entry": set(),
     "zoo.topology": set(),
     "zoo.complexity": set(),
+    "zoo.papers": set(),
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
     "zoo.analysis": set(),
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
-    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.bench"},
+    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.papers", "zoo.analysis", "zoo.bench"},
     "zoo.__main__": {"zoo.cli"},
 }
 # Modules of timm that are not public, by the only file that may use them.

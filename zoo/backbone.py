@@ -258,7 +258,8 @@ class Backbone(nn.Module):
             The taps as positive numbers.
         """
         take, deepest = feature_take_indices(self.last_tap + 1, indices)
-        cut = deepest < self.last_tap
+        # A head that reads no tap needs more than all taps do.
+        cut = deepest < self.last_tap or (prune_head and self.head_tap < 0)
         if cut:
             behind = False
             for name, _ in list(self.named_children()):
