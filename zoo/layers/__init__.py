@@ -4,7 +4,7 @@ Units get resolved channel counts, strides and dilations; they know no family, n
 """
 
 from zoo.layers.fold import ConvNorm
-from zoo.layers.gates import KeepAll, Scale, SqueezeGate
+from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
@@ -39,6 +39,7 @@ __all__ = [
     "WideHead",
     "basic",
     "bottleneck",
+    "local_norm",
     "max_pool_halving",
     "resize_like",
     "sequence",

@@ -66,3 +66,15 @@ class KeepAll(nn.Module):
     def extra_repr(self) -> str:
         """The probability."""
         return f"{self.keep:g}"
+
+
+def local_norm(k: float) -> nn.LocalResponseNorm:
+    """Local response normalisation: x / (k + 1e-4 * the sum of squares over 5 adjacent channels) ** 0.75.
+
+    Krizhevsky et al. 2012 (doi:10.1145/3065386), section 3.3, where k is 2. torch averages the squares over the window
+    where the paper sums them, hence the factor 5.
+
+    Args:
+        k: What is added to the sum, so that the factor is bounded.
+    """
+    return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=k)
