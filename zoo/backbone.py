@@ -15,7 +15,7 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from zoo.entry import Spec
-from zoo.layers import Kit, LayerType, Stage, Wide, WideHead
+from zoo.layers import Kit, LayerType, OffsetConv, Stage, Wide, WideHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Backbone(nn.Module):
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not isinstance(module, OffsetConv):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_last:
             for module in self.modules():

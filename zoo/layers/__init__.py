@@ -3,6 +3,7 @@
 Units get resolved channel counts, strides and dilations; they know no family, no stage and no depth.
 """
 
+from zoo.layers.deform import DeformConv2d, OffsetConv
 from zoo.layers.fold import ConvNorm
 from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
@@ -25,10 +26,12 @@ __all__ = [
     "ChannelSum",
     "Conv",
     "ConvNorm",
+    "DeformConv2d",
     "DilatedMaxPool",
     "KeepAll",
     "Kit",
     "LayerType",
+    "OffsetConv",
     "Order",
     "PadShortcut",
     "Residual",
