@@ -1,5 +1,6 @@
 """Gates: factors on a map, computed from the map itself, fixed, or drawn."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.layers.kit import Conv, Kit
@@ -68,13 +69,23 @@ class KeepAll(nn.Module):
         return f"{self.keep:g}"
 
 
+class LocalNorm(nn.LocalResponseNorm):
+    """Torch's module as a sum of shifted maps: torch pools in 3-D, which its CPU does not do in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        before, chs = self.size // 2, x.shape[1]
+        squares = F.pad(x * x, (0, 0, 0, 0, before, self.size - 1 - before))
+        total = squares[:, :chs]
+        for i in range(1, self.size):
+            total = total + squares[:, i : i + chs]
+        return x / (self.k + self.alpha / self.size * total) ** self.beta
+
+
 def local_norm(k: float) -> nn.LocalResponseNorm:
-    """Local response normalisation: x / (k + 1e-4 * the sum of squares over 5 adjacent channels) ** 0.75.
+    """Local response normalisation across 5 channels: each value is divided by (k + 1e-4 * sum of squares) ** 0.75.
 
-    Krizhevsky et al. 2012 (doi:10.1145/3065386), section 3.3, where k is 2. torch averages the squares over the window
-    where the paper sums them, hence the factor 5.
-
-    Args:
-        k: What is added to the sum, so that the factor is bounded.
+    Krizhevsky et al. 2012, section 3.3, where k is 2. Torch divides alpha by the number of channels, so that it is 5e-4
+    for the paper's 1e-4.
     """
-    return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=k)
+    return LocalNorm(5, alpha=5e-4, beta=0.75, k=k)

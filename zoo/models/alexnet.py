@@ -133,9 +133,9 @@ MODELS = {
     "alexnet": Entry(AlexNet, AlexNetSpec(), paper=KRIZHEVSKY, params=61_100_840, reference="torchvision"),
     "alexnet_test": Entry(
         AlexNet,
-        AlexNetSpec(stem=16, stage2=(24, 24, 24), stage3=(32, 24), wide=(32, 24), window=2),
+        AlexNetSpec(stem=12, stage2=(32, 32, 32), stage3=(24, 24), wide=(20, 16), window=2),
         paper=KRIZHEVSKY,
-        params=62_322,
+        params=79_854,
         input_size=(3, 96, 96),
         num_classes=10,
         notes=OURS,

@@ -12,8 +12,9 @@ Resolutions (the number in brackets is the total stride of a tap)::
     wide 7x7 window -> 1, 1x1 -> 1
 
 The stem is the first convolution, and stage1 what else the first stage has: nothing in configuration A, where the stem
-is the tap [1] of a small net. Every later stage begins with a 2x2 max-pooling of stride 2. A tap has the same stride as
-in the other families, so the map before the first pooling is no tap of a 224 px net.
+is the tap [1] of a small net; the local response normalisation in A-LRN. Every later stage begins with a 2x2
+max-pooling of stride 2. A tap has the same stride as in the other families, so the map before the first pooling is no
+tap of a 224 px net.
 
 Names by the columns of the paper's Table 1: A ``vgg11``, A-LRN ``vgg11_lrn``, B ``vgg13``, C ``vgg16_c``, D ``vgg16``,
 E ``vgg19``. Table 2 gives 133, 133, 134, 138 and 144 M parameters for A, B, C, D and E (A-LRN has those of A).
@@ -34,6 +35,8 @@ What differs from the paper, and why:
 
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec, cifar_task
@@ -109,12 +112,12 @@ class VGG(Backbone):
             for level in levels[:-1]
         ]
         self.stem = sequence(kit, in_chans, word, [Conv(out_chs=spec.widths[0], kernel=3, bias=True)])
-        if spec.local_norm:
-            self.stem.add_module("local_norm", local_norm(2.0))
 
         names, chs = [], spec.widths[0]
         for level, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-            units = [pools[level - 1]] if level else []
+            units: list[nn.Module] = [pools[level - 1]] if level else []
+            if spec.local_norm and not level:
+                units.append(local_norm(2.0))
             for i in range(depth) if level else range(1, depth):
                 kernel = spec.third_kernel if i == 2 else 3
                 conv = Conv(out_chs=width, kernel=kernel, dilation=dilations[level], bias=True)
