@@ -121,6 +121,8 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
         ("resnext20_4x8d_cifar", 2, {}),
+        ("vgg_test", 8, {}),
+        ("vgg_test", 16, {}),
         ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )
