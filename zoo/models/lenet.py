@@ -122,8 +122,8 @@ MODELS = {
         paper=LECUN,
         params=62_006,
         lineups=("all",),
-        notes="No installable implementation of this net; a test holds it against functions of torch. It has no norm and"
-        " does not learn at the benchmark's learning rate of 0.1; with 0.02 it does.",
+        notes="No installable implementation of this net; a test holds it against functions of torch. It has no norm,"
+        " and does not learn at the benchmark's learning rate of 0.1; with 0.02 it does.",
         **cifar_task(),
     ),
     "lenet_test": Entry(
