@@ -75,6 +75,53 @@ PYTORCHCV_PRERESNET: Rules = [
     (r"output\.", "classifier.fc."),
 ]
 
+TIMM_DENSENET: Rules = [
+    (r"features\.conv0\.", "stem.conv1."),
+    (r"features\.norm0\.", "stem.norm1."),
+    (r"features\.denseblock(\d)\.denselayer(\d+)\.", one_less("stage{}.{}.branch.", 2)),
+    (r"features\.transition(\d)\.(norm|conv)\.", r"transition\1.\g<2>1."),
+    (r"features\.norm5\.", "final.norm1."),
+    (r"classifier\.", "classifier.fc."),
+]
+PYTORCHCV_DENSENET: Rules = [
+    (r"features\.init_block\.", "stem.conv1."),
+    (_CV_UNIT + r"conv(\d)\.conv\.", one_less("stage{}.{}.branch.conv{}.", 2)),
+    (_CV_UNIT + r"conv(\d)\.bn\.", one_less("stage{}.{}.branch.norm{}.", 2)),
+    (r"features\.stage\d\.trans(\d)\.conv\.conv\.", one_less("transition{}.conv1.", 1)),
+    (r"features\.stage\d\.trans(\d)\.conv\.bn\.", one_less("transition{}.norm1.", 1)),
+    (r"features\.post_activ\.bn\.", "final.norm1."),
+    (r"output\.", "classifier.fc."),
+]
+
+_INCEPTION_BRANCHES = {"1": "one", "2": "three", "3": "five", "4": "project"}
+
+
+def _inception(match: re.Match[str]) -> str:
+    """The first of a stage is its pooling; the fourth branch begins with one, without weights."""
+    stage, module, branch, place, kind = match.groups()
+    number = int(place) + 1 if branch in "23" else 1
+    return f"stage{stage}.{ord(module) - 96}.{_INCEPTION_BRANCHES[branch]}.{kind.replace('bn', 'norm')}{number}."
+
+
+TORCHVISION_GOOGLENET: Rules = [
+    (r"conv1\.conv\.", "stem.conv1."),
+    (r"conv1\.bn\.", "stem.norm1."),
+    (r"conv(\d)\.conv\.", one_less("reduce.conv{}.", 1)),
+    (r"conv(\d)\.bn\.", one_less("reduce.norm{}.", 1)),
+    (r"inception(\d)(\w)\.branch(\d)(?:\.(\d))?\.(conv|bn)\.", _inception),
+    *(
+        (rf"aux{number}\.{old}\.", f"aux_{letter}.{new}.")
+        for number, letter in (("1", "a"), ("2", "b"))
+        for old, new in (
+            (r"conv\.conv", "reduce.conv1"),
+            (r"conv\.bn", "reduce.norm1"),
+            ("fc1", "hidden"),
+            ("fc2", "fc"),
+        )
+    ),
+    (r"fc\.", "classifier.fc."),
+]
+
 # Inside a unit: the released code's name, pytorchcv's, ours.
 _FISH_UNIT = [
     ("bn1", "body.conv1.bn", "before.norm1"),

@@ -130,7 +130,7 @@ KRIZHEVSKY = "Krizhevsky 2014, arXiv:1404.5997"
 OURS = "A net of our own, by the paper's rules; no published numbers."
 
 MODELS = {
-    "alexnet": Entry(AlexNet, AlexNetSpec(), paper=KRIZHEVSKY, params=61_100_840, reference="torchvision"),
+    "alexnet": Entry(AlexNet, AlexNetSpec(), paper=KRIZHEVSKY, params=61_100_840, reference="torchvision:alexnet"),
     "alexnet_test": Entry(
         AlexNet,
         AlexNetSpec(stem=12, stage2=(32, 32, 32), stage3=(24, 24), wide=(20, 16), window=2),
