@@ -1,7 +1,7 @@
 """State dicts of other implementations, renamed to ours: tables of regular expressions, first match wins."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,32 @@ TIMM_RESNET: Rules = [
     (r"layer(\d)\.(\d+)\.downsample\.1\.", r"stage\1.\2.shortcut.norm1."),
     (r"fc\.", "classifier.fc."),
 ]
+
+
+def plain(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) -> Rules:
+    """Numbered layers of a plain net: ``depths`` convolutions in each stage, each stage but the first after a pooling.
+
+    Args:
+        depths: Convolutions a stage.
+        norm: Each is followed by a norm; by an activation in any case.
+        wide: What the other implementation calls the wide layers.
+        head: What it calls the classifier.
+    """
+    rules: Rules = []
+    index = 0
+    for stage, depth in enumerate(depths, 1):
+        index += stage > 1
+        for i in range(depth):
+            ours = f"stage{stage}.{i - 1 if stage == 1 else i + 1}" if index else "stem"
+            for kind in ("conv", "norm") if norm else ("conv",):
+                rules.append((rf"features\.{index}\.", f"{ours}.{kind}1."))
+                index += 1
+            index += 1
+    rules += [(re.escape(name) + r"\.", f"wide.layers.conv{i}.") for i, name in enumerate(wide, 1)]
+    return [*rules, (re.escape(head) + r"\.", "classifier.fc.")]
+
+
+TORCHVISION_ALEXNET = plain((1, 1, 3), False, ("classifier.1", "classifier.4"), "classifier.6")
 
 _CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
 PYTORCHCV_RESNET: Rules = [
@@ -183,9 +209,9 @@ def load_foreign(net: nn.Module, state_dict: Mapping[str, Tensor], rules: Rules)
     """Load another implementation's weights, all of them, into a net of ours."""
     own = net.state_dict()
     renamed = {rename(key, rules): value for key, value in state_dict.items()}
-    # A 1x1 convolution over a pooled map is a linear layer; nothing else may change its shape.
+    # A convolution over a map of its window's size is a linear layer; nothing else may change its shape.
     renamed = {
-        key: value.flatten(1) if key == "classifier.fc.weight" and value.ndim == 4 else value
+        key: value.view_as(own[key]) if re.match(r"(classifier\.fc|wide\..*)\.weight", key) else value
         for key, value in renamed.items()
     }
     assert len(renamed) == len(state_dict), "two foreign keys have one name"

@@ -14,9 +14,11 @@ from foreign import (
     PYTORCHCV_RESNET,
     TIMM_DENSENET,
     TIMM_RESNET,
+    TORCHVISION_ALEXNET,
     TORCHVISION_GOOGLENET,
     Rules,
     load_foreign,
+    plain,
     rename,
 )
 from pytorchcv.model_provider import get_model
@@ -26,6 +28,7 @@ from pytorchcv.models.wrn_cifar import get_wrn_cifar
 from torch import Tensor, nn
 
 import zoo
+from zoo.models.vgg import VGGSpec
 
 RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:densenet", PYTORCHCV_DENSENET),
@@ -34,6 +37,7 @@ RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:", PYTORCHCV_RESNET),
     (r"timm:densenet", TIMM_DENSENET),
     (r"timm:", TIMM_RESNET),
+    (r"torchvision:alexnet", TORCHVISION_ALEXNET),
     (r"torchvision:googlenet", TORCHVISION_GOOGLENET),
 ]
 """Which table renames the state dict of a reference (with timm, of the net of our name); first match wins."""
@@ -53,8 +57,14 @@ REFERENCED = [
     name for name in zoo.list_models() if re.match("timm$|torchvision|pytorchcv:", zoo.model_entry(name).reference)
 ]
 
+# The wide layers hold most of a VGG's weights: all but one net are held against timm's with narrow ones, to save time.
+NARROW = [name for name in REFERENCED if re.fullmatch(r"vgg\d+(_bn)?", name) and name != "vgg11"]
+
 
 def rules_of(name: str) -> Rules:
+    spec = zoo.model_entry(name).spec
+    if isinstance(spec, VGGSpec):
+        return plain(spec.depths, spec.norm, ("pre_logits.fc1", "pre_logits.fc2"), "head.fc")
     source = zoo.model_entry(name).reference
     source = f"timm:{name}" if source == "timm" else source
     return next(rules for pattern, rules in RULES if re.match(pattern, source))
@@ -64,7 +74,7 @@ def reference(name: str) -> nn.Module:
     """The other implementation with random weights and non-trivial batch statistics."""
     source, _, twin = zoo.model_entry(name).reference.partition(":")
     if source == "timm":
-        net = timm.create_model(name)
+        net = timm.create_model(name, mlp_ratio=1 / 64) if name in NARROW else timm.create_model(name)
     elif source == "torchvision":
         net = BUILDERS[name]() if name in BUILDERS else torchvision.models.get_model(twin or name)
     else:
@@ -86,7 +96,8 @@ def reference(name: str) -> nn.Module:
 
 def twin(name: str, net: nn.Module) -> nn.Module:
     """Ours with the reference's weights."""
-    ours = zoo.create_model(name, device="meta", dtype=next(net.parameters()).dtype).to_empty(device="cpu")
+    options = {"wide": (64, 4096)} if name in NARROW else {}
+    ours = zoo.create_model(name, device="meta", dtype=next(net.parameters()).dtype, **options).to_empty(device="cpu")
     load_foreign(ours, net.state_dict(), rules_of(name))
     return ours
 
@@ -112,9 +123,29 @@ def test_evaluation(name: str) -> None:
         assert_same(ours(x), net(x))
 
 
+@pytest.mark.parametrize("name", ["vgg11", "alexnet"])
+def test_wide_layers_at_full_size(name: str) -> None:
+    """At 224 px the first wide layer's window fits the map as it is, without the pooling of a smaller one."""
+    net = reference(name).eval()
+    ours = twin(name, net).eval()
+    x = torch.randn((1, 3, 224, 224), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        assert ours.forward_features(x).shape[-1] == ours.wide.wide.kernel
+        assert_same(ours(x), net(x))
+
+
 @pytest.mark.parametrize(
     "name",
-    ["resnet50", "preresnet50", "resnext50_32x4d", "resnet164_cifar", "fishnet99", "densenet121", "googlenet_bn"],
+    [
+        "resnet50",
+        "preresnet50",
+        "resnext50_32x4d",
+        "resnet164_cifar",
+        "fishnet99",
+        "densenet121",
+        "googlenet_bn",
+        "vgg11_bn",
+    ],
 )
 def test_training(name: str) -> None:
     """Outputs, gradients and updated batch statistics, in double precision."""
@@ -175,6 +206,13 @@ def test_a_wrong_net_is_noticed() -> None:
     x = images("resnet18")
     with torch.no_grad(), pytest.raises(AssertionError):
         assert_same(ours(x), net(x))
+
+
+def test_timm_counts() -> None:
+    for name in zoo.list_models(family="vgg"):
+        if timm.is_model(name) and name != zoo.model_entry(name).timm_name:
+            net = timm.create_model(name, device="meta")
+            assert zoo.model_entry(name).params == sum(p.numel() for p in net.parameters()), name
 
 
 def test_torchvision_counts() -> None:

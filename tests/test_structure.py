@@ -130,6 +130,8 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("googlenet_bn_test", 16, {}),
         ("googlenet_bn_test", 8, {"five_kernel": 7}),
         ("googlenet16_bn_cifar", 1, {}),
+        ("vgg_test", 8, {}),
+        ("vgg_test", 16, {}),
         ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )

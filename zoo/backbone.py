@@ -331,11 +331,13 @@ class Backbone(nn.Module):
         """Layer groups in order of depth, for layer-wise learning rates; the classifier is the last group.
 
         Args:
-            coarse: One group a child instead of one a unit.
+            coarse: One group a child instead of one a unit or wide layer.
         """
         groups = {}
         for name, child in self.named_children():
-            if name not in ("wide", "classifier"):
+            if isinstance(child, WideHead):
+                groups[name] = rf"^{name}\." if coarse else rf"^{name}\.layers\.conv(\d+)\."
+            elif name != "classifier":
                 groups[name] = rf"^{name}\." if coarse or not isinstance(child, Stage) else rf"^{name}\.(\d+)\."
         return groups
 
