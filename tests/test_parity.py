@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from foreign import (
+    PYTORCHCV_BAGNET,
     PYTORCHCV_FISHNET,
     PYTORCHCV_PRERESNET,
     PYTORCHCV_RESNET,
@@ -25,6 +26,7 @@ import zoo
 
 RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:fishnet", PYTORCHCV_FISHNET),
+    (r"pytorchcv:bagnet", PYTORCHCV_BAGNET),
     (r"pytorchcv:(preresnet|wrn|get_wrn)", PYTORCHCV_PRERESNET),
     (r"pytorchcv:", PYTORCHCV_RESNET),
     (r"timm$", TIMM_RESNET),
@@ -98,7 +100,9 @@ def test_evaluation(name: str) -> None:
         assert_same(ours(x), net(x))
 
 
-@pytest.mark.parametrize("name", ["resnet50", "preresnet50", "resnext50_32x4d", "resnet164_cifar", "fishnet99"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "preresnet50", "resnext50_32x4d", "resnet164_cifar", "fishnet99", "bagnet9"]
+)
 def test_training(name: str) -> None:
     """Outputs, gradients and updated batch statistics, in double precision."""
     net = reference(name).double().train()
