@@ -109,7 +109,7 @@ class BagNetSpec(Spec):
 
 
 class Crop(nn.Module):
-    """Drop the last rows and columns, those that an unpadded window takes from its map."""
+    """Drop the last rows and columns, as many as an unpadded window loses."""
 
     def __init__(self, lost: int) -> None:
         super().__init__()
@@ -164,11 +164,11 @@ class BagNet(Backbone):
         """One bottleneck around its window; the shortcut is cropped to what the branch returns."""
         convs = (Conv(out_chs=window.out_chs, kernel=1), window, Conv(out_chs=out_chs, kernel=1))
         path: OrderedDict[str, nn.Module] = OrderedDict()
-        if window.kernel > 1:
-            path["crop"] = Crop(window.dilation * (window.kernel - 1))
         if projects:
             projection = sequence(kit, in_chs, "cn", [Conv(out_chs=out_chs, kernel=1, stride=window.stride)])
             path.update(projection.named_children())
+        if window.kernel > 1:
+            path["crop"] = Crop(window.dilation * (window.kernel - 1) // window.stride)
         shortcut = nn.Sequential(path) if path else None
         return Residual(kit, in_chs, convs, ORDERS["post"], shortcut=shortcut, drop_path=drop_path)
 
