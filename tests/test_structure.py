@@ -121,6 +121,13 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
         ("resnext20_4x8d_cifar", 2, {}),
+        ("highway_test", 1, {}),
+        ("highway_test", 2, {"kernels": (3,)}),
+        ("wider_resnet_test", 8, {}),
+        ("wider_resnet_test", 8, {"pools": 0}),
+        ("wider_resnet_test", 8, {"pools": 5}),
+        ("wider_resnet_test", 16, {"pools": 4}),
+        ("wider_resnet_test", 2, {}),
     ],
 )
 def test_dilation_is_exact(name: str, output_stride: int, spec: dict[str, Any]) -> None:

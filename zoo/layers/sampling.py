@@ -48,30 +48,35 @@ class PadShortcut(nn.Module):
 
 
 class DilatedMaxPool(nn.Module):
-    """2x2 max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+    """Max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
 
     At every (2 * dilation)-th pixel it equals the strided pooling of the undilated net.
     """
 
-    def __init__(self, dilation: int) -> None:
+    def __init__(self, dilation: int, kernel: int = 2) -> None:
         super().__init__()
         self.dilation = dilation
-        self.pool = nn.MaxPool2d(2, stride=1, dilation=dilation)
+        self.before = dilation * ((kernel - 1) // 2)
+        self.after = dilation * (kernel // 2)
+        self.pool = nn.MaxPool2d(kernel, stride=1, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.pool(F.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf")))
+        return self.pool(F.pad(x, (self.before, self.after, self.before, self.after), value=float("-inf")))
 
 
-def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False) -> nn.Module:
-    """2x2 max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
+def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False, kernel: int = 2) -> nn.Module:
+    """Max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
 
     Args:
         halve: Whether the size is halved.
         dilation: Of the dilated form.
-        ceil: An odd size is halved upwards, as a strided 3x3 convolution does, instead of downwards.
+        ceil: With a 2x2, an odd size is halved upwards, as a strided 3x3 convolution does, instead of downwards.
+        kernel: 2, or 3 with a pixel of padding, which always halves upwards.
     """
-    return nn.MaxPool2d(2, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation)
+    if halve:
+        return nn.MaxPool2d(kernel, stride=2, padding=(kernel - 1) // 2, ceil_mode=ceil)
+    return DilatedMaxPool(dilation, kernel)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:
