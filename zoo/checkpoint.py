@@ -19,7 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -67,11 +67,14 @@ def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) 
         raise ValueError(f"{path}: cannot be read ({_line(error.strerror or error)})") from error
 
 
+_File = io.BufferedReader | io.BytesIO
+
+
 class _Refused(Exception):
     """Why a file is not taken, in half a line."""
 
 
-def _unwrapped(file: IO[bytes], limit: int) -> IO[bytes] | None:
+def _unwrapped(file: _File, limit: int) -> io.BytesIO | None:
     """The one checkpoint in a zip, unpacked; None if the file itself is the checkpoint."""
     if file.read(2) != b"PK":
         return None
@@ -105,18 +108,18 @@ def _members(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
     return members
 
 
-def _check_digest(file: IO[bytes], digest: str) -> None:
+def _check_digest(file: _File, digest: str) -> None:
     """Raise if a file is not the one that a known hash, or its start, belongs to."""
     if not digest:
         return
     file.seek(0)
     kind, _, want = digest.partition(":")
-    have = hashlib.file_digest(file, kind).hexdigest()  # ty: ignore[invalid-argument-type]
+    have = hashlib.file_digest(file, kind).hexdigest()
     if not want or not have.startswith(want):
         raise _Refused(f"it is not the published file: its {kind} starts with {have[:8]}, not {want[:8]}")
 
 
-def _parsed(file: IO[bytes]) -> Any:
+def _parsed(file: _File) -> Any:
     """What a checkpoint says, read without running it."""
     file.seek(0)
     head = file.read(9)
