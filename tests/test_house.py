@@ -28,8 +28,19 @@ MAY_IMPORT = {
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology", "zoo.weights"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.checkpoint"},
     "zoo.analysis": set(),
+    "zoo.hub": set(),
+    "zoo.evaluation": set(),
+    "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation"},
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
-    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.bench"},
+    "zoo.cli": {
+        "zoo",
+        "zoo.entry",
+        "zoo.registry",
+        "zoo.complexity",
+        "zoo.analysis",
+        "zoo.bench",
+        "zoo.weights_command",
+    },
     "zoo.__main__": {"zoo.cli"},
 }
 # Modules of timm that are not public, by the only file that may use them.

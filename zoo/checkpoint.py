@@ -138,11 +138,12 @@ def _parsed(file: _File) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except (Exception, RecursionError) as error:
+        # torch's message tells at length how to switch the protection off; what was found stands at its end.
         text = str(error)
-        asked = re.search(r"(?:GLOBAL|type|class|Trying to \w+) ([\w.]*\w\.\w+)", text)
-        if "weights_only" in text and asked:
+        if asked := re.search(r"GLOBAL ([\w.]+)", text):
             raise _Refused(f"it asks for code ({asked[1]}), which is not run; save its state_dict alone") from None
-        raise _Refused(f"it is no checkpoint, or a damaged one ({_line(error)})") from error
+        found = text.rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+        raise _Refused(f"it is no checkpoint, or a damaged one ({_line(found)})") from error
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

@@ -139,6 +139,22 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     return load(model, tensors, _layouts(model), source=str(path), num_classes=own.num_classes, in_chans=own.in_chans)
 
 
+def check_weights(model: nn.Module, path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """Read a checkpoint file as `load_weights` does, and write nothing.
+
+    Args:
+        model: A net of ours; one on the meta device will do.
+        path: The file.
+
+    Returns:
+        The tensors under our names, and the name of the layout that they came in.
+
+    Raises:
+        ValueError: As `load_weights`.
+    """
+    return convert(read(path, limit=_plausible(model)), model, _layouts(model), source=str(path))
+
+
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict in any layout of the net's family, under our names: what timm calls a checkpoint filter.
 
