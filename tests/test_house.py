@@ -17,7 +17,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry"},
+    "zoo": {"zoo.registry", "zoo.hub"},
     "zoo.layers": set(),
     "zoo.entry": {"zoo.weights"},
     "zoo.weights": set(),
@@ -28,9 +28,9 @@ MAY_IMPORT = {
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology", "zoo.weights"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.checkpoint"},
     "zoo.analysis": set(),
-    "zoo.hub": set(),
+    "zoo.hub": {"zoo.checkpoint"},
     "zoo.evaluation": set(),
-    "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation"},
+    "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation", "zoo.bench"},
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
     "zoo.cli": {
         "zoo",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = argparse.RawDescriptionHelpFormatter
+from zoo.bench.command import DESCRIPTION, choose_device
 
 WEIGHTS_EXAMPLES = """\
 examples:
@@ -93,7 +93,7 @@ def add_verbs(verbs: Any) -> None:
     _add_shape_options(validate)
     validate.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
     validate.add_argument("--workers", type=int, default=2, metavar="N", help="that read images (default: %(default)s)")
-    validate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    validate.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
     validate.add_argument("--json", action="store_true", help="print JSON")
     validate.set_defaults(run=run_validate)
 
@@ -196,6 +196,7 @@ def run_validate(args: argparse.Namespace) -> int:
     for name in ("batch_size", "workers"):
         if getattr(args, name) < (name == "batch_size"):
             raise ValueError(f"{name.replace('_', '-')} ({getattr(args, name)}) is too small")
+    device = choose_device(args.device)
     base, _, tag = args.name.partition(".")
     entry = model_entry(base)
     tag = tag or next(iter(entry.weights), "")
@@ -208,7 +209,7 @@ def run_validate(args: argparse.Namespace) -> int:
         published = entry.weights[tag]
     prepared = preprocessing(model)
     errors = evaluate(
-        model, dataset, batch_size=args.batch_size, workers=args.workers, device=args.device, prepared=prepared
+        model, dataset, batch_size=args.batch_size, workers=args.workers, device=device, prepared=prepared
     )
     found: dict[str, Any] = {
         "model": base,
