@@ -87,6 +87,12 @@ def belied(content: bytes) -> bytes:
     return bytes(packed)
 
 
+def inflated() -> bytes:
+    """An older checkpoint that claims two gigabytes for one tensor."""
+    content = saved({"conv1.weight": torch.zeros(70_000)}, _use_new_zipfile_serialization=False)
+    return content.replace(b"J" + struct.pack("<i", 70_000), b"J" + struct.pack("<i", 1 << 29))
+
+
 PTH, LEGACY = saved(state()), saved(state(), _use_new_zipfile_serialization=False)
 SAFE = safe_bytes(state())
 PACKED = zipped(("net.pth", PTH))
@@ -165,6 +171,8 @@ BAD: dict[str, Callable[[], bytes | None]] = {
     "a zip bomb in a pth": lambda: zipped(("net/data.pkl", b"\x80\x02}."), ("net/data/0", HUGE), ("net/version", b"3")),
     "a zip bomb in a zip": lambda: zipped(("net.pth", zipped(("net/data.pkl", b"\x80\x02}."), ("net/data/0", HUGE)))),
     "a zip that belies its size": lambda: belied(HUGE),
+    "a claim of gigabytes": inflated,
+    "more bytes than plausible": lambda: bytes(80 << 20),
     "a folder": lambda: None,
 }
 

@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) 
     Args:
         path: The file; its name says nothing, its content decides.
         digest: Known start of the checkpoint's hash, such as ``sha1:93e26daa``.
-        limit: Bytes that may be unpacked at most.
+        limit: Bytes that the checkpoint may have at most, packed or unpacked.
 
     Returns:
         The tensors on the CPU, without what a training run or a wrapper put around them.
@@ -56,11 +56,11 @@ def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) 
         if path.is_dir():
             raise _Refused("it is a folder, not a checkpoint")
         if not path.is_file():
-            raise _Refused("there is no such file")
+            raise _Refused("it is no regular file" if path.exists() else "there is no such file")
         with path.open("rb") as file:
             held = _unwrapped(file, limit) or file
             _check_digest(held, digest)
-            return _tensors(_parsed(held))
+            return _tensors(_parsed(held, limit))
     except _Refused as refused:
         raise ValueError(f"{path}: {refused}") from refused.__cause__
     except OSError as error:
@@ -119,7 +119,7 @@ def _check_digest(file: _File, digest: str) -> None:
         raise _Refused(f"it is not the published file: its {kind} starts with {have[:8]}, not {want[:8]}")
 
 
-def _parsed(file: _File) -> Any:
+def _parsed(file: _File, limit: int) -> Any:
     """What a checkpoint says, read without running it."""
     file.seek(0)
     head = file.read(9)
@@ -127,6 +127,8 @@ def _parsed(file: _File) -> Any:
     file.seek(0)
     if not size:
         raise _Refused("it is empty")
+    if size > limit:
+        raise _Refused(f"it has {size:,} bytes, more than the {limit:,} that are plausible")
     if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         try:
             return load_safetensors(file.read())
