@@ -466,6 +466,15 @@ def test_what_does_not_fit_is_named(change: Callable[[dict[str, Tensor]], object
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+def test_what_will_be_adapted_is_looked_at_too() -> None:
+    net = zoo.create_model("resnet_test", num_classes=3)
+    tensors = dict(zoo.create_model("resnet_test").state_dict())
+    load(net, tensors, {}, num_classes=10)
+    tensors["classifier.fc.weight"] = torch.ones(1).expand(1 << 40)
+    with pytest.raises(ValueError, match=r"classifier\.fc\.weight is 1099511627776 without the numbers for it"):
+        load(net, tensors, {}, num_classes=10)
+
+
 def test_wrong_channels_are_named(tmp_path: Path) -> None:
     torch.save(zoo.create_model("resnet_test", in_chans=4).state_dict(), tmp_path / "four.pth")
     overlay = dict(file=str(tmp_path / "four.pth"))

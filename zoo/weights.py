@@ -243,6 +243,9 @@ def convert(
                 wrong.append(f"{key} is {_size(value)} and not {_size(want)}")
                 continue
             tensors[key] = value = value.reshape(want.shape)
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            wrong.append(f"{key} is {_size(value)} without the numbers for it")
+            continue
         if not problems and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             broken.append(key)
     problems += _problem("of a wrong shape or kind", wrong)
