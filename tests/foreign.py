@@ -1,11 +1,12 @@
 """State dicts of other implementations under our names: the tables of the families, and a strict loader of its own."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from zoo.models import fishnet, resnet
+from zoo.models import alexnet, densenet, fishnet, googlenet, resnet, vgg
 from zoo.weights import Layout
 
 Rules = Sequence[tuple[str, str]]
@@ -19,8 +20,13 @@ def one_less(template: str, *groups: int) -> str:
 TIMM_RESNET = resnet.LAYOUTS["timm"].rules
 PYTORCHCV_RESNET = resnet.LAYOUTS["pytorchcv"].rules
 PYTORCHCV_PRERESNET = resnet.LAYOUTS["pytorchcv_pre"].rules
+TIMM_DENSENET = densenet.LAYOUTS["timm"].rules
+PYTORCHCV_DENSENET = densenet.LAYOUTS["pytorchcv"].rules
+TORCHVISION_GOOGLENET = googlenet.LAYOUTS["torchvision"].rules
+TORCHVISION_ALEXNET = alexnet.LAYOUTS["torchvision"].rules
 RELEASED_FISHNET = fishnet.LAYOUTS["released"].rules
 PYTORCHCV_FISHNET = fishnet.LAYOUTS["pytorchcv"].rules
+plain = vgg.numbered
 
 
 def rename(key: str, rules: Rules) -> str:
@@ -36,9 +42,9 @@ def load_foreign(net: nn.Module, state_dict: Mapping[str, Tensor], rules: Rules)
     """Load another implementation's weights, all of them, into a net of ours."""
     own = net.state_dict()
     renamed = {rename(key, rules): value for key, value in state_dict.items()}
-    # A 1x1 convolution over a pooled map is a linear layer; nothing else may change its shape.
+    # A convolution over a map of its window's size is a linear layer; nothing else may change its shape.
     renamed = {
-        key: value.flatten(1) if key == "classifier.fc.weight" and value.ndim == 4 else value
+        key: value.view_as(own[key]) if re.match(r"(classifier\.fc|wide\..*)\.weight", key) else value
         for key, value in renamed.items()
     }
     assert len(renamed) == len(state_dict), "two foreign keys have one name"

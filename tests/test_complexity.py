@@ -197,3 +197,11 @@ def test_a_wrong_size_is_named(size: tuple[int, int, int] | None, message: str) 
 def test_wrong_channels_are_named_before_the_net_runs() -> None:
     with pytest.raises(ValueError, match="has 3 channels, the model takes 1"):
         count(timm.create_model("resnet18", in_chans=1), (3, 64, 64))
+
+
+def test_deformable_convolutions_are_counted() -> None:
+    """As the plain ones, plus those that compute the offsets."""
+    plain = count(zoo.create_model("resnet_test"), (3, 64, 64))
+    deformed = count(zoo.create_model("resnet_test", deform_stages=(4,)), (3, 64, 64))
+    assert deformed.macs - plain.macs == 2 * 2 * 18 * 24 * 9
+    assert not any("deform" in operator for operator in deformed.uncounted)

@@ -13,7 +13,7 @@ import zoo
 from zoo.analysis.paths import reached_directly
 from zoo.bench.data import dataset_row, load_dataset
 from zoo.bench.train import train
-from zoo.layers import ORDERS, Kit, Residual, basic, bottleneck
+from zoo.layers import ORDERS, Kit, OffsetConv, Residual, basic, bottleneck
 
 # He et al. 2016, figure 4 (a) to (e): convolution, norm, activation, + the sum.
 FIGURE_4 = {
@@ -121,6 +121,18 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("resnet20_cifar", 1, {}),
         ("wide_resnet16_2_cifar", 1, {}),
         ("resnext20_4x8d_cifar", 2, {}),
+        ("densenet_test", 8, {}),
+        ("densenet_test", 16, {}),
+        ("densenet_test", 4, {"bottleneck": 0, "compression": 1.0}),
+        ("densenet40_k12_bc_cifar", 1, {"depths": (2, 2, 2)}),
+        ("googlenet_test", 8, {}),
+        ("googlenet_test", 4, {"pools": (2, 3, 2, 3)}),
+        ("googlenet_bn_test", 16, {}),
+        ("googlenet_bn_test", 8, {"five_kernel": 7}),
+        ("googlenet16_bn_cifar", 1, {}),
+        ("vgg_test", 8, {}),
+        ("vgg_test", 16, {}),
+        ("resnet_test", 8, {"shortcut": "none"}),
     ],
 )
 def test_dilation_is_exact(name: str, output_stride: int, spec: dict[str, Any]) -> None:
@@ -198,3 +210,56 @@ def test_every_ordering_trains_on_digits(order: str) -> None:
         replace(dataset_row("digits").recipe, epochs=3),
     )
     assert trained.epochs[-1].test_accuracy > 0.8
+
+
+@pytest.mark.parametrize("name", ["resnet_test", "preresnet_test"])
+def test_deformable_stages_start_as_the_plain_net(name: str) -> None:
+    """Equal with the same weights while the offsets are zero; not with others; any other state fits."""
+    plain = unsettle(zoo.create_model(name)).double()
+    net = zoo.create_model(name, deform_stages=(3, 4)).double().eval()
+    missing, unexpected = net.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert {key.split(".")[0] for key in missing} == {"stage3", "stage4"}
+    assert all(".offset." in key for key in missing)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), plain(x))
+        assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))
+        for convolution in net.modules():
+            if isinstance(convolution, OffsetConv):
+                nn.init.constant_(convolution.bias, 0.5)
+        assert not torch.allclose(net(x), plain(x))
+    net.init_weights()
+    assert not any(p.any() for key, p in net.named_parameters() if ".offset." in key)
+
+
+def test_a_plain_net_is_the_residual_one_without_shortcuts() -> None:
+    """The same layers in the same order, fewer sums."""
+    plain, residual = (
+        operators(zoo.create_model("resnet20_cifar", shortcut=shortcut, num_classes=0)) for shortcut in ("none", "pad")
+    )
+    assert "+" not in plain
+    assert plain == residual.replace("+", "")
+
+
+def test_the_squeezed_branch_is_scaled_before_the_sum() -> None:
+    net = unsettle(zoo.create_model("seresnet20_projection_cifar")).double()
+    unit = net.stage1[0]
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        branch = unit.branch(x)
+        torch.testing.assert_close(unit(x), torch.relu(unit.gate(branch) * branch + x))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"deform_stages": (5,)}, "deform_stages .* must name stages 1 to 4"),
+        ({"squeeze": 64}, "squeeze .* must leave a channel of the 32"),
+        ({"shortcut": "none", "squeeze": 4}, "squeeze .* must be off in a plain net"),
+        ({"close": False}, "close .* must be True for order 'post'"),
+    ],
+)
+def test_options_that_make_no_net(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.create_model("resnet_test", **overrides)

@@ -31,9 +31,11 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import (
         addmm_flop_jit,
         bmm_flop_jit,
+        conv_flop_count,
         conv_flop_jit,
         einsum_flop_jit,
         generic_activation_jit,
+        get_shape,
         linear_flop_jit,
         matmul_flop_jit,
     )
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from torch import nn
+
+
+def _deform_conv_flops(inputs: list[Any], outputs: list[Any]) -> Any:
+    """The products of a deformable convolution; its interpolation is not in them, as with every other one."""
+    x, weight, out = (get_shape(value) or [] for value in (*inputs[:2], outputs[0]))
+    return conv_flop_count(x, weight, out)
+
 
 # fvcore's own handles for the operators whose products are counted as `macs`.
 PRODUCTS = {
@@ -52,6 +61,7 @@ PRODUCTS = {
     "aten::linear": linear_flop_jit,
     "aten::matmul": matmul_flop_jit,
     "aten::mm": matmul_flop_jit,
+    "torchvision::deform_conv2d": _deform_conv_flops,
 }
 MACS, ACTIVATIONS = "macs", "activations"  # the keys under which the handles below report
 

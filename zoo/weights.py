@@ -361,12 +361,7 @@ def _same_layer(shape: torch.Size, want: torch.Size) -> bool:
 
 
 def _plain(value: Tensor) -> bool:
-    return (
-        value.layout == torch.strided
-        and not value.is_meta
-        and not value.is_complex()
-        and not value.is_quantized
-    )
+    return value.layout == torch.strided and not value.is_meta and not value.is_complex() and not value.is_quantized
 
 
 def _kind(value: Tensor) -> str:

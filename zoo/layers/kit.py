@@ -8,6 +8,8 @@ import torch
 from timm.layers import create_act_layer, get_norm_layer
 from torch import nn
 
+from zoo.layers.deform import DeformConv2d
+
 LayerType = str | Callable[..., nn.Module]
 
 
@@ -23,6 +25,8 @@ class Conv:
     bias: bool = False
     padding: int | None = None
     """On each side; None keeps the map's size at stride 1."""
+    deform: bool = False
+    """Whether its taps move (`DeformConv2d`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Kit:
             raise ValueError(f"kernel ({conv.kernel}) must be odd, so that padding can be symmetric")
         if in_chs % conv.groups or conv.out_chs % conv.groups:
             raise ValueError(f"groups ({conv.groups}) must divide in_chs ({in_chs}) and out_chs ({conv.out_chs})")
-        return nn.Conv2d(
+        return (DeformConv2d if conv.deform else nn.Conv2d)(
             in_chs,
             conv.out_chs,
             conv.kernel,

@@ -44,7 +44,7 @@ ORDERS = {
 
 
 class Residual(nn.Module):
-    """after(drop_path(branch(before(x))) + shortcut(x or before(x))).
+    """after(drop_path(gate(branch(before(x)))) + shortcut(x or before(x))).
 
     Args:
         kit: The shared layer types.
@@ -52,6 +52,7 @@ class Residual(nn.Module):
         convs: The convolutions of the branch.
         order: Where norms and activations stand.
         shortcut: The other path; the identity where None.
+        gate: Factor on the branch before the sum, computed from the branch's map.
         shared: The shortcut leaves after ``before`` (He et al. 2016 where a unit projects), not before it.
         drop_path: Probability of dropping the branch of a sample in training.
     """
@@ -64,6 +65,7 @@ class Residual(nn.Module):
         order: Order,
         *,
         shortcut: nn.Module | None = None,
+        gate: nn.Module | None = None,
         shared: bool = False,
         drop_path: float = 0.0,
     ) -> None:
@@ -71,6 +73,7 @@ class Residual(nn.Module):
         self.shared = shared
         self.before = sequence(kit, in_chs, order.before)
         self.branch = sequence(kit, in_chs, order.branch(len(convs)), convs)
+        self.gate = gate
         self.shortcut = nn.Identity() if shortcut is None else shortcut
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.after = sequence(kit, convs[-1].out_chs, order.after, fresh=True)
@@ -80,7 +83,10 @@ class Residual(nn.Module):
         activated = self.before(x)
         if self.shared:
             x = activated
-        return self.after(self.drop_path(self.branch(activated)) + self.shortcut(x))
+        branch = self.branch(activated)
+        if self.gate is not None:
+            branch = branch * self.gate(branch)
+        return self.after(self.drop_path(branch) + self.shortcut(x))
 
     def zero_init_last(self) -> None:
         """Start as the identity: zero the branch's last norm if it ends with one, else its last convolution."""

@@ -5,6 +5,8 @@ Papers:
     He, Zhang, Ren, Sun 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
     Zagoruyko, Komodakis 2016, Wide Residual Networks, arXiv:1605.07146.
     Xie, Girshick, Dollar, Tu, He 2017, Aggregated Residual Transformations, arXiv:1611.05431.
+    Hu, Shen, Albanie, Sun, Wu 2018, Squeeze-and-Excitation Networks, arXiv:1709.01507.
+    Dai, Qi, Xiong, Li, Zhang, Hu, Wei 2017, Deformable Convolutional Networks, arXiv:1703.06211.
 
 Resolutions (the number in brackets is the total stride of a tap)::
 
@@ -30,21 +32,26 @@ What differs from the papers, and why:
       ``act_only_pre``, bare for ``norm_after_add`` and ``pre``. The papers do not say (our reading; for ``post`` and
       ``pre`` it is what every implementation does). The stem and the closing layers complete each ordering so that
       every convolution sees exactly one norm and one activation before the next.
+    * ``plain*`` are the papers' nets without shortcuts (2015, figure 3 and section 4), for the degradation experiment.
+    * The gate of ``seresnet*`` acts on the branch before the sum. ``deform_stages=(4,)`` makes the 3x3 convolutions of
+      that stage deformable, all of them; 2017, section 4.2, does so in the last three bottlenecks of ResNet-101. At
+      its start a deformable net equals the plain one with the same weights.
     * ResNeXt 2x64d for 101 layers is the paper's Table 4 net. ``wide_resnet16_2_cifar``, ``resnext20_4x8d_cifar`` and
       the ``*_test`` nets are small nets of our own by the papers' rules, for the benchmark and for tests.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, PadShortcut, Residual, Stage, basic, bottleneck, sequence
+from zoo.layers import ORDERS, Conv, Kit, PadShortcut, Residual, SqueezeGate, Stage, basic, bottleneck, sequence
 from zoo.weights import Layout, pytorchcv_in1k, pytorchcv_small
 
-SHORTCUTS = ("pad", "project", "project_all")
+SHORTCUTS = ("pad", "project", "project_all", "none")
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
 """Total stride after the stem's convolution, and after its pooling."""
 
@@ -60,11 +67,15 @@ class ResNetSpec(Spec):
         groups: Groups of the 3x3 (cardinality).
         order: Where norms and activations stand, a key of ``ORDERS``.
         shortcut: Where a unit changes the shape: ``pad`` (A) fills with zeros, ``project`` (B) convolves;
-            ``project_all`` (C) convolves in every unit.
+            ``project_all`` (C) convolves in every unit; ``none`` makes a plain net, without any shortcut.
         stem: ``imagenet`` (7x7 stride 2 and max-pooling) or ``cifar`` (3x3).
         stem_width: Channels of the stem.
         stride_first: Bottlenecks stride on the first 1x1 instead of the 3x3.
         activate_first: The first unit's shortcut leaves after the first activation; only for pre-activation orders.
+        squeeze: Squeeze-and-excitation on each branch with so many times fewer channels between; 0 for none.
+        deform_stages: Stages, counted from 1, whose 3x3 convolutions are deformable.
+        norm_shortcut: Projections end with a norm also where the ordering has none there.
+        close: Norm and activation follow the last unit where the ordering leaves them to the next one.
     """
 
     depths: tuple[int, ...]
@@ -77,6 +88,10 @@ class ResNetSpec(Spec):
     stem_width: int = 64
     stride_first: bool = False
     activate_first: bool = False
+    squeeze: int = 0
+    deform_stages: tuple[int, ...] = ()
+    norm_shortcut: bool = False
+    close: bool = True
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, where the numbers do not make a net."""
@@ -94,10 +109,21 @@ class ResNetSpec(Spec):
             self.require(width % self.groups == 0, "groups", f"divide the 3x3's {width} channels")
         rising = all(a <= b for a, b in zip((self.stem_width, *self.widths), self.widths, strict=False))
         self.require(self.shortcut != "pad" or rising, "shortcut", f"not be pad: widths {self.widths} fall")
+        self.require(self.squeeze >= 0, "squeeze", "be 0 for none, or the reduction of the channels")
+        for width in self.widths:
+            self.require(self.squeeze <= width, "squeeze", f"leave a channel of the {width} of a stage")
+        stages = range(1, len(self.depths) + 1)
+        self.require(set(self.deform_stages) <= set(stages), "deform_stages", f"name stages 1 to {len(self.depths)}")
         if not self.mid_widths:
             self.require(not self.stride_first, "stride_first", "be False for basic units, which have no 1x1")
         if not ORDERS[self.order].before:
             self.require(not self.activate_first, "activate_first", f"be False for order {self.order!r}")
+            self.require(self.close, "close", f"be True for order {self.order!r}, which closes each unit")
+        if self.shortcut == "none":
+            for name in ("squeeze", "activate_first", "norm_shortcut"):
+                self.require(
+                    not getattr(self, name), name, "be off in a plain net, which has no branch and no shortcut"
+                )
 
     @property
     def tap_strides(self) -> tuple[int, ...]:
@@ -110,6 +136,13 @@ class ResNetSpec(Spec):
     def output_strides(self) -> tuple[int, ...]:
         """From the first stage's to the native one."""
         return self.tap_strides[-len(self.depths) :]
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """A plain net has no branch to leave out."""
+        if self.shortcut != "none":
+            return {}
+        return dict.fromkeys(("drop_path_rate", "zero_init_last"), "a plain net has no residual branch")
 
 
 class ResNet(Backbone):
@@ -149,7 +182,7 @@ class ResNet(Backbone):
 
         return Trunk(
             taps=taps,
-            final=sequence(kit, chs, order.before),
+            final=sequence(kit, chs, order.before if spec.close else ""),
             num_features=chs,
         )
 
@@ -164,7 +197,7 @@ class ResNet(Backbone):
         drop_path: float,
         *,
         first: bool,
-    ) -> Residual:
+    ) -> nn.Module:
         """One unit; what was a stride until dilation replaced it still separates the two dilations."""
         order, out_chs = ORDERS[spec.order], spec.widths[stage]
         if spec.mid_widths:
@@ -178,22 +211,29 @@ class ResNet(Backbone):
             )
         else:
             convs = basic(out_chs, stride=stride, dilation=dilation, groups=spec.groups)
+        if stage + 1 in spec.deform_stages:
+            convs = tuple(replace(conv, deform=conv.kernel == 3) for conv in convs)
+        if spec.shortcut == "none":
+            return sequence(kit, in_chs, order.before + order.branch(len(convs)) + order.after, convs)
         # Asked of the native net, not of this one: trading a stride for dilation must not change the state dict.
         reshapes = in_chs != out_chs or stride != 1 or dilation[0] != dilation[1]
         projects = spec.shortcut == "project_all" or (spec.shortcut == "project" and reshapes)
         shortcut: nn.Module | None = None
         if projects:
-            shortcut = sequence(kit, in_chs, order.projection, [Conv(out_chs=out_chs, kernel=1, stride=stride)])
+            ops = "cn" if spec.norm_shortcut else order.projection
+            shortcut = sequence(kit, in_chs, ops, [Conv(out_chs=out_chs, kernel=1, stride=stride)])
         elif reshapes:
             shortcut = PadShortcut(in_chs, out_chs, stride)
+        gate = SqueezeGate(kit, out_chs, out_chs // spec.squeeze, out_chs) if spec.squeeze else None
         shared = bool(order.before) and (projects or (first and spec.activate_first))
-        return Residual(kit, in_chs, convs, order, shortcut=shortcut, shared=shared, drop_path=drop_path)
+        return Residual(kit, in_chs, convs, order, shortcut=shortcut, gate=gate, shared=shared, drop_path=drop_path)
 
 
 HE2015 = "He et al. 2015, arXiv:1512.03385"
 HE2016 = "He et al. 2016, arXiv:1603.05027"
 WIDE = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
 XIE = "Xie et al. 2017, arXiv:1611.05431"
+HU = "Hu et al. 2018, arXiv:1709.01507"
 NO_TWIN = "No installable implementation of this net; the unit is held against the figure, the count against the paper."
 
 IMAGENET = {
@@ -284,6 +324,11 @@ def _aggregated(depth: int, groups: int, group_width: int, params: int, **kwargs
     )
 
 
+PORT = (
+    "The residual net that a review of FishNet compares it with on CIFAR-10: bottlenecks, the ImageNet stem on 32 px, "
+    "so that the last map is 1x1, projections that end with a norm, nothing after the last unit. The review's list of "
+    "layers and its count fix this reading; no code is public."
+)
 OURS = "A net of our own, by the paper's rules; no published numbers."
 
 
@@ -316,6 +361,11 @@ MODELS = {
     "resnext101_2x64d": _imagenet(101, 84_198_184, XIE, mid=128, groups=2),
     "wide_resnet50_2": _imagenet(50, 68_883_240, WIDE, mid=128, reference="timm"),
     "wide_resnet101_2": _imagenet(101, 126_886_696, WIDE, mid=128, reference="timm"),
+    "seresnet50": _imagenet(50, 28_088_024, HU, squeeze=16, reference="timm"),
+    "seresnet101": _imagenet(101, 49_326_872, HU, squeeze=16, reference="timm"),
+    "seresnet152": _imagenet(152, 66_821_848, HU, squeeze=16, reference="timm"),
+    "plain18": _imagenet(18, 11_515_688, HE2015, shortcut="none"),
+    "plain34": _imagenet(34, 21_623_848, HE2015, shortcut="none"),
     # CIFAR scale, shortcut A as published
     "resnet20_cifar": _cifar(20, 269_722, HE2015, shortcut="pad", lineups=("default",)),
     "resnet32_cifar": _cifar(32, 464_154, HE2015, shortcut="pad"),
@@ -323,6 +373,8 @@ MODELS = {
     "resnet56_cifar": _cifar(56, 853_018, HE2015, shortcut="pad", lineups=("all",)),
     "resnet110_cifar": _cifar(110, 1_727_962, HE2015, shortcut="pad"),
     "resnet1202_cifar": _cifar(1202, 19_421_274, HE2015, shortcut="pad"),
+    "plain20_cifar": _cifar(20, 269_722, HE2015, shortcut="none"),
+    "plain56_cifar": _cifar(56, 853_018, HE2015, shortcut="none", lineups=("all",)),
     # CIFAR scale, shortcut B
     "resnet20_projection_cifar": _cifar(20, 272_474, HE2015, reference="pytorchcv:resnet20_cifar10"),
     "resnet32_projection_cifar": _cifar(32, 466_906, HE2015, reference="pytorchcv:get_resnet_cifar"),
@@ -331,6 +383,9 @@ MODELS = {
     "resnet110_projection_cifar": _cifar(110, 1_730_714, HE2015, reference="pytorchcv:resnet110_cifar10"),
     "resnet1202_projection_cifar": _cifar(1202, 19_424_026, HE2015, reference="pytorchcv:resnet1202_cifar10"),
     "resnet164_cifar": _narrow(164, 1_704_154, HE2016, reference="pytorchcv:resnet164bn_cifar10"),
+    "seresnet20_projection_cifar": _cifar(20, 274_847, HU, squeeze=16, reference="pytorchcv:seresnet20_cifar10"),
+    "seresnet56_projection_cifar": _cifar(56, 862_889, HU, squeeze=16, reference="pytorchcv:seresnet56_cifar10"),
+    "seresnet110_projection_cifar": _cifar(110, 1_744_952, HU, squeeze=16, reference="pytorchcv:seresnet110_cifar10"),
     # The orderings of the unit (He et al. 2016, figure 4 and Table 2)
     "resnet110_norm_after_add_cifar": _cifar(110, 1_727_962, HE2016, shortcut="pad", order="norm_after_add"),
     "resnet110_act_before_add_cifar": _cifar(110, 1_727_962, HE2016, shortcut="pad", order="act_before_add"),
@@ -345,6 +400,21 @@ MODELS = {
     "preresnet110_cifar": _cifar(110, 1_730_522, HE2016, order="pre", reference="pytorchcv:preresnet110_cifar10"),
     "preresnet164_cifar": _narrow(164, 1_703_258, HE2016, order="pre", reference="pytorchcv:preresnet164bn_cifar10"),
     "preresnet1001_cifar": _narrow(1001, 10_327_706, HE2016, order="pre", reference="pytorchcv:preresnet1001_cifar10"),
+    "preresnet26_port_cifar": Entry(
+        ResNet,
+        ResNetSpec(
+            depths=(2, 2, 2, 2),
+            widths=(256, 512, 1024, 2048),
+            mid_widths=(64, 128, 256, 512),
+            order="pre",
+            norm_shortcut=True,
+            close=False,
+        ),
+        paper=HE2016,
+        params=13_962_698,
+        notes=PORT,
+        **cifar_task(),
+    ),
     # Wide ResNet and ResNeXt at CIFAR scale
     "wide_resnet28_10_cifar": _wide(28, 10, 36_479_194, reference="pytorchcv:wrn28_10_cifar10"),
     "wide_resnet16_8_cifar": _wide(16, 8, 10_961_370, reference="pytorchcv:get_wrn_cifar"),
@@ -383,6 +453,8 @@ LAYOUTS = {
             (r"bn1\.", "stem.norm1."),
             (_UNIT + r"conv(\d)\.", r"stage\1.\2.branch.conv\3."),
             (_UNIT + r"bn(\d)\.", r"stage\1.\2.branch.norm\3."),
+            (_UNIT + r"se\.fc1\.", r"stage\1.\2.gate.squeeze."),
+            (_UNIT + r"se\.fc2\.", r"stage\1.\2.gate.excite."),
             (_UNIT + r"downsample\.0\.", r"stage\1.\2.shortcut.conv1."),
             (_UNIT + r"downsample\.1\.", r"stage\1.\2.shortcut.norm1."),
             (r"fc\.", "classifier.fc."),
@@ -394,6 +466,8 @@ LAYOUTS = {
             (r"features\.init_block\.(?:conv\.)?conv\.", "stem.conv1."),
             (_CV_UNIT + r"body\.conv(\d)\.conv\.", _OURS + r"branch.conv\3."),
             (_CV_UNIT + r"body\.conv(\d)\.bn\.", _OURS + r"branch.norm\3."),
+            (_CV_UNIT + r"se\.conv1\.", _OURS + "gate.squeeze."),
+            (_CV_UNIT + r"se\.conv2\.", _OURS + "gate.excite."),
             (_CV_UNIT + r"identity_conv\.conv\.", _OURS + "shortcut.conv1."),
             (_CV_UNIT + r"identity_conv\.bn\.", _OURS + "shortcut.norm1."),
             (r"output\.", "classifier.fc."),
@@ -512,5 +586,23 @@ WEIGHTS = {
         c10=(169, 3.15, "30413525cd4466dbef759294eda9b702bc39648f"),
         c100=(200, 19.5, "13ba13d92f6751022549a3b370ae86d3b13ae2d1"),
         svhn=(275, 2.8, "e85c5217944cdfafb0a538dd7cc817cffaada7c4"),
+    ),
+    "seresnet20_projection_cifar": pytorchcv_small(
+        "seresnet20",
+        c10=(362, 6.01, "935d89433e803c8a3027c81f1267401e7caccce6"),
+        c100=(362, 28.54, "8c7abf66d8c1418cb3ca760f5d1efbb42738036b"),
+        svhn=(362, 3.23, "d77df31c62d1504209a5ba47e59ccb0ae84500b2"),
+    ),
+    "seresnet56_projection_cifar": pytorchcv_small(
+        "seresnet56",
+        c10=(362, 4.13, "b61c143989cb2901bec48dded4c6ddcae91aabc4"),
+        c100=(362, 22.94, "7fa54f4593f364c2363cb3ee8d5bc1285af1ade5"),
+        svhn=(362, 2.64, "93839c762a97bd0b5bd27c71fd64c227afdae3ed"),
+    ),
+    "seresnet110_projection_cifar": pytorchcv_small(
+        "seresnet110",
+        c10=(362, 3.63, "1ddec2309ff61c2c0e14c96d51a1b846afdc2acc"),
+        c100=(362, 20.86, "a82c30938028a172dd6a124152bc0952b55a2f49"),
+        svhn=(362, 2.35, "9572ba7394c774b8d056b24a7631ef47e53024b8"),
     ),
 }
