@@ -121,6 +121,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("preresnet164_cifar", "osmr_svhn"),
         ("wide_resnet28_10_cifar", "osmr_c10"),
         ("resnext29_32x4d_cifar", "osmr_c100"),
+        ("seresnet20_projection_cifar", "osmr_c10"),
+        ("densenet121", "osmr_in1k"),
+        ("densenet40_k12_bc_cifar", "osmr_c10"),
     ],
 )
 def test_published_files_load_by_address(name: str, tag: str, served: tuple[Path, str]) -> None:
@@ -242,6 +245,20 @@ def test_twins_load_from_a_file(library: Any, kind: str, tmp_path: Path) -> None
     else:
         save_file(theirs.state_dict(), path)
     same_outputs(zoo.create_model("resnet18", pretrained=True, pretrained_cfg_overlay=dict(file=str(path))), theirs, 64)
+
+
+def test_auxiliary_classifiers_are_left_out() -> None:
+    """As torchvision publishes GoogLeNet: with two more classifiers, for inputs that the net changes by itself."""
+    theirs: Any = unsettled(torchvision.models.googlenet(init_weights=False, transform_input=True))
+    overlay = dict(state_dict=theirs.state_dict())
+    ours = zoo.create_model("googlenet_bn.tv_in1k", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    place: Any = zoo.create_model("resnet18.tv_in1k", device="meta").pretrained_cfg
+    with torch.no_grad():
+        want = theirs((image - torch.tensor(place["mean"]).view(3, 1, 1)) / torch.tensor(place["std"]).view(3, 1, 1))
+        have = ours((image - 0.5) / 0.5)
+    assert ours.pretrained_cfg["mean"] == ours.pretrained_cfg["std"] == (0.5, 0.5, 0.5)
+    assert_same(have, want)
 
 
 @pytest.mark.parametrize(
