@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "zoo.topology": set(),
     "zoo.complexity": set(),
     "zoo.papers": set(),
+    "zoo.published": set(),
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
