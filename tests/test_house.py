@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "zoo.complexity": set(),
     "zoo.papers": set(),
     "zoo.published": set(),
+    "zoo.published_command": {"zoo", "zoo.published"},
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
     "zoo.analysis": set(),
-    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
+    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
     "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.papers", "zoo.analysis", "zoo.bench"},
     "zoo.__main__": {"zoo.cli"},
 }

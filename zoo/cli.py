@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.bench.command import DESCRIPTION, add_verbs
+from zoo.published_command import add_verb as add_published
 
 LIST_EXAMPLES = """\
 examples:
@@ -267,5 +268,6 @@ def _parser() -> argparse.ArgumentParser:
     counting.add_argument("--json", action="store_true", help="print JSON")
     counting.set_defaults(run=run_count)
 
+    add_published(verbs)
     add_verbs(verbs)
     return parser
