@@ -30,7 +30,16 @@ MAY_IMPORT = {
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
     "zoo.analysis": set(),
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
-    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.papers", "zoo.analysis", "zoo.bench"},
+    "zoo.cli": {
+        "zoo",
+        "zoo.entry",
+        "zoo.registry",
+        "zoo.complexity",
+        "zoo.papers",
+        "zoo.analysis",
+        "zoo.bench",
+        "zoo.published_command",
+    },
     "zoo.__main__": {"zoo.cli"},
 }
 # Modules of timm that are not public, by the only file that may use them.
