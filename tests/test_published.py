@@ -23,18 +23,6 @@ TABLE = Path(zoo.__file__).parent / "data" / "published.csv"
 ROWS = results()
 KEYED = [row for row in ROWS if row.entry]
 
-# Families that are written and not merged yet.
-UNMERGED = {
-    "bagnet9",
-    "bagnet17",
-    "bagnet33",
-    "highway11_cifar",
-    "highway19_cifar",
-    "highway32_cifar",
-    "wider_resnet38",
-    "wider_resnet38_a1",
-}
-
 # Counts that are keyed to a net of ours and are not its count, with the reason.
 OTHER_PARAMS = {
     ("resnet34_8xb32_in1k (mmpretrain)", "2.18"): "a slip of mmpretrain's table for 21.8 M",
@@ -129,19 +117,15 @@ def test_numbers_are_parsed() -> None:
 
 
 def test_keyed_nets_exist() -> None:
-    known = {*zoo.list_models(), *UNMERGED, ""}
+    known = {*zoo.list_models(), ""}
     assert not {row.entry for row in ROWS} - known
     assert not {row.near for row in ROWS} - known
-    assert {name for row in ROWS for name in (row.entry, row.near)} >= UNMERGED
 
 
 @pytest.mark.parametrize(
     "row", [r for r in KEYED if r.params], ids=lambda r: f"{r.model}-{r.dataset}".replace(" ", "_")
 )
 def test_counts_agree_with_ours(row: Published) -> None:
-    if row.entry not in zoo.list_models():
-        assert row.entry in UNMERGED
-        return
     # pytorchcv counts the net with a hundred classes, the others that with ten.
     classes = 100 if row.dataset == "CIFAR-100" and row.series == "pytorchcv" else None
     same = agrees(row.params_printed, params(row.entry, classes), 10**6)
