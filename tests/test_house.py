@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "zoo.topology": set(),
     "zoo.complexity": set(),
     "zoo.papers": set(),
+    "zoo.published": set(),
+    "zoo.published_command": {"zoo", "zoo.published"},
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology", "zoo.weights"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.checkpoint"},
@@ -32,7 +34,7 @@ MAY_IMPORT = {
     "zoo.hub": {"zoo.checkpoint"},
     "zoo.evaluation": set(),
     "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation", "zoo.bench"},
-    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
+    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
     "zoo.cli": {
         "zoo",
         "zoo.entry",
@@ -42,6 +44,7 @@ MAY_IMPORT = {
         "zoo.analysis",
         "zoo.bench",
         "zoo.weights_command",
+        "zoo.published_command",
     },
     "zoo.__main__": {"zoo.cli"},
 }

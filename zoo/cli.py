@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo import weights_command
 from zoo.bench.command import DESCRIPTION, add_verbs
+from zoo.published_command import add_verb as add_published
 
 LIST_EXAMPLES = """\
 examples:
@@ -269,5 +270,6 @@ def _parser() -> argparse.ArgumentParser:
     counting.set_defaults(run=run_count)
 
     weights_command.add_verbs(verbs)
+    add_published(verbs)
     add_verbs(verbs)
     return parser
