@@ -69,7 +69,7 @@ class PyramidBackbone(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the body's units in the backward pass instead of storing their maps."""
-        self.body.set_grad_checkpointing(enable)  # ty: ignore[call-non-callable]
+        self.body.set_grad_checkpointing(enable)  # ty: ignore[not-callable]
 
 
 def detection_backbone(
@@ -159,14 +159,14 @@ def _body(
         keep = [i for i, stride in enumerate(all_strides) if stride in wanted]
         if not keep or not wanted.issubset(all_strides if strides else wanted):
             keep = list(range(len(all_strides)))  # The caller will be told which there are.
-        net = FeatureGetter(net, out_indices=keep)
-    info = getattr(net, "feature_info", None)
+        net = FeatureGetter(net, out_indices=tuple(keep))
+    info: Any = getattr(net, "feature_info", None)
     if not callable(getattr(info, "reduction", None)):
         raise TypeError(
             f"net ({type(net).__name__}) must be a model's name, a net of ours, or what create_model(..., "
             "features_only=True) returns"
         )
-    return net, list(info.reduction()), list(info.channels())  # ty: ignore[unresolved-attribute]
+    return net, list(info.reduction()), list(info.channels())
 
 
 def _is_ours(name: str) -> bool:
@@ -181,15 +181,12 @@ def _freeze_stages(body: nn.Module, trainable: int | None, title: str) -> None:
     """Take the gradient from all stages but the deepest ones."""
     if trainable is None:
         return
-    if isinstance(body, FeatureGetter):
-        children = body.model.named_children()
-        ends = body.model.tap_names
-    elif isinstance(ends := getattr(body, "return_layers", None), dict):
-        children = body.named_children()
-    else:
+    net: Any = body.model if isinstance(body, FeatureGetter) else body
+    ends = getattr(net, "tap_names", None) or getattr(net, "return_layers", None)
+    if not ends:
         raise ValueError(f"trainable_stages ({trainable}) must be None for {title}: where its stages end is not known")
     stages: list[list[tuple[str, nn.Module]]] = [[]]
-    for name, child in children:
+    for name, child in net.named_children():
         if any(True for _ in child.parameters()):
             stages[-1].append((name, child))
         if name in ends and stages[-1]:

@@ -113,7 +113,7 @@ def preprocessing_params(name: str) -> dict[str, Any]:
         name: Of a model of ours, here or in timm; a tag of weights or ``tu-`` in front do no harm.
 
     Returns:
-        ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std`` of each channel.
+        ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std``.
 
     Raises:
         ValueError: If there is no such model.
