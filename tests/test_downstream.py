@@ -20,6 +20,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -83,9 +84,10 @@ DECODERS: list[tuple[str, str, dict[str, Any]]] = [
 
 def segment(decoder: str, arguments: dict[str, Any]) -> Check:
     def run(name: str, folder: Path) -> None:
-        with torch.device("meta"):
+        # A fabric is many small operations: to work out their shapes takes longer than to run them.
+        with torch.device("cpu" if zoo.model_entry(name).family == "fabric" else "meta"):
             model = getattr(smp, decoder)(f"tu-{name}", encoder_weights=None, classes=5, **arguments)
-            out = model.train()(torch.empty(2, 3, 128, 160))
+            out = model.train()(torch.zeros(2, 3, 128, 160))
         assert out.shape == (2, 5, 128, 160)
         out.sum().backward()
         unused = [key for key, p in model.named_parameters() if p.grad is None]
@@ -235,7 +237,7 @@ def _(name: str, folder: Path) -> None:
     model.save_pretrained(folder)
     config = transformers.TimmBackboneConfig.from_pretrained(folder)
     again = transformers.TimmBackbone(config)
-    again.load_state_dict(transformers.modeling_utils.load_state_dict(folder / "model.safetensors"))
+    again.load_state_dict(load_file(folder / "model.safetensors"))
     assert same(again._backbone, model._backbone)
 
 
@@ -376,9 +378,8 @@ SCENIC = [name for name in TINY if not {"out_indices", "padding"} & zoo.model_en
 
 
 @pytest.mark.parametrize(("title", "decoder", "arguments"), DECODERS, ids=[title for title, _, _ in DECODERS])
-@pytest.mark.parametrize("name", ["fishnet_test", "fabric_test"])
-def test_smp_learns(title: str, decoder: str, arguments: dict[str, Any], name: str) -> None:
-    model = getattr(smp, decoder)(f"tu-{name}", encoder_weights=None, classes=5, **arguments)
+def test_smp_learns(title: str, decoder: str, arguments: dict[str, Any]) -> None:
+    model = getattr(smp, decoder)("tu-fishnet_test", encoder_weights=None, classes=5, **arguments)
     learns(model.encoder, model.train()(images(128)).square().mean())
 
 
