@@ -30,7 +30,7 @@ import zoo
 from zoo.timm import main
 
 ROOT = Path(__file__).parents[1]
-NETS = ("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50", "preresnet50")
+NETS = ("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50", "preresnet50", "zoo_densenet121", "zoo_vgg16_bn")
 Check = Callable[[str, Path], None]
 CHECKS: dict[str, Check] = {}
 
@@ -374,7 +374,7 @@ def test_check(title: str, name: str, tmp_path: Path) -> None:
 # Numbers, of small nets
 
 TINY = [name for name in zoo.list_models() if name.endswith("_test")]
-SCENIC = [name for name in TINY if not {"out_indices", "padding"} & zoo.model_entry(name).spec.lacks.keys()]
+SCENIC = [name for name in TINY if zoo.model_entry(name).spec.tap_strides == (2, 4, 8, 16, 32)]
 
 
 @pytest.mark.parametrize(("title", "decoder", "arguments"), DECODERS, ids=[title for title, _, _ in DECODERS])

@@ -19,6 +19,8 @@ from zoo.bench.machine import PeakMemory
 from zoo.bench.recipe import Recipe
 
 EVAL_BATCH_SIZE = 100
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 
 
 class DivergedError(RuntimeError):
@@ -98,7 +100,8 @@ def train(
     random state is left as it was.
 
     Args:
-        make_model: Builds the net: (N, C, H, W) -> (N, classes). Called once, under the seed.
+        make_model: Builds the net: (N, C, H, W) -> (N, classes). Called once, under the seed. In training mode it may
+            return a tuple of such logits: the first count, the others are auxiliary and add to the loss alone.
         dataset: Images and labels.
         recipe: How to train.
         seed: Seed of the run.
@@ -148,8 +151,12 @@ def _run(
                 group["lr"] = recipe.lr_at(epoch + (step + 0.5) / steps)
             optimizer.zero_grad(set_to_none=True)
             with _autocast(device, recipe):
-                logits = model(images)
+                outputs = model(images)
+            logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            for other in auxiliary:
+                smoothing = recipe.label_smoothing
+                loss = loss + AUXILIARY_WEIGHT * cross_entropy(other.float(), labels, label_smoothing=smoothing)
             loss.backward()
             optimizer.step()
             loss_sum += loss.detach()
