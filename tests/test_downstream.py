@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnxruntime
@@ -275,8 +276,13 @@ def _(name: str, folder: Path) -> None:
     learns(model.backbone, out.loss)
 
 
-def classifier(name: str, **model_args: Any) -> transformers.TimmWrapperForImageClassification:
-    config = transformers.TimmWrapperConfig(architecture=name, num_labels=7, model_args=model_args or None)
+def slim(name: str) -> dict[str, Any]:
+    """Narrow wide layers: those of VGG have 120 M of its 138 M parameters, and say nothing here."""
+    return {"wide": [64, 64]} if "wide" in zoo.model_entry(name).spec.field_names() else {}
+
+
+def classifier(name: str) -> transformers.TimmWrapperForImageClassification:
+    config = transformers.TimmWrapperConfig(architecture=name, num_labels=7, model_args=slim(name) or None)
     return transformers.TimmWrapperForImageClassification(config)
 
 
@@ -295,13 +301,14 @@ def _(name: str, folder: Path) -> None:
 def _(name: str, folder: Path) -> None:
     model = classifier(name)
     assert model.supports_gradient_checkpointing
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def stored() -> int:
         kept = 0
 
         def pack(t: Tensor) -> Tensor:
             nonlocal kept
-            kept += t.numel()
+            kept += 0 if t.untyped_storage().data_ptr() in weights else t.numel()
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -313,12 +320,12 @@ def _(name: str, folder: Path) -> None:
     with warnings.catch_warnings():  # transformers gives the method another name in version 6
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable()
-    assert stored() < 0.8 * plain
+    assert stored() < 0.7 * plain
 
 
 @check("transformers TimmWrapper from timm save_for_hf dir")
 def _(name: str, folder: Path) -> None:
-    net = timm.create_model(name, num_classes=7).eval()
+    net = timm.create_model(name, num_classes=7, **slim(name)).eval()
     timm.models.save_for_hf(net, folder, safe_serialization=True)
     load = transformers.AutoModelForImageClassification.from_pretrained
     # The number of classes is in the folder twice, and transformers passes both on; for timm's own nets too.
@@ -367,8 +374,9 @@ def _(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("title", CHECKS)
-def test_check(title: str, name: str, tmp_path: Path) -> None:
-    CHECKS[title](name, tmp_path)
+def test_check(title: str, name: str) -> None:
+    with TemporaryDirectory() as folder:  # not pytest's, which keeps those of three runs: hundreds of megabytes each
+        CHECKS[title](name, Path(folder))
 
 
 # Numbers, of small nets
