@@ -465,7 +465,7 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()
     chans, side, _ = zoo.model_entry(name).input_size
@@ -482,7 +482,8 @@ def test_onnx(name: str, tmp_path: Path) -> None:
         x = torch.randn(shape)
         (have,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(have), net(x), rtol=1e-3, atol=1e-4)
+            want = net(x)
+        assert (torch.from_numpy(have) - want).abs().max() < 1e-4 * want.std()
 
 
 # Scripts
