@@ -530,3 +530,9 @@ def test_torch_hub_lists_us() -> None:
     assert listed - {"dependencies"} == {
         name for e in map(zoo.model_entry, zoo.list_models()) for name in (e.name, e.timm_name)
     }
+
+
+def test_folders_of_timm_are_beyond_transformers_for_its_own_nets_too(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("resnet18", num_classes=7), tmp_path, safe_serialization=True)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'num_classes'"):
+        transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
