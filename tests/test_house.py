@@ -17,7 +17,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry", "zoo.hub"},
+    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection"},
     "zoo.layers": set(),
     "zoo.entry": {"zoo.weights"},
     "zoo.weights": set(),
@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology", "zoo.weights"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.checkpoint"},
+    "zoo.detection": {"zoo.backbone", "zoo.registry"},
+    "zoo.timm": {"zoo"},
     "zoo.analysis": set(),
     "zoo.hub": {"zoo.checkpoint"},
     "zoo.evaluation": set(),
