@@ -145,15 +145,15 @@ def test_training_learns_and_repeats() -> None:
     recipe = RECIPE.changed(epochs=2)
     first = train(small_net, digits, recipe, seed=1)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers are untouched
-    assert first.epochs[-1].test_accuracy > 0.7  # chance is 0.1
-    assert first.test_correct == round(first.epochs[-1].test_accuracy * 900)
+    assert first.epochs[-1].test_score > 0.7  # chance is 0.1
+    assert first.test_score == first.epochs[-1].test_score
     assert first.epochs[1].train_loss < first.epochs[0].train_loss
 
     def history(seed: int) -> list[tuple[float, float]]:
         trained = train(small_net, digits, recipe, seed=seed)
-        return [(epoch.train_loss, epoch.test_accuracy) for epoch in trained.epochs]
+        return [(epoch.train_loss, epoch.test_score) for epoch in trained.epochs]
 
-    same = [(epoch.train_loss, epoch.test_accuracy) for epoch in first.epochs]
+    same = [(epoch.train_loss, epoch.test_score) for epoch in first.epochs]
     torch.rand(7)  # what happened before does not matter, the seed does
     assert history(1) == same
     assert history(2) != same
@@ -207,14 +207,14 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
 
 def test_bfloat16_trains() -> None:
     trained = train(small_net, load_dataset("digits"), RECIPE.changed(epochs=1, amp="bfloat16"))
-    assert trained.epochs[0].test_accuracy > 0.5
+    assert trained.epochs[0].test_score > 0.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains() -> None:
     recipe = RECIPE.changed(epochs=2, amp="bfloat16")
     trained = train(small_net, load_dataset("digits"), recipe, device="cuda")
-    assert trained.epochs[-1].test_accuracy > 0.7
+    assert trained.epochs[-1].test_score > 0.7
     assert trained.peak_memory
     assert trained.peak_memory < 2**30
 
@@ -540,7 +540,7 @@ def make_record(name: str, seed: int, accuracy: float, **recipe: Any) -> dict[st
 def test_seeds_become_one_row() -> None:
     rows = aggregate([make_record("b", 0, 0.9), make_record("a", 0, 0.97), make_record("b", 1, 0.94)])
     assert [row.name for row in rows] == ["b", "a"]
-    assert rows[0].accuracy == pytest.approx(0.92)
+    assert rows[0].score == pytest.approx(0.92)
     assert rows[0].spread == pytest.approx(0.02 * 2**0.5)
     assert rows[0].standard_error == pytest.approx((0.92 * 0.08 / 900) ** 0.5)
     assert (rows[0].seeds, rows[0].seconds, rows[0].params) == (2, 2.5, 1000)
@@ -625,7 +625,7 @@ def crowded_rows() -> list[Row]:
             params=params,
             macs=150 * params,
             activations=1,
-            accuracy=accuracy,
+            score=accuracy,
             standard_error=(accuracy * (1 - accuracy) / 900) ** 0.5,
             spread=None,
             seeds=1,
@@ -649,7 +649,7 @@ def conflicts(figure: Any, labels: list[Any], rows: list[Row], cost: str) -> lis
         if box.x0 < area.x0 or box.y0 < area.y0 or box.x1 > area.x1 or box.y1 > area.y1:
             found.append(f"{i} outside")
         for j, row in enumerate(rows):
-            x, y = axes.transData.transform((getattr(row, cost), 100 * row.accuracy))
+            x, y = axes.transData.transform((getattr(row, cost), 100 * row.score))
             if box.x0 < x + radius and x - radius < box.x1 and box.y0 < y + radius and y - radius < box.y1:
                 found.append(f"{i} on point {j}")
     return found
@@ -670,7 +670,7 @@ def test_labels_of_crowded_points_do_not_overlap(cost: str) -> None:
     for label, row in zip(
         labels, rows, strict=True
     ):  # the check above sees labels that were simply put at their points
-        label.set_position((getattr(row, cost), 100 * row.accuracy))
+        label.set_position((getattr(row, cost), 100 * row.score))
     assert len(conflicts(figure, labels, rows, cost)) > len(rows)
 
 
@@ -679,7 +679,7 @@ def test_plots_are_drawn_the_same_every_time(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy_vs_macs.png", "accuracy_vs_params.png"]
     assert first == [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
-    for row in (rows[0], replace(rows[0], accuracy=1.0, standard_error=0.0)):  # no range on either axis
+    for row in (rows[0], replace(rows[0], score=1.0, standard_error=0.0)):  # no range on either axis
         assert plot_all([row], tmp_path / "one", "digits")
     with pytest.raises(ValueError, match=r"rows must not be empty"):
         plot_all([], tmp_path, "digits")
