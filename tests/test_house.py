@@ -17,7 +17,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry"},
+    "zoo": {"zoo.registry", "zoo.detection"},
     "zoo.layers": set(),
     "zoo.entry": set(),
     "zoo.topology": set(),
@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models"},
+    "zoo.detection": {"zoo.backbone", "zoo.registry"},
+    "zoo.timm": {"zoo"},
     "zoo.analysis": set(),
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
     "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.bench"},
