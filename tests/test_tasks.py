@@ -24,8 +24,8 @@ from zoo.cli import main
 RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3, optimizer="adamw")
 NET = "fabric_test"
 # Of the first test scene.
-LABELS = [9, 9, 8, 6, 2]
-BOXES = [[5.0, 17.0, 19.0, 41.0], [13.0, 22.0, 32.0, 49.0], [15.0, 3.0, 33.0, 26.0], [31.0, 31.0, 45.0, 56.0], [24.0, 13.0, 35.0, 33.0]]
+LABELS = [9, 9, 8, 6]
+BOXES = [[5.0, 15.0, 22.0, 43.0], [13.0, 20.0, 34.0, 51.0], [15.0, 2.0, 36.0, 29.0], [29.0, 28.0, 46.0, 57.0]]
 
 # ---------------------------------------------------------------- scenes
 
@@ -101,7 +101,7 @@ def test_boxes_masks_and_classes_agree(forty: list[Any]) -> None:
             assert bool((target.semantic[mask] == label).all())
             assert 1 <= label <= 10
         assert torch.equal(target.semantic > 0, target.masks.any(0))
-    assert counts <= set(range(3, 7))
+    assert counts <= set(range(2, 5))
     assert len(counts) > 1
     assert {label for _, target in forty for label in target.labels.tolist()} == set(range(1, 11))
 

@@ -5,7 +5,6 @@ segmentation_models_pytorch, torchmetrics and pycocotools are the extra `downstr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from zoo import registry
+from zoo import detection_backbone, registry
 from zoo.bench.scenes import NUM_CLASSES
-from zoo.detection import detection_backbone
 
 if TYPE_CHECKING:
     from zoo.bench.data import Dataset
     from zoo.bench.recipe import Recipe
     from zoo.bench.results import Run
 
-NETS = ("resnet18", "fishnet_test", "fabric_test")
+NETS = ("resnet_test", "fishnet_test", "fabric_test")
 TAPS = [2, 4, 8, 16, 32]
 """Strides of the maps that decoders and detectors read."""
 
@@ -152,7 +150,8 @@ def mean_average_precision(
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(iou_type="bbox", backend="pycocotools")
-    metric.update(list(predictions), [{key: value.cpu() for key, value in target.items()} for target in targets])
+    found = [dict(prediction) for prediction in predictions]
+    metric.update(found, [{key: value.cpu() for key, value in target.items()} for target in targets])
     return float(metric.compute()["map"])
 
 
@@ -165,8 +164,8 @@ class Undecoded(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Run backbone, pyramid and head."""
-        maps = self.detector.backbone(images)  # ty: ignore[call-non-callable]
-        return list(self.detector.head(list(maps.values())).values())  # ty: ignore[call-non-callable]
+        maps = self.detector.backbone(images)  # ty: ignore[not-callable]
+        return list(self.detector.head(list(maps.values())).values())  # ty: ignore[not-callable]
 
 
 def timm_name(name: str) -> str:
@@ -185,5 +184,5 @@ def check_taps(run: Run) -> None:
     if strides != TAPS:
         raise ValueError(
             f"{run.name} has taps of stride {', '.join(map(str, strides))}, and task {run.task} needs "
-            f"{', '.join(map(str, TAPS))}: take a net of ImageNet scale, such as {NETS[0]}"
+            f"{', '.join(map(str, TAPS))}: take a net of ImageNet scale, such as resnet18"
         )

@@ -199,7 +199,7 @@ def make_record(run: Run, facts: Mapping[str, Any], trained: Trained, device: to
         "standard_error": metrics.pop("standard_error"),
         f"trivial_{task.metric}": trivial_score(run.task, run.dataset),
         **metrics,
-        "versions": versions(),
+        "versions": versions(*task.modules),
         "device": describe_device(device),
         "git_revision": git_revision(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

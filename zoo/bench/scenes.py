@@ -72,8 +72,8 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         length: int,
         *,
         size: int = 64,
-        digits: tuple[int, int] = (3, 6),
-        sides: tuple[int, int] = (16, 28),
+        digits: tuple[int, int] = (2, 4),
+        sides: tuple[int, int] = (20, 32),
         seed: int = 0,
     ) -> None:
         _check("split", split, split in SPLITS, f"be one of {', '.join(SPLITS)}")
