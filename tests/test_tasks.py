@@ -371,7 +371,7 @@ def test_wrong_requests_are_one_line(
     [
         ("resnet20_cifar", [], "resnet20_cifar has taps of stride 1, 2, 4, and task segment needs 2, 4, 8, 16, 32"),
         (NET, ["--set", "colour=3"], "unet(fabric_test + colour=3): fabric_test has no argument 'colour'"),
-        ("resnet18", ["--decoder", "deeplabv3plus", "--set", "output_stride=8"], "output_stride"),
+        ("resnet18", ["--decoder", "deeplabv3plus", "--set", "output_stride=8"], "has taps of stride 2, 4, 8, 8, 8"),
     ],
 )
 def test_a_net_that_does_not_fit_stops_before_training(

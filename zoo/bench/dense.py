@@ -32,13 +32,14 @@ DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Class of segmentation_models_pytorch and its arguments, by our name."""
 
-# Digits are as wide as they are high, or a little higher. torchvision wants as many anchors a place on each map.
+# Digits are as wide as they are high, or less. torchvision wants as many anchors a place on each map.
 DETECTORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "fcos": ("FCOS", {"anchor_sizes": ((4,), (8,), (16,), (32,)), "ratios": (1.0,)}),
-    "retinanet": ("RetinaNet", {"anchor_sizes": ((12, 15), (19, 24), (30, 38), (48, 60)), "ratios": (1.0, 1.5)}),
+    "fcos": ("FCOS", {"anchor_sizes": ((8,), (16,), (32,)), "ratios": (1.0,)}),
+    "retinanet": ("RetinaNet", {"anchor_sizes": ((16, 20, 25), (20, 25, 32), (25, 32, 40)), "ratios": (1.0, 1.5)}),
 }
 """Class of torchvision and what its anchors are made of, by our name."""
-STRIDES = (4, 8, 16, 32)
+STRIDES = (8, 16, 32)
+"""Of the maps that a detector reads, as in both detectors' papers; the scenes are too small for the coarser ones."""
 PYRAMID_CHANNELS = 64
 MAX_BOXES = 50
 
@@ -184,5 +185,5 @@ def check_taps(run: Run) -> None:
     if strides != TAPS:
         raise ValueError(
             f"{run.name} has taps of stride {', '.join(map(str, strides))}, and task {run.task} needs "
-            f"{', '.join(map(str, TAPS))}: take a net of ImageNet scale, such as resnet18"
+            f"{', '.join(map(str, TAPS))}: take a net of ImageNet scale and its native output stride"
         )
