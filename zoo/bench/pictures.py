@@ -58,7 +58,7 @@ class PictureProgress(Progress):
         figure = draw_predictions(run.task, model, dataset, title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        name = re.sub(r"\W+", "_", f"{run.display}_seed{run.seed}").strip("_")
+        name = re.sub(r"[^A-Za-z0-9]+", "_", f"{run.display} seed{run.seed}")
         path = self._folder / f"{name}.png"
         write_atomically(path, buffer.getvalue())
         self._line(f"{path}")
