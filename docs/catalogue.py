@@ -1,12 +1,17 @@
-"""Writes docs/models.md from the registry: ``python docs/catalogue.py``. A test compares the two."""
+"""Writes docs/models.md and docs/papers.md from the registry and a table: ``python docs/catalogue.py``.
+
+Tests compare them.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import zoo
 from zoo.entry import Entry
+from zoo.papers import KINDS, SYSTEMS
 
 PAGE = Path(__file__).with_name("models.md")
+PAPERS = Path(__file__).with_name("papers.md")
 HEAD = """\
 # Models
 
@@ -15,6 +20,15 @@ HEAD = """\
 Every name works in `zoo.create_model` and on the command line. In `timm.create_model` it works as it stands, or as
 `zoo_<name>` where timm has a net of that name; the third column shows those. Taps are `channels/stride`, from fine to
 coarse: what `features_only=True` returns. The reference is the implementation that the tests hold the net against.
+"""
+PAPERS_HEAD = """\
+# Papers
+
+<!-- Written by docs/catalogue.py from zoo/papers.py. Change the row there, then run `make format`. -->
+
+What the papers describe, and where it is to be found: architectures, units, analyses. `zoo list --papers` prints the
+same, `zoo list --papers planned` what is still to come. The kinds:
+
 """
 COLUMNS = ("model", "parameters", "name in timm", "input", "taps", "paper", "reference", "line-up")
 
@@ -57,5 +71,15 @@ def _notes(entries: list[Entry]) -> list[str]:
     return [f"\n{', '.join(names)}: {note}\n" for note, names in about.items()]
 
 
+def papers() -> str:
+    """The whole page of papers."""
+    parts = [PAPERS_HEAD, *(f"- *{kind}*: {meaning}\n" for kind, meaning in KINDS.items())]
+    for subject, systems in SYSTEMS.items():
+        parts.append(f"\n## {subject}\n\n| system | kind | found | source |\n|---|---|---|---|\n")
+        parts += [f"| {s.name} | {s.kind} | {s.found('`{}`')} | {s.source} |\n" for s in systems]
+    return "".join(parts)
+
+
 if __name__ == "__main__":
     PAGE.write_text(catalogue(), encoding="ascii")
+    PAPERS.write_text(papers(), encoding="ascii")

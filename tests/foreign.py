@@ -1,7 +1,7 @@
 """State dicts of other implementations, renamed to ours: tables of regular expressions, first match wins."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,32 @@ TIMM_RESNET: Rules = [
     (r"fc\.", "classifier.fc."),
 ]
 
+
+def plain(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) -> Rules:
+    """Numbered layers of a plain net: ``depths`` convolutions in each stage, each stage but the first after a pooling.
+
+    Args:
+        depths: Convolutions a stage.
+        norm: Each is followed by a norm; by an activation in any case.
+        wide: What the other implementation calls the wide layers.
+        head: What it calls the classifier.
+    """
+    rules: Rules = []
+    index = 0
+    for stage, depth in enumerate(depths, 1):
+        index += stage > 1
+        for i in range(depth):
+            ours = f"stage{stage}.{i - 1 if stage == 1 else i + 1}" if index else "stem"
+            for kind in ("conv", "norm") if norm else ("conv",):
+                rules.append((rf"features\.{index}\.", f"{ours}.{kind}1."))
+                index += 1
+            index += 1
+    rules += [(re.escape(name) + r"\.", f"wide.layers.conv{i}.") for i, name in enumerate(wide, 1)]
+    return [*rules, (re.escape(head) + r"\.", "classifier.fc.")]
+
+
+TORCHVISION_ALEXNET = plain((1, 1, 3), False, ("classifier.1", "classifier.4"), "classifier.6")
+
 _CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
 PYTORCHCV_RESNET: Rules = [
     (r"features\.init_block\.(?:conv\.)?bn\.", "stem.norm1."),
@@ -47,6 +73,53 @@ PYTORCHCV_PRERESNET: Rules = [
     (_CV_UNIT + r"identity_conv\.", one_less("stage{}.{}.shortcut.conv1.", 2)),
     (r"features\.post_activ\.bn\.", "final.norm1."),
     (r"output\.", "classifier.fc."),
+]
+
+TIMM_DENSENET: Rules = [
+    (r"features\.conv0\.", "stem.conv1."),
+    (r"features\.norm0\.", "stem.norm1."),
+    (r"features\.denseblock(\d)\.denselayer(\d+)\.", one_less("stage{}.{}.branch.", 2)),
+    (r"features\.transition(\d)\.(norm|conv)\.", r"transition\1.\g<2>1."),
+    (r"features\.norm5\.", "final.norm1."),
+    (r"classifier\.", "classifier.fc."),
+]
+PYTORCHCV_DENSENET: Rules = [
+    (r"features\.init_block\.", "stem.conv1."),
+    (_CV_UNIT + r"conv(\d)\.conv\.", one_less("stage{}.{}.branch.conv{}.", 2)),
+    (_CV_UNIT + r"conv(\d)\.bn\.", one_less("stage{}.{}.branch.norm{}.", 2)),
+    (r"features\.stage\d\.trans(\d)\.conv\.conv\.", one_less("transition{}.conv1.", 1)),
+    (r"features\.stage\d\.trans(\d)\.conv\.bn\.", one_less("transition{}.norm1.", 1)),
+    (r"features\.post_activ\.bn\.", "final.norm1."),
+    (r"output\.", "classifier.fc."),
+]
+
+_INCEPTION_BRANCHES = {"1": "one", "2": "three", "3": "five", "4": "project"}
+
+
+def _inception(match: re.Match[str]) -> str:
+    """The first of a stage is its pooling; the fourth branch begins with one, without weights."""
+    stage, module, branch, place, kind = match.groups()
+    number = int(place) + 1 if branch in "23" else 1
+    return f"stage{stage}.{ord(module) - 96}.{_INCEPTION_BRANCHES[branch]}.{kind.replace('bn', 'norm')}{number}."
+
+
+TORCHVISION_GOOGLENET: Rules = [
+    (r"conv1\.conv\.", "stem.conv1."),
+    (r"conv1\.bn\.", "stem.norm1."),
+    (r"conv(\d)\.conv\.", one_less("reduce.conv{}.", 1)),
+    (r"conv(\d)\.bn\.", one_less("reduce.norm{}.", 1)),
+    (r"inception(\d)(\w)\.branch(\d)(?:\.(\d))?\.(conv|bn)\.", _inception),
+    *(
+        (rf"aux{number}\.{old}\.", f"aux_{letter}.{new}.")
+        for number, letter in (("1", "a"), ("2", "b"))
+        for old, new in (
+            (r"conv\.conv", "reduce.conv1"),
+            (r"conv\.bn", "reduce.norm1"),
+            ("fc1", "hidden"),
+            ("fc2", "fc"),
+        )
+    ),
+    (r"fc\.", "classifier.fc."),
 ]
 
 # Inside a unit: the released code's name, pytorchcv's, ours.
@@ -136,9 +209,9 @@ def load_foreign(net: nn.Module, state_dict: Mapping[str, Tensor], rules: Rules)
     """Load another implementation's weights, all of them, into a net of ours."""
     own = net.state_dict()
     renamed = {rename(key, rules): value for key, value in state_dict.items()}
-    # A 1x1 convolution over a pooled map is a linear layer; nothing else may change its shape.
+    # A convolution over a map of its window's size is a linear layer; nothing else may change its shape.
     renamed = {
-        key: value.flatten(1) if key == "classifier.fc.weight" and value.ndim == 4 else value
+        key: value.view_as(own[key]) if re.match(r"(classifier\.fc|wide\..*)\.weight", key) else value
         for key, value in renamed.items()
     }
     assert len(renamed) == len(state_dict), "two foreign keys have one name"

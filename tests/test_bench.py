@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import zoo
 from zoo.bench import runner
 from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
 from zoo.bench.labels import place_labels
@@ -41,6 +42,7 @@ from zoo.bench.train import DivergedError, shift_images, train
 
 RECIPE = dataset_row("digits").recipe
 SMALL = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
+NARROW = dict.fromkeys(("ones", "three_reduces", "threes", "five_reduces", "fives", "projections"), (4,) * 5)
 SMALL_NAME = "preresnet20_cifar + depths=(1, 1, 1), stem_width=4, widths=(4, 4, 4)"
 
 
@@ -184,6 +186,54 @@ def test_all_nets_of_a_seed_see_the_same_batches() -> None:
     assert len(plain) == 2 * (897 // recipe.batch_size)
     assert plain == random
     assert len(set(plain)) == len(plain)  # the second epoch is not a copy of the first
+
+
+class ThreeHeads(nn.Module):
+    """Logits and two auxiliary ones in training, logits in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.heads = nn.ModuleList(nn.Linear(48, 10) for _ in range(3))
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = self.pool(x).flatten(1)
+        if not self.training:
+            return self.heads[0](x)
+        self.steps += 1
+        return tuple(head(x) for head in self.heads)
+
+
+def test_auxiliary_logits_add_to_the_loss_alone() -> None:
+    """Where all heads are zero each loss is log 10; accuracy is that of the first; all heads are trained."""
+    nets = []
+
+    def make() -> nn.Module:
+        nets.append(ThreeHeads())
+        for p in nets[0].parameters():
+            nn.init.zeros_(p)
+        nets[0].heads[1].bias.data[3] = 50.0  # an auxiliary head that always says 3 changes no prediction
+        return nets[0]
+
+    digits = load_dataset("digits")
+    recipe = RECIPE.changed(epochs=1, batch_size=897, lr=1e-9, label_smoothing=0.0)
+    trained = train(make, digits, recipe).epochs[0]
+    share = float((digits.train_labels == 3).double().mean())
+    assert trained.train_loss == pytest.approx(np.log(10) + 0.3 * (50 * (1 - share) + np.log(10)), rel=1e-4)
+    assert trained.train_score == pytest.approx(float((digits.train_labels == 0).double().mean()))
+    assert nets[0].steps == 1
+    assert all(head.weight.grad.any() for head in nets[0].heads)
+
+
+def test_auxiliary_classifiers_train() -> None:
+    trained = train(
+        lambda: zoo.create_model("googlenet16_bn_cifar", depths=(1, 3, 1), auxiliary=True, **NARROW),
+        load_dataset("digits"),
+        RECIPE.changed(epochs=2),
+    )
+    assert trained.epochs[-1].test_score > 0.3
+    assert trained.epochs[1].train_loss < trained.epochs[0].train_loss
 
 
 def test_a_loss_that_is_not_finite_names_net_and_epoch() -> None:

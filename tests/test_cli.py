@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from zoo.bench.recipe import Recipe
 from zoo.bench.results import Run, append_result
 from zoo.bench.runner import Outcome
 from zoo.cli import main, parse_size
+from zoo.papers import SYSTEMS, systems
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -60,6 +62,26 @@ def test_list_filters_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["activations"] > 0 for row in rows)
 
 
+def test_list_of_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_json(capsys, "list", "--papers")
+    assert [row["name"] for row in rows] == [system.name for _, system in systems()]
+    assert {row["subject"] for row in rows} == set(SYSTEMS)
+    [row] = run_json(capsys, "list", "--papers", "*frrn_b")
+    assert (row["subject"], row["kind"], row["models"]) == ("Neural fabrics", "model", ["frrn_a", "frrn_b"])
+    assert main(["list", "--papers", "mobilenet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "A history of convolutional nets"
+    assert lines[1].split() == ["system", "kind", "found", "source"]
+    assert re.split("  +", lines[3])[:3] == ["MobileNet v1", "installed", "mobilenetv1_100"]
+    assert len(lines) == 4
+    assert main(["list", "--papers", "nothing_like_this"]) == 0
+    assert capsys.readouterr().out == "no paper matches\n"
+    assert main(["list", "--papers"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n{subject}\n" in f"\n{text}" for subject in SYSTEMS)
+    assert "resnet34 + shortcut=project_all" in text
+
+
 def test_info_tells_all_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
     info = run_json(capsys, "info", "fishnet_test")
     entry = zoo.model_entry("fishnet_test")
@@ -100,6 +122,8 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["list", "--sort", "size"], r"sort 'size' must be one of name"),
         (["list", "--sort", "macs"], r"macs and activations need --counts"),
         (["list", "--family", "foo"], r"family ('foo') must be one of"),
+        (["list", "--papers", "--counts"], r"--papers lists papers, not nets: leave out --counts"),
+        (["list", "--papers", "--sort", "name", "--reverse"], r"leave out --sort, --reverse"),
         (["bench", "resnet20_cifarr"], r"did you mean resnet20_cifar"),
         (["bench", "resnet20_cifar", "--set", "ordre=pre"], r"resnet20_cifar + ordre=pre: "),
         (["bench", "resnet20_cifar", "--set", "order"], r"'order' must have the form KEY=VALUE"),

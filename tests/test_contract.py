@@ -208,7 +208,7 @@ def test_heads(name: str) -> None:
 def test_in_chans(name: str, chans: int) -> None:
     net = settled(name, in_chans=chans)
     assert net.in_chans == chans
-    assert net(images(name, chans=chans)).shape == (2, net.num_classes)
+    assert net(images(name, chans=chans)).shape[:2] == (2, net.num_classes)
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -257,7 +257,8 @@ def test_intermediates(name: str) -> None:
         assert torch.equal(final, net.forward_features(x))
         assert [t.shape[1] for t in taps] == [info["num_chs"] for info in net.feature_info]
         before = [t.clone() for t in taps]
-        net.forward_head(net.final(taps[-1]))
+        if net.head_tap >= 0:  # else the trunk has run beyond its taps already
+            net.forward_head(net.final(taps[net.head_tap]))
         assert all(map(torch.equal, before, taps)), "no layer writes into a tap"
         for i in range(last + 1):
             early = net.forward_intermediates(x, indices=[i], stop_early=True, intermediates_only=True)
@@ -267,9 +268,9 @@ def test_intermediates(name: str) -> None:
         assert sizes(net.forward_intermediates(x, indices=2, intermediates_only=True)) == sizes(taps[-2:])
         assert sizes(net.forward_intermediates(x, indices=[-1], intermediates_only=True)) == sizes(taps[-1:])
         normed = net.forward_intermediates(x, norm=True, intermediates_only=True)
-        assert torch.equal(normed[-1], final)
-        assert normed[-1].shape[1] == net.feature_info[-1]["num_chs_norm"]
-        assert all(map(torch.equal, normed[:-1], taps[:-1]))
+        for i, (have, tap) in enumerate(zip(normed, taps, strict=True)):
+            assert torch.equal(have, final if i == net.head_tap else tap)
+            assert have.shape[1] == net.feature_info[i].get("num_chs_norm", tap.shape[1])
     with pytest.raises(ValueError, match=r"output_fmt \(NHWC\)"):
         net.forward_intermediates(x, output_fmt="NHWC")
 
@@ -448,6 +449,13 @@ def test_export(name: str) -> None:
     x = images(name)
     side, batch = x.shape[-1], torch.export.Dim("batch", min=1, max=8)
     step = 32 if zoo.model_entry(name).spec.tap_strides[-1] == 32 else 8
+    if net.wide is not None:
+        # Wide layers make a 1x1 map at the published size, and torch takes a size of one for fixed: that size by
+        # itself, and any size from the next one on.
+        fixed = torch.export.export(net, (x,), dynamic_shapes=({0: batch},))
+        torch.testing.assert_close(fixed.module()(x[:1]), net(x[:1]))
+        side += step
+        x = images(name, height=side, width=side)
     height, width = (step * torch.export.Dim(d, min=side // step, max=8 * side // step) for d in ("h", "w"))
     program = torch.export.export(net, (x,), dynamic_shapes=({0: batch, 2: height, 3: width},))
     larger = images(name, batch=3, height=side + step, width=side + 2 * step)
@@ -464,7 +472,7 @@ def test_channels_last(name: str) -> None:
         want = net(x)
         net.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4 * max(1.0, float(want.std())))
         for tap in net.forward_intermediates(x, intermediates_only=True):
             assert tap.is_contiguous(memory_format=torch.channels_last), "the layout is kept to the end"
 

@@ -107,6 +107,11 @@ def test_the_catalogue_is_up_to_date() -> None:
     assert page == runpy.run_path(str(DOCS / "catalogue.py"))["catalogue"](), "run `make format`"
 
 
+def test_the_papers_are_up_to_date() -> None:
+    page = (DOCS / "papers.md").read_text(encoding="ascii")
+    assert page == runpy.run_path(str(DOCS / "catalogue.py"))["papers"](), "run `make format`"
+
+
 def words_of(page: Path) -> str:
     return " ".join(page.read_text(encoding="ascii").split())
 

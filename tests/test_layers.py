@@ -10,6 +10,7 @@ from zoo.layers import (
     ORDERS,
     ChannelSum,
     Conv,
+    DilatedAvgPool,
     DilatedMaxPool,
     Kit,
     PadShortcut,
@@ -20,6 +21,8 @@ from zoo.layers import (
     WideHead,
     basic,
     bottleneck,
+    local_norm,
+    max_pool_halving,
     sequence,
     upsample_like,
 )
@@ -90,9 +93,52 @@ def test_dilated_pool_contains_the_strided_one(dilation: int, half: int) -> None
     coarse = torch.randn(1, 2, 2 * half, 2 * half)
     spread = torch.randn(1, 2, 2 * half * dilation, 2 * half * dilation)
     spread[..., ::dilation, ::dilation] = coarse
-    pooled = DilatedMaxPool(dilation)(spread)
+    for pool, plain in ((DilatedMaxPool, nn.functional.max_pool2d), (DilatedAvgPool, nn.functional.avg_pool2d)):
+        pooled = pool(dilation)(spread)
+        assert pooled.shape == spread.shape
+        torch.testing.assert_close(pooled[..., :: 2 * dilation, :: 2 * dilation], plain(coarse, 2))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3, 5])
+def test_dilated_average_at_the_border(dilation: int) -> None:
+    """What lies outside is left out: ones stay ones, the last pixel stays itself, also on maps that are too small."""
+    pool = DilatedAvgPool(dilation)
+    torch.testing.assert_close(pool(torch.ones(1, 2, 3, 4)), torch.ones(1, 2, 3, 4))
+    x = torch.randn(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    assert torch.equal(pool(x)[..., -1, -1], x[..., -1, -1])
+    assert pool(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.integers(1, 4), st.integers(2, 4), st.integers(2, 8), st.integers(0, 1))
+def test_dilated_pools_of_any_window(dilation: int, kernel: int, side: int, before: int) -> None:
+    """The strided one whose last window may reach over the border, and the one of stride 1 around its pixel."""
+    coarse = torch.randn(1, 2, side + 2, side + 2)
+    spread = torch.randn(1, 2, dilation * (side + 2), dilation * (side + 2))
+    spread[..., ::dilation, ::dilation] = coarse
+    pooled = DilatedMaxPool(dilation, kernel)(spread)
     assert pooled.shape == spread.shape
-    assert torch.equal(pooled[..., :: 2 * dilation, :: 2 * dilation], nn.functional.max_pool2d(coarse, 2))
+    want = max_pool_halving(halve=True, dilation=1, kernel=kernel, ceil=True)(coarse)
+    have = pooled[..., :: 2 * dilation, :: 2 * dilation]
+    assert torch.equal(have[..., : want.shape[2], : want.shape[3]], want)
+    odd = 2 * before + 1
+    centred = DilatedMaxPool(dilation, odd, centred=True)(spread)
+    assert centred.shape == spread.shape
+    want = nn.functional.max_pool2d(coarse, odd, stride=1, padding=before)
+    assert torch.equal(centred[..., ::dilation, ::dilation], want)
+
+
+@pytest.mark.parametrize("k", [1.0, 2.0])
+def test_local_norm(k: float) -> None:
+    """The formula of the paper, channel by channel; torch's own module."""
+    norm = local_norm(k)
+    x = 30 * torch.randn(2, 7, 3, 4, dtype=torch.float64)
+    want = torch.empty_like(x)
+    for i in range(7):
+        window = x[:, max(0, i - 2) : i + 3]
+        want[:, i] = x[:, i] / (k + 1e-4 * window.square().sum(1)) ** 0.75
+    torch.testing.assert_close(norm(x), want)
+    torch.testing.assert_close(norm(x), nn.LocalResponseNorm(5, norm.alpha, norm.beta, norm.k)(x))
+    assert norm(x.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
 @given(st.integers(1, 6), st.integers(1, 13))

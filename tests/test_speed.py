@@ -1,4 +1,4 @@
-"""benchmarks/speed.py: its statistics and that it runs; how fast anything is, no test can know."""
+"""The benchmark scripts: their statistics and that they run; how fast anything is, no test can know."""
 
 import json
 import runpy
@@ -62,3 +62,29 @@ def test_it_runs_and_writes_what_it_found(
     assert all(row["time"]["ratio"] > 0 for row in result["rows"])
     assert result["versions"]["torch"] == torch.__version__
     assert theirs in capsys.readouterr().out
+
+
+def test_memory_of_checkpointing() -> None:
+    """Steps train, with the units recomputed or not; the table divides what they need."""
+    memory = SimpleNamespace(**runpy.run_path(str(SCRIPT.with_name("densenet_memory.py"))))
+    args = memory.build_parser().parse_args([])
+    assert (args.names, args.batch, args.size) == (("densenet121",), 8, 224)
+    for checkpoint in (True, False):
+        stored = 0
+
+        def pack(t: torch.Tensor) -> torch.Tensor:
+            nonlocal stored
+            stored += t.numel()
+            return t
+
+        step = memory.make_step("densenet_test", checkpoint, 2, 32)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            step()
+        assert stored > 0
+        if checkpoint:
+            least = stored
+    assert least < stored
+    row = {"name": "net", "time": {"ours_ms": 3.0, "theirs_ms": 2.0, "ratio": 0.5, "low": 0.4, "high": 0.8}}
+    cells = memory.table([row | {"memory": {"checkpointed": 2**20, "stored": 2**22}}]).splitlines()[-1].split()
+    assert cells[1::2] == ["net", "1", "4", "0.25", "3", "2", "2.00", "1.25", "2.50"]
+    assert "-" in memory.table([row | {"memory": {"checkpointed": None, "stored": None}}]).splitlines()[-1].split()

@@ -258,7 +258,8 @@ class Backbone(nn.Module):
             The taps as positive numbers.
         """
         take, deepest = feature_take_indices(self.last_tap + 1, indices)
-        cut = deepest < self.last_tap
+        # A head that reads no tap needs more than all taps do.
+        cut = deepest < self.last_tap or (prune_head and self.head_tap < 0)
         if cut:
             behind = False
             for name, _ in list(self.named_children()):
@@ -330,11 +331,13 @@ class Backbone(nn.Module):
         """Layer groups in order of depth, for layer-wise learning rates; the classifier is the last group.
 
         Args:
-            coarse: One group a child instead of one a unit.
+            coarse: One group a child instead of one a unit or wide layer.
         """
         groups = {}
         for name, child in self.named_children():
-            if name not in ("wide", "classifier"):
+            if isinstance(child, WideHead):
+                groups[name] = rf"^{name}\." if coarse else rf"^{name}\.layers\.conv(\d+)\."
+            elif name != "classifier":
                 groups[name] = rf"^{name}\." if coarse or not isinstance(child, Stage) else rf"^{name}\.(\d+)\."
         return groups
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ examples:
   zoo list                            every model
   zoo list cifar --sort params        names that contain a word, smallest first
   zoo list 'resnet*' --family resnet --counts --sort macs --reverse
+  zoo list --papers                   what the papers describe, and where it is
+  zoo list --papers planned           the same, filtered by any of its words
   zoo list --json | jq '.[].name'"""
 
 INFO_EXAMPLES = """\
@@ -50,14 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """Print the catalogue."""
+    if args.papers:
+        return _list_papers(args)
     from zoo import list_models, model_entry
 
+    sort = args.sort or "name"
     columns = ["name", "family", "params", "input", "strides", "paper"]
     if args.counts:
         columns[3:3] = ["macs", "activations"]
-    if args.sort not in columns:
-        hint = "; macs and activations need --counts" if args.sort in ("macs", "activations") else ""
-        raise ValueError(f"sort {args.sort!r} must be one of {', '.join(columns)}{hint}")
+    if sort not in columns:
+        hint = "; macs and activations need --counts" if sort in ("macs", "activations") else ""
+        raise ValueError(f"sort {sort!r} must be one of {', '.join(columns)}{hint}")
     entries = [model_entry(name) for name in list_models(args.filter, family=args.family)]
     rows = [
         {
@@ -73,14 +79,33 @@ def run_list(args: argparse.Namespace) -> int:
     if args.counts:
         for row, counts in zip(rows, _count_all([entry.name for entry in entries]), strict=True):
             row |= {"macs": counts.macs, "activations": counts.activations}
-    if args.sort != "name":  # the registry's order of names is the natural one: resnet20 before resnet110
-        rows.sort(key=lambda row: row[args.sort])
+    if sort != "name":  # the registry's order of names is the natural one: resnet20 before resnet110
+        rows.sort(key=lambda row: row[sort])
     if args.reverse:
         rows.reverse()
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
         _print_table([{column: _text(row[column], column) for column in columns} for row in rows])
+    return 0
+
+
+def _list_papers(args: argparse.Namespace) -> int:
+    from zoo.papers import systems
+
+    given = [f"--{name}" for name in ("family", "sort", "reverse", "counts") if getattr(args, name)]
+    if given:
+        raise ValueError(f"--papers lists papers, not nets: leave out {', '.join(given)}")
+    found = systems(args.filter)
+    if args.json:
+        print(json.dumps([{"subject": subject, **dataclasses.asdict(system)} for subject, system in found], indent=2))
+        return 0
+    if not found:
+        print("no paper matches")
+    for i, subject in enumerate(dict.fromkeys(subject for subject, _ in found)):
+        rows = [system for other, system in found if other == subject]
+        print(f"\n{subject}" if i else subject)
+        _print_table([{"system": s.name, "kind": s.kind, "found": s.found(), "source": s.source} for s in rows])
     return 0
 
 
@@ -216,8 +241,9 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = verbs.add_parser("list", help="the catalogue", epilog=LIST_EXAMPLES, formatter_class=DESCRIPTION)
     listing.add_argument("filter", nargs="?", default="", help="part of the name, or a pattern such as 'resnet*'")
+    listing.add_argument("--papers", action="store_true", help="what the papers describe, and where it is to be found")
     listing.add_argument("--family", help="only this family")
-    listing.add_argument("--sort", default="name", metavar="COLUMN", help="any column (default: name)")
+    listing.add_argument("--sort", metavar="COLUMN", help="any column (default: name)")
     listing.add_argument("--reverse", action="store_true", help="largest first")
     listing.add_argument("--counts", action="store_true", help="add macs and activations (a minute for all models)")
     listing.add_argument("--json", action="store_true", help="print JSON")

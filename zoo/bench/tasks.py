@@ -26,6 +26,8 @@ from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY, Run
 from zoo.bench.scenes import detection_scenes, segmentation_scenes
 
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
 # AdamW: decoders and detectors around nets that start from nothing hardly learn classes with sgd in so few steps.
 DENSE_RECIPE = Recipe(epochs=24, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_epochs=1, optimizer="adamw")
@@ -183,8 +185,12 @@ def _build_classifier(run: Run, dataset: Dataset) -> nn.Module:
 
 
 def _classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    logits = model(images)
+    outputs = model(images)
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    for other in auxiliary:
+        smoothing = recipe.label_smoothing
+        loss = loss + AUXILIARY_WEIGHT * cross_entropy(other.float(), labels, label_smoothing=smoothing)
     return loss, (logits.argmax(1) == labels).sum()
 
 

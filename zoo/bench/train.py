@@ -118,7 +118,8 @@ def train(
 
     Args:
         make_model: Builds what the task trains, for classification the net: (N, C, H, W) -> (N, classes). Called once,
-            under the seed.
+            under the seed. In training mode a net may return a tuple of such logits: the first count, the others are
+            auxiliary and add to the loss alone.
         dataset: Images and labels.
         recipe: How to train.
         task: What to train for; classification unless told.

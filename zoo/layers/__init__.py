@@ -5,15 +5,17 @@ Units get resolved channel counts, strides and dilations; they know no family, n
 
 from zoo.layers.deform import DeformConv2d, OffsetConv
 from zoo.layers.fold import ConvNorm
-from zoo.layers.gates import KeepAll, Scale, SqueezeGate
+from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
 from zoo.layers.sampling import (
     UPS,
     ChannelSum,
+    DilatedAvgPool,
     DilatedMaxPool,
     PadShortcut,
+    avg_pool_halving,
     max_pool_halving,
     resize_like,
     upsample_like,
@@ -27,6 +29,7 @@ __all__ = [
     "Conv",
     "ConvNorm",
     "DeformConv2d",
+    "DilatedAvgPool",
     "DilatedMaxPool",
     "KeepAll",
     "Kit",
@@ -40,8 +43,10 @@ __all__ = [
     "Stage",
     "Wide",
     "WideHead",
+    "avg_pool_halving",
     "basic",
     "bottleneck",
+    "local_norm",
     "max_pool_halving",
     "resize_like",
     "sequence",

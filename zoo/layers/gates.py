@@ -1,5 +1,6 @@
 """Gates: factors on a map, computed from the map itself, fixed, or drawn."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.layers.kit import Conv, Kit
@@ -66,3 +67,25 @@ class KeepAll(nn.Module):
     def extra_repr(self) -> str:
         """The probability."""
         return f"{self.keep:g}"
+
+
+class LocalNorm(nn.LocalResponseNorm):
+    """Torch's module as a sum of shifted maps: torch pools in 3-D, which its CPU does not do in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        before, chs = self.size // 2, x.shape[1]
+        squares = F.pad(x * x, (0, 0, 0, 0, before, self.size - 1 - before))
+        total = squares[:, :chs]
+        for i in range(1, self.size):
+            total = total + squares[:, i : i + chs]
+        return x / (self.k + self.alpha / self.size * total) ** self.beta
+
+
+def local_norm(k: float) -> nn.LocalResponseNorm:
+    """Local response normalisation across 5 channels: each value is divided by (k + 1e-4 * sum of squares) ** 0.75.
+
+    Krizhevsky et al. 2012, section 3.3, where k is 2. Torch divides alpha by the number of channels, so that it is 5e-4
+    for the paper's 1e-4.
+    """
+    return LocalNorm(5, alpha=5e-4, beta=0.75, k=k)

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,7 +75,14 @@ class WideHead(nn.Module):
         if self.same:
             before = self.reach // 2
             x = F.pad(x, (before, self.reach - before, before, self.reach - before))
-        elif x.shape[2] <= self.reach or x.shape[3] <= self.reach:
-            size = self.reach + 1
-            x = F.adaptive_avg_pool2d(x, (max(x.shape[2], size), max(x.shape[3], size)))
+        else:
+            x = _at_least(x, self.reach + 1)
         return self.layers(x)
+
+
+@torch.fx.wrap
+def _at_least(x: Tensor, size: int) -> Tensor:
+    # One node of a traced graph, which cannot compare sizes.
+    if x.shape[2] < size or x.shape[3] < size:
+        x = F.adaptive_avg_pool2d(x, (max(x.shape[2], size), max(x.shape[3], size)))
+    return x

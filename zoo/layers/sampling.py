@@ -48,30 +48,60 @@ class PadShortcut(nn.Module):
 
 
 class DilatedMaxPool(nn.Module):
-    """2x2 max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+    """Max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
 
-    At every (2 * dilation)-th pixel it equals the strided pooling of the undilated net.
+    At every (2 * dilation)-th pixel it equals the undilated net's pooling of stride 2 without padding; with ``centred``
+    at every dilation-th pixel that of stride 1 with the window around its pixel.
+    """
+
+    def __init__(self, dilation: int, kernel: int = 2, *, centred: bool = False) -> None:
+        super().__init__()
+        reach = dilation * (kernel - 1)
+        self.before = reach // 2 if centred else 0
+        self.behind = reach - self.before
+        self.pool = nn.MaxPool2d(kernel, stride=1, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        # Not the pooling's own padding, which may reach no further than half of an undilated window.
+        before, behind = self.before, self.behind
+        return self.pool(F.pad(x, (before, behind, before, behind), value=float("-inf")))
+
+
+class DilatedAvgPool(nn.Module):
+    """2x2 average pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+
+    At every (2 * dilation)-th pixel it equals the strided pooling of the undilated net. What would lie outside of the
+    map is left out of the average.
     """
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
         self.dilation = dilation
-        self.pool = nn.MaxPool2d(2, stride=1, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.pool(F.pad(x, (0, self.dilation, 0, self.dilation), value=float("-inf")))
+        # Row by row and column by column; slices, because no pooling of torch's averages with a dilation.
+        x = (x + torch.cat([x[:, :, self.dilation :], x[:, :, -self.dilation :]], dim=2)) / 2
+        return (x + torch.cat([x[:, :, :, self.dilation :], x[:, :, :, -self.dilation :]], dim=3)) / 2
 
 
-def max_pool_halving(*, halve: bool, dilation: int, ceil: bool = False) -> nn.Module:
-    """2x2 max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
+def max_pool_halving(*, halve: bool, dilation: int, kernel: int = 2, ceil: bool = False) -> nn.Module:
+    """Max-pooling of stride 2 without padding, or its dilated form where the stride is traded for dilation.
 
     Args:
         halve: Whether the size is halved.
         dilation: Of the dilated form.
-        ceil: An odd size is halved upwards, as a strided 3x3 convolution does, instead of downwards.
+        kernel: The window.
+        ceil: The last window may reach over the border: with 2x2 an odd size is halved upwards, as a strided 3x3
+            convolution does, instead of downwards; with 3x3 an even size loses nothing.
     """
-    return nn.MaxPool2d(2, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation)
+    return nn.MaxPool2d(kernel, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation, kernel)
+
+
+def avg_pool_halving(*, halve: bool, dilation: int) -> nn.Module:
+    """2x2 average pooling of stride 2, or its dilated form where the stride is traded for dilation."""
+    return nn.AvgPool2d(2, stride=2) if halve else DilatedAvgPool(dilation)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:

@@ -40,6 +40,14 @@ What differs from the sources, and why:
       described: here a skip counts with its expectation, which equals ``scaled``.
     * Type b and its decoder (``bd``) are our reading of one sentence about GridNet. ``skips="within"`` gives skips to
       edges within a scale alone, as GridNet has them.
+    * GridNet is documented by its authors' code (Fourure/GridNet at 2def034): six columns, three zipped downwards and
+      three upwards, five scales of 16 to 256 channels, a skip on the edges within a scale and on no other, 19 classes,
+      crops of 400 px. ``gridnet_l6_s5_c16x2`` has these, and is a fabric in the rest, by the report's sentence:
+      bottlenecks where the code has pairs of 3x3 (norm and activation before each, biases), interpolation where it has
+      transposed convolutions, one 3x3 before the grid and a 1x1 behind it where it has a norm of the image and two 3x3
+      before, two transposed 3x3 behind. Its total dropout (0.1, of the branch of an edge within a scale) is near to
+      drop path, which is off here. By our count the code's net has 13,181,097 parameters. The report speaks of dilated
+      convolutions, of which the code has none; neither has ours.
     * Forward connections ("hypercolumn features") are named in the report and described nowhere: ``head="hypercolumn"``
       concatenates one scale of all columns, which is our reading.
     * Sizes that do not halve evenly are rounded up; enlarged maps take the size of the map they meet.
