@@ -459,7 +459,7 @@ def test_tables_are_named_after_the_metric(tmp_path: Path) -> None:
 
 def test_a_row_names_the_optimizer_where_it_differs() -> None:
     records = [make_record("segment", "a", 0, 0.5), make_record("segment", "a", 0, 0.4, optimizer="sgd")]
-    assert {row.name for row in aggregate(records)} == {"unet(a) [optimizer=adamw]", "unet(a) [optimizer=None]"}
+    assert {row.name for row in aggregate(records)} == {"unet(a) [optimizer=adamw]", "unet(a) [optimizer=sgd]"}
 
 
 def test_old_lines_without_a_task_are_classification(tmp_path: Path) -> None:
@@ -473,3 +473,20 @@ def test_old_lines_without_a_task_are_classification(tmp_path: Path) -> None:
         *("name", "family", "params", "macs", "activations", "accuracy", "standard_error", "spread", "seeds"),
         *("seconds", "test_images", "uncounted"),
     }
+
+
+def test_the_page_knows_scenes_and_recipe() -> None:
+    text = " ".join((Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="ascii").split())
+    assert f"Training scenes ({scenes.TRAIN_SCENES}) and test scenes ({scenes.TEST_SCENES})" in text
+    example = Scenes("train", 1)
+    low, high = example.sides
+    assert f"{example.size}x{example.size} pixels" in text
+    assert f"a side of {low} to {high} pixels" in text
+    assert example.digits == (2, 4)
+    assert "two to four" in text
+    assert f"keep at least {MIN_VISIBLE:.0%} of their ink".replace("%", " %") in text
+    for task in ("segment", "detect"):
+        recipe = TASKS[task].row("scenes").recipe
+        assert recipe.optimizer == "adamw"
+        assert f"AdamW, learning rate {recipe.lr} after a warm-up of one epoch" in text
+        assert f"weight decay {recipe.weight_decay}, {recipe.batch_size} scenes a step, {recipe.epochs} epochs" in text

@@ -10,12 +10,13 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY
 from zoo.bench.tasks import Task, standard_error, task_row
 
@@ -74,12 +75,12 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the scores under the name of the metric; what only other tasks have is left out."""
         metric = task_row(self.task).metric
-        fields = asdict(self)
+        row = asdict(self)
         if self.trivial is None:
-            del fields["trivial"]
+            del row["trivial"]
         if self.task == CLASSIFY:
-            del fields["task"]
-        return {{"score": metric, "trivial": f"trivial_{metric}"}.get(key, key): value for key, value in fields.items()}
+            del row["task"]
+        return {{"score": metric, "trivial": f"trivial_{metric}"}.get(key, key): value for key, value in row.items()}
 
 
 def columns(task: Task) -> dict[str, str]:
@@ -113,12 +114,13 @@ def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     datasets = sorted({record["dataset"]["name"] for record in records})
     if len(datasets) > 1:
         raise ValueError(f"results hold the datasets {', '.join(datasets)}: keep one file for each")
-    recipes = [record["recipe"] for record in records]
-    fields = dict.fromkeys(key for recipe in recipes for key in recipe)
-    varied = [key for key in fields if len({str(recipe.get(key)) for recipe in recipes}) > 1]
+    # A field that is not stored has its default: the optimizer, in all lines from before there was a choice.
+    default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    recipes = [{**default, **record["recipe"]} for record in records]
+    varied = [key for key in (recipes[0] if recipes else {}) if len({str(recipe.get(key)) for recipe in recipes}) > 1]
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        special = ", ".join(f"{key}={record['recipe'].get(key)}" for key in varied)
+    for record, recipe in zip(records, recipes, strict=True):
+        special = ", ".join(f"{key}={recipe.get(key)}" for key in varied)
         groups.setdefault(record["display"] + (f" [{special}]" if special else ""), []).append(record)
     return [_row(name, group) for name, group in groups.items()]
 

@@ -241,7 +241,7 @@ TASKS = {
             datasets={
                 "scenes": DatasetRow(
                     load=detection_scenes,
-                    recipe=DENSE_RECIPE.changed(epochs=12),
+                    recipe=DENSE_RECIPE,
                 )
             },
             build=dense.build_detector,
