@@ -361,7 +361,7 @@ ROW = Row(
     params=269_722,
     macs=40_551_040,
     activations=1,
-    accuracy=0.9,
+    score=0.9,
     standard_error=0.003,
     spread=None,
     seeds=1,
@@ -373,7 +373,7 @@ ROW = Row(
 
 def test_the_difference_is_a_column_where_there_is_one() -> None:
     assert "published" not in format_table([ROW]) + footnote([ROW])
-    held = [replace(ROW, published_error=8.75), replace(ROW, accuracy=0.95, published_error=8.75), ROW]
+    held = [replace(ROW, published_error=8.75), replace(ROW, score=0.95, published_error=8.75), ROW]
     lines = format_table(held, "github").splitlines()
     assert [cell.strip() for cell in lines[0].split("|")][5:7] == ["accuracy [%]", "vs. published"]
     assert [line.split("|")[6].strip() for line in lines[2:]] == ["-1.25", "+3.75", "-"]

@@ -124,6 +124,9 @@ class Entry:
         crop_pct: Share of the resized image that the evaluation crop takes.
         interpolation: Of the evaluation resize.
         lineups: Benchmark line-ups that the model is part of.
+        lr_factor: Share of a recipe's learning rate that the net trains with where it does not with that of the others;
+            `notes` say why.
+        epochs_factor: How many times a recipe's epochs it then needs.
         notes: What a reader must know: differences from the paper, readings of unclear parts.
         weights: Trained weights by tag, the default first; filled in by the registry from the family's ``WEIGHTS``,
             and from timm where that is the reference.
@@ -146,6 +149,8 @@ class Entry:
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
     lineups: tuple[str, ...] = ()
+    lr_factor: float = 1.0
+    epochs_factor: float = 1.0
     notes: str = ""
     weights: Mapping[str, Weights] = field(default_factory=dict, hash=False)
     layouts: Mapping[str, Layout] = field(default_factory=dict, hash=False, repr=False)
