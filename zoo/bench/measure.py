@@ -179,7 +179,8 @@ def added_memory(make: Callable[[], Step], rehearse: Step, device: torch.device)
 
     Args:
         make: Builds net and images and returns the step.
-        rehearse: Makes a small step of the same kind and takes it. Code that torch loads when it is first used is no net's fault.
+        rehearse: Makes a small step of the same kind and takes it. Code that torch loads when it is first used is no
+            net's fault.
         device: Where it happens.
     """
     rehearse()
