@@ -143,6 +143,7 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["speed", "resnet_test", "--batch-size", "0"], r"batch size must be at least 1, got 0"),
         (["speed", "resnet_test", "--repeats", "1"], r"repeats must be at least 2, got 1"),
         (["speed", "resnet_test", "--seconds", "0"], r"seconds must be positive, got 0.0"),
+        (["speed", "resnet_test", "--out", "."], r"path . is a folder: name a file in it, such as speed.jsonl"),
         (["speed", "resnet_test", "--threads", "0"], r"threads must be at least 1, got 0"),
         (["speed", "resnet_test", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
         (["speed", "resnet_test", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),

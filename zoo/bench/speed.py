@@ -211,14 +211,15 @@ def sweep(
         listener: Told about progress.
 
     Raises:
-        ValueError: If a number is too small, or an image does not run through a net.
+        ValueError: If a number is too small, the file is a folder, or an image does not run through a net.
     """
     if repeats < LEAST:
         raise ValueError(f"repeats must be at least {LEAST}, got {repeats}")
     if seconds <= 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     listener = listener or Listener()
-    facts = _facts(cases, listener)
+    if path is not None and path.is_dir():
+        raise ValueError(f"path {path} is a folder: name a file in it, such as {path / 'speed.jsonl'}")
     rows = [Row(case=case) for case in cases]
     records: dict[int, dict[str, Any]] = {}
     failures: list[str] = []
@@ -247,9 +248,11 @@ def sweep(
 
     # Nets of one class share their code, and torch.compile gives up on code that it has compiled some eight times.
     patient = torch._dynamo.config.patch(recompile_limit=1024) if any(case.compile for case in cases) else nullcontext()
+    facts: dict[str, dict[str, Any]] = {}
     interrupted = False
     try:
         with patient:
+            facts = _facts(cases, listener)
             started = rows
             if memory:
                 started = survivors("memory", rows, _measure_memory)
@@ -421,7 +424,7 @@ def _create(name: str, device: str = "cpu") -> nn.Module:
     except RuntimeError as error:  # timm's word for a name that it does not know
         if "unknown model" not in str(error).lower():
             raise
-        raise ValueError(f"name ({name!r}) is not a model of timm: timm.list_models() shows all") from error
+        raise ValueError(f"name ({name!r}) is not a model of timm: look at its list_models") from error
 
 
 def _placed(net: nn.Module, case: Case) -> nn.Module:

@@ -42,14 +42,14 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
 def heading(records: Sequence[Mapping[str, Any]]) -> str:
     """What all rows of a table share."""
     record, device = records[0], records[0]["device"]
-    shared = [f"{device['name']}, {device['threads']} threads, torch {record['versions']['torch']}"]
-    for key, text in (("dtype", "{}"), ("input_size", "{}"), ("layout", "{}")):
-        values = {str(r["case"][key]) for r in records}
-        if len(values) == 1:
-            value = record["case"][key]
-            shared.append(text.format("x".join(map(str, value)) if isinstance(value, list) else value))
-    rounds = sorted({r["rounds"] for r in records})
-    return ", ".join([*shared, f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds"])
+    threads = f"{device['threads']} thread{'s' * (device['threads'] != 1)}"
+    shared = [f"{device['name']}, {threads}, torch {record['versions']['torch']}"]
+    for key in ("dtype", "input_size", "layout"):
+        value = record["case"][key]
+        if all(r["case"][key] == value for r in records):
+            shared.append("x".join(map(str, value)) if isinstance(value, list) else value)
+    least, most = min(r["rounds"] for r in records), max(r["rounds"] for r in records)
+    return ", ".join([*shared, f"{most} rounds" if least == most else f"{least} to {most} rounds"])
 
 
 def _number(value: float) -> str:
