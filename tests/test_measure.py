@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -292,8 +293,11 @@ def test_a_sweep_measures_and_stores_every_case(tmp_path: Path) -> None:
 
 
 def test_a_case_leaves_when_its_time_is_up() -> None:
-    outcome = sweep(cases("resnet20_cifar"), repeats=5, seconds=1e-9, memory=False)
+    listener = Listener()
+    listener.on_skip = skipped = Mock()
+    outcome = sweep(cases("resnet20_cifar"), repeats=5, seconds=1e-9, memory=False, listener=listener)
     assert [record["rounds"] for record in outcome.records] == [2]
+    skipped.assert_called_once_with(3)
 
 
 @pytest.mark.parametrize(("rounds", "kept"), [(1, 0), (2, 2), (3, 2)])
@@ -304,7 +308,7 @@ def test_an_interrupt_keeps_what_had_two_rounds(rounds: int, kept: int, tmp_path
         def on_phase(self, what: str, steps: int) -> None:
             self.counting = what == "rounds"
 
-        def on_step(self, display: str, skipped: int = 0) -> None:
+        def on_step(self, display: str) -> None:
             self.steps += self.counting
             if self.steps == 2 * rounds + 1:  # in the middle of the next round
                 raise KeyboardInterrupt
@@ -402,8 +406,10 @@ def test_a_terminal_sees_a_bar() -> None:
     with SpeedProgress(stream) as progress:
         progress.on_phase("rounds", 4)
         progress.on_step("net, eval")
-        progress.on_step("net, eval", skipped=3)
+        progress.on_skip(3)
         progress.on_failure("other: no memory")
     text = "".join(written)
     assert "rounds" in text
+    assert "0/4 " in text
+    assert "1/1 " in text
     assert "failed: other: no memory" in text

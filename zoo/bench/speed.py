@@ -87,8 +87,11 @@ class Listener:
     def on_phase(self, what: str, steps: int) -> None:
         """A part of the work begins: counting, memory, warm-up, rounds."""
 
-    def on_step(self, display: str, skipped: int = 0) -> None:
-        """The next piece of the phase begins; ``skipped`` pieces that were announced will not come."""
+    def on_step(self, display: str) -> None:
+        """The next piece of the phase begins."""
+
+    def on_skip(self, steps: int) -> None:
+        """So many pieces that were announced will not come."""
 
     def on_finish(self, record: Mapping[str, Any]) -> None:
         """A net has been measured; its record is on disk if there is a file."""
@@ -264,9 +267,10 @@ def sweep(
                 _round(running, bool(turn % 2), listener)
                 for row in list(running):
                     if len(row.times) == repeats or (len(row.times) >= LEAST and row.spent >= seconds):
-                        running.remove(row)
-                        listener.on_step(row.case.display, skipped=repeats - len(row.times))
                         finish(row)
+                        running.remove(row)
+                        if skipped := repeats - len(row.times):
+                            listener.on_skip(skipped)
                 if not running:
                     break
     except KeyboardInterrupt:

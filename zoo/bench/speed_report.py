@@ -80,10 +80,15 @@ class SpeedProgress(Listener):
         terminal = self._stream.isatty()
         self._bar = tqdm(total=steps, desc=what, file=self._stream, disable=not terminal, leave=False, unit="step")
 
-    def on_step(self, display: str, skipped: int = 0) -> None:
+    def on_step(self, display: str) -> None:
         """Show what is measured now."""
         self._bar.set_postfix_str(display, refresh=False)
-        self._bar.update(skipped or 1)
+        self._bar.update()
+
+    def on_skip(self, steps: int) -> None:
+        """Make the bar shorter."""
+        self._bar.total -= steps
+        self._bar.refresh()
 
     def on_finish(self, record: Mapping[str, Any]) -> None:
         """Write a line for a log; on a terminal the table comes soon enough."""
