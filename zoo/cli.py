@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo import weights_command
 from zoo.bench.command import DESCRIPTION, add_verbs, parse_size
 from zoo.bench.speed_command import add_speed
 
@@ -255,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     counting.add_argument("--json", action="store_true", help="print JSON")
     counting.set_defaults(run=run_count)
 
+    weights_command.add_verbs(verbs)
     add_verbs(verbs)
     add_speed(verbs)
     return parser

@@ -89,7 +89,7 @@ def run_bench(args: argparse.Namespace) -> int:
     sort_rows([], args.sort)  # a wrong column is an error now, too
     names = expand_names(args.names) if args.names else lineup(args.lineup or "default")
     runs = plan(names, args.dataset, recipe, args.seeds, parse_pairs(args.set))
-    device = _device(args.device)
+    device = choose_device(args.device)
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
@@ -187,7 +187,12 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """The device of that name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        ValueError: If it is none of torch's, or not there.
+    """
     import torch
 
     if name == "auto":

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.command import DESCRIPTION, _device, parse_size
+from zoo.bench.command import DESCRIPTION, choose_device, parse_size
 
 HELP = """\
 Measure nets side by side on this machine: time of a forward pass and of a training step, images a second, peak memory,
@@ -113,7 +113,7 @@ def run_speed(args: argparse.Namespace) -> int:
         layouts=args.layout,
         compiled=(False, True) if args.compile else (False,),
         dtype=args.dtype,
-        device=_device(args.device),
+        device=choose_device(args.device),
     )
     with SpeedProgress() as progress:
         outcome = sweep(
