@@ -17,7 +17,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry", "zoo.hub"},
+    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection"},
     "zoo.layers": set(),
     "zoo.entry": {"zoo.weights"},
     "zoo.weights": set(),
@@ -25,14 +25,18 @@ MAY_IMPORT = {
     "zoo.topology": set(),
     "zoo.complexity": set(),
     "zoo.papers": set(),
+    "zoo.published": set(),
+    "zoo.published_command": {"zoo", "zoo.published"},
     "zoo.backbone": {"zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.topology", "zoo.weights"},
     "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.checkpoint"},
+    "zoo.detection": {"zoo.backbone", "zoo.registry"},
+    "zoo.timm": {"zoo"},
     "zoo.analysis": set(),
     "zoo.hub": {"zoo.checkpoint"},
     "zoo.evaluation": set(),
     "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation", "zoo.bench"},
-    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis"},
+    "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
     "zoo.cli": {
         "zoo",
         "zoo.entry",
@@ -42,6 +46,7 @@ MAY_IMPORT = {
         "zoo.analysis",
         "zoo.bench",
         "zoo.weights_command",
+        "zoo.published_command",
     },
     "zoo.__main__": {"zoo.cli"},
 }

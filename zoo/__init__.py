@@ -13,12 +13,23 @@ __version__ = "0.1.0"
 __all__ = [
     "checkpoint_filter_fn",
     "create_model",
+    "detection_backbone",
     "families",
     "list_models",
     "load_weights",
     "model_entry",
+    "preprocessing_params",
     "save_for_hf",
 ]
 
+from zoo.detection import detection_backbone
 from zoo.hub import save_for_hf
-from zoo.registry import checkpoint_filter_fn, create_model, families, list_models, load_weights, model_entry
+from zoo.registry import (
+    checkpoint_filter_fn,
+    create_model,
+    families,
+    list_models,
+    load_weights,
+    model_entry,
+    preprocessing_params,
+)

@@ -13,6 +13,7 @@ from typing import Any
 from zoo import weights_command
 from zoo.bench.command import DESCRIPTION, add_verbs, parse_size
 from zoo.bench.speed_command import add_speed
+from zoo.published_command import add_verb as add_published
 
 LIST_EXAMPLES = """\
 examples:
@@ -257,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     counting.set_defaults(run=run_count)
 
     weights_command.add_verbs(verbs)
+    add_published(verbs)
     add_verbs(verbs)
     add_speed(verbs)
     return parser

@@ -180,6 +180,24 @@ def _plausible(model: nn.Module) -> int:
     return (64 << 20) + 8 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
+def preprocessing_params(name: str) -> dict[str, Any]:
+    """What the published net expects of its images, in the form of segmentation_models_pytorch.
+
+    smp's own ``get_preprocessing_params`` answers only for names that have registered weights.
+
+    Args:
+        name: Of a model of ours, here or in timm; a tag of weights or ``tu-`` in front do no harm.
+
+    Returns:
+        ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std``.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    entry = model_entry(name.removeprefix("tu-").partition(".")[0])
+    return {"input_space": "RGB", "input_range": [0, 1], "mean": list(entry.mean), "std": list(entry.std)}
+
+
 def _find(name: str) -> Entry | None:
     # A name of ours with the prefix added is the name in timm's registry, whether or not timm needs the prefix.
     return _ENTRIES.get(name) or _ENTRIES.get(name.removeprefix("zoo_"))

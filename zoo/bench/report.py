@@ -16,6 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zoo.bench.against import published_error
 from zoo.bench.runner import standard_error
 
 HEADERS = {
@@ -50,6 +51,7 @@ class Row:
         seconds: Mean wall time of a run.
         test_images: Images behind the accuracy.
         uncounted: Operators that no figure counts, with the number of calls.
+        published_error: Top-1 error in percent that was published of this net on these images, or None.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Row:
     seconds: float
     test_images: int
     uncounted: Mapping[str, int]
+    published_error: float | None = None
 
 
 def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -109,6 +112,7 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
         seconds=statistics.fmean(record["seconds"] for record in records),
         test_images=images,
         uncounted=counts["uncounted"],
+        published_error=published_error(records[-1]),
     )
 
 
@@ -163,8 +167,14 @@ def format_table(rows: Sequence[Row], style: str = "simple") -> str:
         ]
         for row in rows
     ]
-    align = ["left"] + ["right"] * (len(HEADERS) - 1)
-    return tabulate(cells, headers=list(HEADERS.values()), tablefmt=style, colalign=align, disable_numparse=True)
+    headers = list(HEADERS.values())
+    if any(row.published_error is not None for row in rows):
+        headers.insert(5, "vs. published")
+        for line, row in zip(cells, rows, strict=True):
+            error = row.published_error
+            line.insert(5, "-" if error is None else f"{100 * row.accuracy - (100 - error):+.2f}")
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(cells, headers=headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def footnote(rows: Sequence[Row]) -> str:
@@ -177,6 +187,11 @@ def footnote(rows: Sequence[Row]) -> str:
         f"Not counted: {', '.join(operators) or 'nothing'}.\n"
         f"Accuracy comes from {images} test images: differences below about two standard errors "
         f"({200 * worst:.1f} points here) mean nothing."
+    ) + (
+        "\nvs. published: points above or below the figure of the paper or its authors that `zoo published NAME` "
+        "marks with *; recipes differ."
+        if any(row.published_error is not None for row in rows)
+        else ""
     )
 
 
