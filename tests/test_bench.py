@@ -618,6 +618,8 @@ def test_seeds_become_one_row() -> None:
 def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
     rows = aggregate([make_record("a", 0, 0.9), make_record("a", 0, 0.5, epochs=1)])
     assert [row.name for row in rows] == [f"a [epochs={RECIPE.epochs}]", "a [epochs=1]"]
+    rows = aggregate([*(make_record(name, 0, 0.9) for name in "abc"), make_record("d", 0, 0.5, epochs=1)])
+    assert [row.name for row in rows] == ["a", "b", "c", "d [epochs=1]"], "what most have in common goes without saying"
     changed = make_record("a", 1, 0.9)
     changed["counts"] = {**changed["counts"], "params": 7}
     with pytest.warns(UserWarning, match=r"a: its runs were counted differently"):

@@ -163,7 +163,7 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
     from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
     from zoo.bench.results import newest_results
 
-    records = newest_results(path)
+    records = [record for record in newest_results(path) if record.get("kind") != "speed"]
     if not records:
         raise ValueError(f"{path} holds no finished run: run zoo bench first")
     rows = sort_rows(aggregate(records), sort)
@@ -192,6 +192,19 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             value = text
         parsed[key] = value
     return parsed
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Read `224` (three channels, square) or `CxHxW`.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
+    channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
+    return channels, height, width
 
 
 def _require(*modules: str) -> None:
