@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.bench import dense, runner, scenes, tasks
 from zoo.bench.data import DatasetRow, load_dataset
+from zoo.bench.pictures import best_boxes, draw_predictions
 from zoo.bench.recipe import Recipe
 from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
 from zoo.bench.results import Run, append_result, read_results
@@ -422,6 +423,24 @@ def test_the_command_makes_lines_tables_plots_and_pictures(
     assert "1 finished run found, 0 to do" in capsys.readouterr().err
     assert main(["plot", str(tmp_path)]) == 0
     assert f"{title} [%]" in capsys.readouterr().out
+
+
+def test_a_picture_shows_the_best_box_of_a_digit() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [1.0, 0, 20, 20], [30.0, 30, 50, 50], [40.0, 0, 60, 20]])
+    shown = best_boxes({"boxes": boxes, "scores": torch.tensor([0.5, 0.6, 0.9, 0.1])})
+    assert shown.tolist() == [2, 1]  # one is covered by a better one, one is too unsure
+
+
+def test_a_picture_shows_scenes_truth_and_prediction(tiny: str) -> None:
+    for task in ("segment", "detect"):
+        data = load(task, tiny)
+        figure = draw_predictions(task, runner.build(plan(task), data).eval(), data, "a title", scenes=3)
+        assert len(figure.axes) == 9
+        assert figure.get_suptitle() == "a title: 3 held-out scenes"
+        if task == "segment":
+            assert (figure.axes[4].images[0].get_array() == data.test_labels[1].numpy()).all()
+        else:
+            assert len(figure.axes[4].patches) == len(data.test_labels[1]["boxes"])
 
 
 def make_record(task: str, name: str, seed: int, score: float, **recipe: Any) -> dict[str, Any]:
