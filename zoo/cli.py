@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.bench.command import DESCRIPTION, add_verbs
 from zoo.published_command import add_verb as add_published
+from zoo.report.command import add_verb as add_report
 
 LIST_EXAMPLES = """\
 examples:
@@ -270,4 +271,5 @@ def _parser() -> argparse.ArgumentParser:
 
     add_published(verbs)
     add_verbs(verbs)
+    add_report(verbs)
     return parser
