@@ -168,6 +168,8 @@ function draw() {
 
 function drawPlot(axis, rows, front) {
   const plot = plots[axis];
+  plot.hidden = !inGroup().some((row) => cost(row, axis) > 0); // not by what is filtered, or the page would jump
+  if (plot.hidden) return;
   const places = seriesPlaces();
   const traces = [];
   const side = AXES[axis].sign > 0 ? "hv" : "vh";
@@ -207,8 +209,8 @@ function drawPlot(axis, rows, front) {
     hoverlabel: { align: "left", bgcolor: style("--panel"), bordercolor: style("--faint"), font: { color: style("--text") } },
     // New limits only for another question; a reader's zoom outlives a filter.
     uirevision: [$("group").value, $("view").value, $("condition").value].join(), selectionrevision: String(state.selected === null),
-    xaxis: { ...line, type: "log", title: { text: AXES[axis].title, standoff: 6 }, tickformat: "~s", exponentformat: "SI" },
-    yaxis: { ...line, ...scale() },
+    xaxis: { ...line, type: "log", title: { text: AXES[axis].title, standoff: 6 }, tickformat: "~s", nticks: 7 },
+    yaxis: { ...line, ...scale(rows) },
     annotations: rows.length ? [] : [{ text: `nothing shown has ${AXES[axis].title.replace(/ \[.*/, "")}`, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { color: style("--faint") } }],
   };
   if (!rows.length) Object.assign(layout, { xaxis: { visible: false }, yaxis: { visible: false } });
@@ -224,12 +226,15 @@ function drawPlot(axis, rows, front) {
 }
 
 /** The vertical axis. "stretched" labels a log scale of the error with the score, so that 99 and 99.5 lie apart. */
-function scale() {
+function scale(rows) {
   const view = $("view").value;
   const title = (text) => ({ text: `${text} [%]`, standoff: 4 });
   if (view === "score") return { type: "linear", title: title(plain(metric())), tickformat: "~g" };
   if (view === "log") return { type: "log", title: title(`error (100 - ${plain(metric())})`), tickformat: "~g" };
-  const ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 50, 70, 90, 100];
+  const errors = rows.map(vertical);
+  const wide = Math.max(...errors) > 12 * Math.min(...errors);
+  const steps = wide ? [1, 2, 5] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+  const ticks = [0.01, 0.1, 1, 10].flatMap((unit) => steps.map((step) => step * unit)).concat(100);
   return { type: "log", autorange: "reversed", title: title(plain(metric())), tickvals: ticks, ticktext: ticks.map((v) => String(+(100 - v).toFixed(2))) };
 }
 
@@ -275,9 +280,11 @@ function select(ids) {
 
 // ---- legends and controls
 
-/** Position of each series of the group within its kind, which decides the dash of its front. */
+/** The series of the group, those first that are shown at first, then the large ones; the place decides the dash. */
 function seriesPlaces() {
-  const all = [...new Set(inGroup().map((row) => row.series))].sort((a, b) => a - b);
+  const sizes = new Map();
+  for (const row of inGroup()) sizes.set(row.series, (sizes.get(row.series) || 0) + 1);
+  const all = [...sizes.keys()].sort((a, b) => data.series[b].shown - data.series[a].shown || sizes.get(b) - sizes.get(a));
   return new Map(all.map((series, i) => [series, i]));
 }
 

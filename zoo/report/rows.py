@@ -49,7 +49,8 @@ def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = Fa
         for same in _by(group, lambda run: (run["series"], run["record"]["display"])).values():
             rows.append(_measured(same, speeds, warnings))
     if with_published:
-        rows += [_published(row, speeds) for row in published.results() if row.top1_error is not None]
+        families = _families()
+        rows += [_published(row, families, speeds) for row in published.results() if row.top1_error is not None]
     for number, row in enumerate(rows):
         row["id"] = number
         key = f"{row['kind']}: {row['series']}"
@@ -152,7 +153,17 @@ def _measured(runs: Sequence[Record], speeds: Mapping[Any, Any], warnings: list[
     return row
 
 
-def _published(figure: published.Published, speeds: Mapping[Any, Any]) -> Record:
+def _families() -> dict[str, str]:
+    """What the published table calls a family, where all of its nets that we have are of one family of ours."""
+    own: dict[str, set[str]] = {}
+    for figure in published.results():
+        if entry := _entry(figure.entry):
+            own.setdefault(figure.family, set()).add(entry.family)
+    return {theirs: ours.pop() for theirs, ours in own.items() if len(ours) == 1}
+
+
+def _published(figure: published.Published, families: Mapping[str, str], speeds: Mapping[Any, Any]) -> Record:
+    entry = _entry(figure.entry)
     own = figure.entry or f"{figure.model} (published)"
     sides = (figure.input_size, figure.input_size)
     departures = "".join(f"; {part}" for part in figure.departures)
@@ -162,13 +173,13 @@ def _published(figure: published.Published, speeds: Mapping[Any, Any]) -> Record
         "shown": plain and figure.series in (published.PAPER, published.AUTHORS),
         "name": figure.model,
         "card": own,
-        "family": _entry(figure.entry).family if _entry(figure.entry) else figure.family,
+        "family": entry.family if entry else families.get(figure.family, figure.family),
         "group": figure.dataset,
         "metric": TITLES["accuracy"],
         "series": f"{figure.series}, {figure.view}{departures}",
         "params": figure.params,
         "macs": figure.macs,
-        "score": round(100 - figure.top1_error, 4),
+        "score": round(100 - (figure.top1_error or 0.0), 4),
         "top5": figure.top5_error,
         "size": figure.input_size,
         "machine": speeds.get((figure.entry, sides), {}) if figure.entry else {},
@@ -262,6 +273,8 @@ def _device(record: Mapping[str, Any]) -> str:
 
 def _entry(name: str) -> Entry | None:
     """The registry's row; None for timm's nets, for what later versions have, and for anything else."""
+    if not name:
+        return None
     try:
         return zoo.model_entry(name)
     except ValueError:
