@@ -74,6 +74,12 @@ PYTORCHCV_PRERESNET: Rules = [
     (r"features\.post_activ\.bn\.", "final.norm1."),
     (r"output\.", "classifier.fc."),
 ]
+PYTORCHCV_BAGNET: Rules = [
+    (r"features\.init_block\.conv1\.", "stem.conv1."),
+    (r"features\.init_block\.conv2\.conv\.", "stem.conv2."),
+    (r"features\.init_block\.conv2\.bn\.", "stem.norm1."),
+    *PYTORCHCV_RESNET,
+]
 
 TIMM_DENSENET: Rules = [
     (r"features\.conv0\.", "stem.conv1."),

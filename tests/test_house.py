@@ -31,7 +31,17 @@ MAY_IMPORT = {
     "zoo.analysis": set(),
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
     "zoo.report": {"zoo", "zoo.entry", "zoo.complexity", "zoo.published", "zoo.bench"},
-    "zoo.cli": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.papers", "zoo.analysis", "zoo.bench"},
+    "zoo.cli": {
+        "zoo",
+        "zoo.entry",
+        "zoo.registry",
+        "zoo.complexity",
+        "zoo.papers",
+        "zoo.analysis",
+        "zoo.bench",
+        "zoo.published_command",
+        "zoo.report",
+    },
     "zoo.__main__": {"zoo.cli"},
 }
 # Modules of timm that are not public, by the only file that may use them.

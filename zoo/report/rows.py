@@ -11,11 +11,13 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import zoo
 from zoo import published
 from zoo.bench.against import published_error
+from zoo.bench.runner import taps
 from zoo.complexity import count
 from zoo.entry import Entry
 from zoo.report.lines import Lines, Record, metric_of
@@ -232,10 +234,9 @@ def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -
 def _count(entry: Entry) -> Record:
     model: Any = zoo.create_model(entry.name, device="meta")
     counts = count(model, entry.input_size).to_dict()
-    taps = [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in model.feature_info]
     return {
         "stages": _table(counts["stages"], ("name", *COUNTS)),
-        "taps": _table(taps, ("module", "channels", "stride")),
+        "taps": _table(taps(model), ("module", "channels", "stride")),
         "counted": f"for one image of {'x'.join(map(str, entry.input_size))} and {entry.num_classes} classes",
         "uncounted": counts["uncounted"],
     }
@@ -271,14 +272,10 @@ def _device(record: Mapping[str, Any]) -> str:
     return name + (f", torch {torch}" if torch else "")
 
 
+@cache
 def _entry(name: str) -> Entry | None:
     """The registry's row; None for timm's nets, for what later versions have, and for anything else."""
-    if not name:
-        return None
-    try:
-        return zoo.model_entry(name)
-    except ValueError:
-        return None
+    return zoo.model_entry(name) if name in zoo.list_models() else None
 
 
 def _by(items: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
