@@ -58,7 +58,22 @@ TIMM_REGISTRY = {
     "register_model_deprecations",
     "set_pretrained_cfg",
 }
-TEXT = {"", ".cff", ".cfg", ".csv", ".gitignore", ".json", ".md", ".py", ".toml", ".txt", ".yml"}
+TEXT = {
+    "",
+    ".cff",
+    ".cfg",
+    ".css",
+    ".csv",
+    ".gitignore",
+    ".html",
+    ".js",
+    ".json",
+    ".md",
+    ".py",
+    ".toml",
+    ".txt",
+    ".yml",
+}
 BUILT = {".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
 CITED = {"www.apache.org", "arxiv.org", "doi.org"}
 

@@ -48,7 +48,7 @@ OPTIONAL = {
     "standard_error": float,
     "task": str,
 }
-NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
+NAMES: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
 @dataclass(kw_only=True)

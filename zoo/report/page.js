@@ -20,7 +20,7 @@ const UNITS = { k: 1e3, m: 1e6, g: 1e9, t: 1e12 };
 const $ = (id) => document.getElementById(id);
 let data; // what rows.gather returned
 let plots = {}; // axis -> element
-const state = { hidden: new Set(), series: new Set(), selected: null, sort: "score", down: true, floor: 0.1 };
+const state = { hidden: new Set(), series: new Set(), selected: null, sort: "score", down: true, floor: 0.1, round: 0, drawing: false };
 
 async function unpack(id) {
   const bytes = Uint8Array.from(atob($(id).textContent), (c) => c.charCodeAt(0));
@@ -90,10 +90,9 @@ function glyph(family, hollow) {
 }
 
 function drawing(width, attributes) {
-  const [svg, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
-  for (const [key, value] of Object.entries({ width, height: 14, "aria-hidden": "true" })) svg.setAttribute(key, value);
-  for (const [key, value] of Object.entries(attributes)) path.setAttribute(key, value);
-  svg.append(path);
+  const svg = $("drawing").content.firstElementChild.cloneNode(true);
+  svg.setAttribute("width", width);
+  for (const [key, value] of Object.entries(attributes)) svg.firstElementChild.setAttribute(key, value);
   return svg;
 }
 
@@ -161,7 +160,9 @@ function draw() {
     for (const own of front[axis].values()) for (const row of own) row.fronts.push(axis);
   }
   if ($("front").checked) rows = rows.filter((row) => row.fronts.length);
+  state.drawing = true;
   for (const axis in AXES) drawPlot(axis, rows.filter((row) => cost(row, axis) > 0), front[axis]);
+  state.drawing = false;
   drawTable(rows.filter((row) => !state.selected || state.selected.has(row.id)), rows.length);
   $("clear").hidden = !state.selected;
 }
@@ -208,7 +209,7 @@ function drawPlot(axis, rows, front) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: style("--text") },
     hoverlabel: { align: "left", bgcolor: style("--panel"), bordercolor: style("--faint"), font: { color: style("--text") } },
     // New limits only for another question; a reader's zoom outlives a filter.
-    uirevision: [$("group").value, $("view").value, $("condition").value].join(), selectionrevision: String(state.selected === null),
+    uirevision: [$("group").value, $("view").value, $("condition").value].join(), selections: [], selectionrevision: state.round, // the box goes when its points are lit
     xaxis: { ...line, type: "log", title: { text: AXES[axis].title, standoff: 6 }, tickformat: "~s", nticks: 7 },
     yaxis: { ...line, ...scale(rows) },
     annotations: rows.length ? [] : [{ text: `nothing shown has ${AXES[axis].title.replace(/ \[.*/, "")}`, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { color: style("--faint") } }],
@@ -220,8 +221,9 @@ function drawPlot(axis, rows, front) {
     plot.on("plotly_hover", (event) => highlight(idOf(event.points[0]), plot));
     plot.on("plotly_unhover", () => highlight(null, plot));
     plot.on("plotly_click", (event) => idOf(event.points[0]) != null && openCard(data.rows[idOf(event.points[0])]));
-    plot.on("plotly_selected", (event) => event && select(new Set(event.points.map(idOf).filter((id) => id != null))));
-    plot.on("plotly_deselect", () => select(null));
+    // Redrawing tells of selections, too; only the reader's count.
+    plot.on("plotly_selected", (event) => event && !state.drawing && select(new Set(event.points.map(idOf).filter((id) => id != null))));
+    plot.on("plotly_deselect", () => !state.drawing && select(null));
   }
 }
 
@@ -275,6 +277,7 @@ function highlight(id, source) {
 
 function select(ids) {
   state.selected = ids && ids.size ? ids : null;
+  state.round += 1;
   draw();
 }
 

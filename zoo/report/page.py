@@ -25,7 +25,9 @@ def render(contents: Mapping[str, Any], title: str) -> bytes:
     data = json.dumps(contents, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     parts = {
         "title": html.escape(title),
-        "scripts": " ".join(f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in (script, library)),
+        "scripts": " ".join(
+            f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in (script, library)
+        ),
         "style": _own("page.css"),
         "script": script,
         "library": _packed(library),
@@ -36,7 +38,7 @@ def render(contents: Mapping[str, Any], title: str) -> bytes:
 
 
 def _own(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="ascii")
+    return resources.files("zoo.report").joinpath(name).read_text(encoding="ascii")
 
 
 def _packed(text: str) -> str:

@@ -195,7 +195,10 @@ def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, 
     speeds: dict[Any, dict[str, list[float | None]]] = {}
     for record in records:
         case = record["case"]
-        parts = [f"{case['mode']}, batch {case['batch_size']}", *(str(case.get(key, "")) for key in ("layout", "dtype"))]
+        parts = [
+            f"{case['mode']}, batch {case['batch_size']}",
+            *(str(case.get(key, "")) for key in ("layout", "dtype")),
+        ]
         title = ", ".join(filter(None, [*parts, "compiled" * bool(case.get("compile")), _device(record)]))
         conditions.setdefault(f"speed: {title}", f"zoo speed, {title}")
         own = speeds.setdefault((record["name"], tuple(case["input_size"][1:])), {})
