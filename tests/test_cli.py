@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
     assert capsys.readouterr().err.startswith("zoo: error: ")
 
 
-@pytest.mark.parametrize("verb", ["list", "info", "count", "bench", "plot"])
+@pytest.mark.parametrize("verb", ["list", "info", "count", "bench", "plot", "report"])
 def test_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main([verb, "--help"])

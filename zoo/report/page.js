@@ -210,8 +210,8 @@ function drawPlot(axis, rows, front) {
     hoverlabel: { align: "left", bgcolor: style("--panel"), bordercolor: style("--faint"), font: { color: style("--text") } },
     // New limits only for another question; a reader's zoom outlives a filter.
     uirevision: [$("group").value, $("view").value, $("condition").value].join(), selections: [], selectionrevision: state.round, // the box goes when its points are lit
-    xaxis: { ...line, type: "log", title: { text: AXES[axis].title, standoff: 6 }, tickformat: "~s", nticks: 7 },
-    yaxis: { ...line, ...scale(rows) },
+    xaxis: { ...line, type: "log", title: { text: AXES[axis].title, standoff: 6 }, tickfont: { size: 11 }, ...logTicks(plot.layout?.xaxis, rows.map((row) => cost(row, axis)), short) },
+    yaxis: { ...line, ...scale(plot, rows) },
     annotations: rows.length ? [] : [{ text: `nothing shown has ${AXES[axis].title.replace(/ \[.*/, "")}`, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { color: style("--faint") } }],
   };
   if (!rows.length) Object.assign(layout, { xaxis: { visible: false }, yaxis: { visible: false } });
@@ -223,21 +223,35 @@ function drawPlot(axis, rows, front) {
     plot.on("plotly_click", (event) => idOf(event.points[0]) != null && openCard(data.rows[idOf(event.points[0])]));
     // Redrawing tells of selections, too; only the reader's count.
     plot.on("plotly_selected", (event) => event && !state.drawing && select(new Set(event.points.map(idOf).filter((id) => id != null))));
+    plot.on("plotly_relayout", (event) => !state.drawing && Object.keys(event).some((key) => /range/.test(key)) && draw()); // ticks
     plot.on("plotly_deselect", () => !state.drawing && select(null));
   }
 }
 
 /** The vertical axis. "stretched" labels a log scale of the error with the score, so that 99 and 99.5 lie apart. */
-function scale(rows) {
+function scale(plot, rows) {
   const view = $("view").value;
   const title = (text) => ({ text: `${text} [%]`, standoff: 4 });
   if (view === "score") return { type: "linear", title: title(plain(metric())), tickformat: "~g" };
-  if (view === "log") return { type: "log", title: title(`error (100 - ${plain(metric())})`), tickformat: "~g" };
-  const errors = rows.map(vertical);
-  const wide = Math.max(...errors) > 12 * Math.min(...errors);
-  const steps = wide ? [1, 2, 5] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
-  const ticks = [0.01, 0.1, 1, 10].flatMap((unit) => steps.map((step) => step * unit)).concat(100);
-  return { type: "log", autorange: "reversed", title: title(plain(metric())), tickvals: ticks, ticktext: ticks.map((v) => String(+(100 - v).toFixed(2))) };
+  const ticks = logTicks(plot.layout?.yaxis, rows.map(vertical), (v) => String(+(view === "log" ? v : 100 - v).toPrecision(5)));
+  if (view === "log") return { type: "log", title: title(`error (100 - ${plain(metric())})`), ...ticks };
+  return { type: "log", autorange: "reversed", title: title(plain(metric())), ...ticks };
+}
+
+/** Seven ticks at the most for a log axis, round numbers; plotly's own are too many and then slanted. */
+function logTicks(axis, values, text) {
+  const zoomed = axis?.type === "log" && axis.autorange === false;
+  const [low, high] = zoomed ? [...axis.range].sort((a, b) => a - b).map((v) => 10 ** v) : [0.9 * Math.min(...values), 1.1 * Math.max(...values)];
+  const fine = (step) => Array.from({ length: Math.round(9 / step) }, (_, i) => 1 + i * step);
+  let ticks = [];
+  for (const steps of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7], fine(0.5), fine(0.2), fine(0.1), fine(0.02)]) {
+    const finer = [];
+    for (let unit = Math.floor(Math.log10(low)); unit <= Math.log10(high); unit++)
+      finer.push(...steps.map((step) => step * 10 ** unit).filter((v) => v >= low && v <= high));
+    if (ticks.length && finer.length > 7) break;
+    ticks = finer;
+  }
+  return { tickvals: ticks, ticktext: ticks.map(text), tickangle: 0 };
 }
 
 const isNarrow = () => matchMedia("(max-width: 700px), (pointer: coarse)").matches; // there a drag has to scroll
@@ -343,8 +357,6 @@ function setTheme(theme) {
 
 const COLUMNS = [
   { key: "name", title: "net", text: true },
-  { key: "family", title: "family", text: true },
-  { key: "series", title: "series", text: true, value: (row) => data.series[row.series].title },
   { key: "score", title: () => `${metric()} [%]`, format: percent },
   { key: "spread", title: "seed dev.", format: percent },
   { key: "error", title: "test err.", format: percent },
@@ -357,6 +369,8 @@ const COLUMNS = [
   { key: "memory", title: "memory", format: short, value: (row) => cost(row, "memory") },
   { key: "seconds", title: "train s", format: short },
   { key: "fronts", title: "on the front of", text: true, value: (row) => row.fronts.join(" ") },
+  { key: "family", title: "family", text: true },
+  { key: "series", title: "series", text: true, value: (row) => data.series[row.series].title },
 ];
 const valueOf = (row, column) => (column.value ? column.value(row) : row[column.key]);
 
