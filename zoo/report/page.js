@@ -238,17 +238,20 @@ function scale(plot, rows) {
   return { type: "log", autorange: "reversed", title: title(plain(metric())), ...ticks };
 }
 
-/** Seven ticks at the most for a log axis, round numbers; plotly's own are too many and then slanted. */
+/** As many round numbers on a log axis as have room; plotly's own are too many and then slanted. */
 function logTicks(axis, values, text) {
   const zoomed = axis?.type === "log" && axis.autorange === false;
-  const [low, high] = zoomed ? [...axis.range].sort((a, b) => a - b).map((v) => 10 ** v) : [0.9 * Math.min(...values), 1.1 * Math.max(...values)];
+  const ends = zoomed ? axis.range : [Math.min(...values), Math.max(...values)].map(Math.log10);
+  let [low, high] = [Math.min(...ends), Math.max(...ends)];
+  const margin = high > low ? 0.05 * (high - low) : 1; // plotly gives a single value a decade on either side
+  if (!zoomed) [low, high] = [low - margin, high + margin];
   const fine = (step) => Array.from({ length: Math.round(9 / step) }, (_, i) => 1 + i * step);
   let ticks = [];
   for (const steps of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7], fine(0.5), fine(0.2), fine(0.1), fine(0.02)]) {
     const finer = [];
-    for (let unit = Math.floor(Math.log10(low)); unit <= Math.log10(high); unit++)
-      finer.push(...steps.map((step) => step * 10 ** unit).filter((v) => v >= low && v <= high));
-    if (ticks.length && finer.length > 7) break;
+    for (let unit = Math.floor(low); unit <= high; unit++)
+      finer.push(...steps.map((step) => step * 10 ** unit).filter((v) => low <= Math.log10(v) && Math.log10(v) <= high));
+    if (finer.some((v, i) => i && Math.log10(v / finer[i - 1]) < (high - low) / 10)) break;
     ticks = finer;
   }
   return { tickvals: ticks, ticktext: ticks.map(text), tickangle: 0 };
@@ -433,8 +436,8 @@ function openCard(row) {
     make("header", {}, make("h1", { id: "card-title" }, glyph(row.family, row.kind === "published"), " ", row.card), close),
     facts({ family: card.family || row.family, paper: card.paper && linked(card.paper), reference: card.reference, "timm name": card.timm, notes: card.notes }),
     titled("Measured", measured.length && tabled(
-      ["images", "series", "score [%]", "seeds", "params", "MACs", "activations", "note"],
-      measured.map((m) => [m.group, data.series[m.series].title, percent(m.score) + (m.spread == null ? "" : ` +- ${percent(m.spread)}`), m.seeds, short(m.params), short(m.macs), short(m.activations), m.note]))),
+      ["images", "score [%]", "seeds", "params", "MACs", "activations", "series", "note"],
+      measured.map((m) => [m.group, percent(m.score) + (m.spread == null ? "" : ` +- ${percent(m.spread)}`), m.seeds, short(m.params), short(m.macs), short(m.activations), data.series[m.series].title, m.note]))),
     titled("Published", published.length && tabled(
       ["as", "images", "size", "top-1 error", "top-5 error", "params", "MACs", "series", "source", "note"],
       published.map((p) => [p.name, p.group, p.size, percent(100 - p.score), percent(p.top5), short(p.params), short(p.macs), data.series[p.series].title, p.source, p.note]))),
