@@ -147,15 +147,15 @@ def test_training_learns_and_repeats() -> None:
     recipe = RECIPE.changed(epochs=2)
     first = train(small_net, digits, recipe, seed=1)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers are untouched
-    assert first.epochs[-1].test_accuracy > 0.7  # chance is 0.1
-    assert first.test_correct == round(first.epochs[-1].test_accuracy * 900)
+    assert first.epochs[-1].test_score > 0.7  # chance is 0.1
+    assert first.test_score == first.epochs[-1].test_score
     assert first.epochs[1].train_loss < first.epochs[0].train_loss
 
     def history(seed: int) -> list[tuple[float, float]]:
         trained = train(small_net, digits, recipe, seed=seed)
-        return [(epoch.train_loss, epoch.test_accuracy) for epoch in trained.epochs]
+        return [(epoch.train_loss, epoch.test_score) for epoch in trained.epochs]
 
-    same = [(epoch.train_loss, epoch.test_accuracy) for epoch in first.epochs]
+    same = [(epoch.train_loss, epoch.test_score) for epoch in first.epochs]
     torch.rand(7)  # what happened before does not matter, the seed does
     assert history(1) == same
     assert history(2) != same
@@ -221,7 +221,7 @@ def test_auxiliary_logits_add_to_the_loss_alone() -> None:
     trained = train(make, digits, recipe).epochs[0]
     share = float((digits.train_labels == 3).double().mean())
     assert trained.train_loss == pytest.approx(np.log(10) + 0.3 * (50 * (1 - share) + np.log(10)), rel=1e-4)
-    assert trained.train_accuracy == pytest.approx(float((digits.train_labels == 0).double().mean()))
+    assert trained.train_score == pytest.approx(float((digits.train_labels == 0).double().mean()))
     assert nets[0].steps == 1
     assert all(head.weight.grad.any() for head in nets[0].heads)
 
@@ -232,7 +232,7 @@ def test_auxiliary_classifiers_train() -> None:
         load_dataset("digits"),
         RECIPE.changed(epochs=2),
     )
-    assert trained.epochs[-1].test_accuracy > 0.3
+    assert trained.epochs[-1].test_score > 0.3
     assert trained.epochs[1].train_loss < trained.epochs[0].train_loss
 
 
@@ -257,14 +257,14 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
 
 def test_bfloat16_trains() -> None:
     trained = train(small_net, load_dataset("digits"), RECIPE.changed(epochs=1, amp="bfloat16"))
-    assert trained.epochs[0].test_accuracy > 0.5
+    assert trained.epochs[0].test_score > 0.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains() -> None:
     recipe = RECIPE.changed(epochs=2, amp="bfloat16")
     trained = train(small_net, load_dataset("digits"), recipe, device="cuda")
-    assert trained.epochs[-1].test_accuracy > 0.7
+    assert trained.epochs[-1].test_score > 0.7
     assert trained.peak_memory
     assert trained.peak_memory < 2**30
 
@@ -522,6 +522,19 @@ def test_wrong_requests_stop_before_any_training(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_net_that_needs_another_recipe_gets_it() -> None:
+    """Rows of nets without norms say so; what the user fixes stays; other nets have the recipe as it is."""
+    names = ["highway11_cifar", "resnet20_cifar", "timm:test_resnet"]
+    highway, resnet, foreign = (run.recipe for run in runner.plan(names, "digits", RECIPE, [0]))
+    assert (highway.lr, highway.epochs) == (0.2 * RECIPE.lr, 2.5 * RECIPE.epochs)
+    assert resnet == foreign == RECIPE
+    [fixed] = runner.plan(names[:1], "digits", RECIPE, [0], fixed=("lr", "epochs"))
+    assert fixed.recipe == RECIPE
+    for name in zoo.list_models():
+        entry = zoo.model_entry(name)
+        assert (entry.lr_factor, entry.epochs_factor) == (1, 1) or "learning rate" in entry.notes, name
+
+
 def test_a_plan_compares_all_nets_before_the_next_seed() -> None:
     runs = runner.plan(["b", "a", "b"], "digits", RECIPE, [4, 2])
     assert [(run.name, run.seed) for run in runs] == [("b", 4), ("a", 4), ("b", 2), ("a", 2)]
@@ -590,7 +603,7 @@ def make_record(name: str, seed: int, accuracy: float, **recipe: Any) -> dict[st
 def test_seeds_become_one_row() -> None:
     rows = aggregate([make_record("b", 0, 0.9), make_record("a", 0, 0.97), make_record("b", 1, 0.94)])
     assert [row.name for row in rows] == ["b", "a"]
-    assert rows[0].accuracy == pytest.approx(0.92)
+    assert rows[0].score == pytest.approx(0.92)
     assert rows[0].spread == pytest.approx(0.02 * 2**0.5)
     assert rows[0].standard_error == pytest.approx((0.92 * 0.08 / 900) ** 0.5)
     assert (rows[0].seeds, rows[0].seconds, rows[0].params) == (2, 2.5, 1000)
@@ -605,6 +618,8 @@ def test_seeds_become_one_row() -> None:
 def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
     rows = aggregate([make_record("a", 0, 0.9), make_record("a", 0, 0.5, epochs=1)])
     assert [row.name for row in rows] == [f"a [epochs={RECIPE.epochs}]", "a [epochs=1]"]
+    rows = aggregate([*(make_record(name, 0, 0.9) for name in "abc"), make_record("d", 0, 0.5, epochs=1)])
+    assert [row.name for row in rows] == ["a", "b", "c", "d [epochs=1]"], "what most have in common goes without saying"
     changed = make_record("a", 1, 0.9)
     changed["counts"] = {**changed["counts"], "params": 7}
     with pytest.warns(UserWarning, match=r"a: its runs were counted differently"):
@@ -675,7 +690,7 @@ def crowded_rows() -> list[Row]:
             params=params,
             macs=150 * params,
             activations=1,
-            accuracy=accuracy,
+            score=accuracy,
             standard_error=(accuracy * (1 - accuracy) / 900) ** 0.5,
             spread=None,
             seeds=1,
@@ -699,7 +714,7 @@ def conflicts(figure: Any, labels: list[Any], rows: list[Row], cost: str) -> lis
         if box.x0 < area.x0 or box.y0 < area.y0 or box.x1 > area.x1 or box.y1 > area.y1:
             found.append(f"{i} outside")
         for j, row in enumerate(rows):
-            x, y = axes.transData.transform((getattr(row, cost), 100 * row.accuracy))
+            x, y = axes.transData.transform((getattr(row, cost), 100 * row.score))
             if box.x0 < x + radius and x - radius < box.x1 and box.y0 < y + radius and y - radius < box.y1:
                 found.append(f"{i} on point {j}")
     return found
@@ -720,7 +735,7 @@ def test_labels_of_crowded_points_do_not_overlap(cost: str) -> None:
     for label, row in zip(
         labels, rows, strict=True
     ):  # the check above sees labels that were simply put at their points
-        label.set_position((getattr(row, cost), 100 * row.accuracy))
+        label.set_position((getattr(row, cost), 100 * row.score))
     assert len(conflicts(figure, labels, rows, cost)) > len(rows)
 
 
@@ -729,7 +744,7 @@ def test_plots_are_drawn_the_same_every_time(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy_vs_macs.png", "accuracy_vs_params.png"]
     assert first == [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
-    for row in (rows[0], replace(rows[0], accuracy=1.0, standard_error=0.0)):  # no range on either axis
+    for row in (rows[0], replace(rows[0], score=1.0, standard_error=0.0)):  # no range on either axis
         assert plot_all([row], tmp_path / "one", "digits")
     with pytest.raises(ValueError, match=r"rows must not be empty"):
         plot_all([], tmp_path, "digits")

@@ -80,10 +80,13 @@ def test_wrong_overrides_are_named() -> None:
 
 
 def test_missing_weights() -> None:
-    with pytest.raises(ValueError, match="timm:resnet50"):
-        zoo.create_model("resnet50", pretrained=True)
+    for create in (zoo.create_model, timm.create_model):
+        with pytest.raises(ValueError, match="fishnet99 has no registered weights"):
+            create("fishnet99", pretrained=True)
     with pytest.raises(ValueError, match="no registered weights"):
         zoo.create_model("fishnet99.unheard_of")
+    with pytest.raises(ValueError, match=r"resnet50 has only a1_in1k.*timm:resnet50.unheard_of"):
+        zoo.create_model("resnet50.unheard_of")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

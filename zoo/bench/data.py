@@ -25,18 +25,18 @@ class Dataset:
     Attributes:
         name: The key in `DATASETS`.
         train_images: (N, C, H, W) float32, normalised with the statistics of the training half.
-        train_labels: (N,) int64.
+        train_labels: (N,) int64; what a task other than classification predicts, see `zoo.bench.tasks`.
         test_images: (M, C, H, W) float32, normalised with the same statistics.
-        test_labels: (M,) int64.
+        test_labels: The same of the test images.
         num_classes: Number of classes.
         fill: Normalised value of the background, which a shifted image shows at its border.
     """
 
     name: str
     train_images: Tensor
-    train_labels: Tensor
+    train_labels: Any
     test_images: Tensor
-    test_labels: Tensor
+    test_labels: Any
     num_classes: int
     fill: float
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,14 @@ def _reset_high_water_mark() -> bool:
     return True
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+def versions(*modules: str) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result, and of some more."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "zoo": zoo.__version__,
+        **{module: version(module) for module in modules},
     }
 
 

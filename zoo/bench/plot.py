@@ -1,4 +1,4 @@
-"""Accuracy against cost: one point a net, every point labelled, the Pareto front drawn."""
+"""Accuracy (or another task's metric) against cost: one point a net, every point labelled, the Pareto front drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.bench.labels import AMBIGUOUS, leader_end, place_labels
-from zoo.bench.report import Row, pareto_front, write_atomically
+from zoo.bench.report import Row, pareto_front, task_of, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +42,8 @@ GROWTH = (1.0, 1.25, 1.6, 2.1, 2.8)
 def plot_all(rows: Sequence[Row], folder: Path, dataset: str) -> list[Path]:
     """Write `accuracy_vs_params.png` and `accuracy_vs_macs.png` and return their paths.
 
+    For another task than classification its metric stands in place of `accuracy`.
+
     Raises:
         ValueError: If there are no rows.
     """
@@ -50,13 +52,13 @@ def plot_all(rows: Sequence[Row], folder: Path, dataset: str) -> list[Path]:
         figure, _ = draw(rows, cost, dataset)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        paths.append(folder / f"accuracy_vs_{cost}.png")
+        paths.append(folder / f"{task_of(rows).metric}_vs_{cost}.png")
         write_atomically(paths[-1], buffer.getvalue())
     return paths
 
 
 def draw(rows: Sequence[Row], cost: str, dataset: str) -> tuple[Figure, list[Text]]:
-    """Draw accuracy against one of `COSTS`, in a figure as large as its labels need.
+    """Draw the metric against one of `COSTS`, in a figure as large as its labels need.
 
     Args:
         rows: The nets.
@@ -101,7 +103,7 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(
             [getattr(row, cost) for row in own],
-            [100 * row.accuracy for row in own],
+            [100 * row.score for row in own],
             yerr=[100 * row.standard_error for row in own],
             fmt=MARKERS[number % len(MARKERS)],
             color=colour,
@@ -127,7 +129,7 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
     axes.set_xlabel(COSTS[cost])
     seeds = {row.seeds for row in rows}
     mean = "" if seeds == {1} else f", mean of {'up to ' * (len(seeds) > 1)}{max(seeds)} seeds"
-    axes.set_ylabel(f"test accuracy on {dataset} [%]{mean}")
+    axes.set_ylabel(f"test {task_of(rows).title} on {dataset} [%]{mean}")
     images = max(row.test_images for row in rows)
     axes.plot([], [], color="0.5", linewidth=1.0, label=f"standard error ({images} test images)")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, handlelength=1.8, columnspacing=1.4)
@@ -142,7 +144,7 @@ def _label(axes: Axes, rows: Sequence[Row], cost: str) -> list[Text] | None:
     scale = figure.dpi / 72
     labels = [axes.text(0, 0, row.name, fontsize=7.5, ha="left", va="bottom", zorder=4) for row in rows]
     extents = [label.get_window_extent() for label in labels]
-    values = [(getattr(row, cost), 100 * row.accuracy, 100 * row.standard_error) for row in rows]
+    values = [(getattr(row, cost), 100 * row.score, 100 * row.standard_error) for row in rows]
     points = [tuple(axes.transData.transform((x, y))) for x, y, _ in values]
     bars = [
         (*axes.transData.transform((x, y - error)), *axes.transData.transform((x, y + error))) for x, y, error in values
@@ -172,12 +174,12 @@ def _label(axes: Axes, rows: Sequence[Row], cost: str) -> list[Text] | None:
 
 def _front_path(rows: Sequence[Row], cost: str, right: float) -> list[tuple[float, float]]:
     """Corners of the front's staircase: the best accuracy that each cost buys, up to the right edge."""
-    front = [rows[i] for i in pareto_front([(getattr(row, cost), row.accuracy) for row in rows])]
+    front = [rows[i] for i in pareto_front([(getattr(row, cost), row.score) for row in rows])]
     path = []
     for row in front:
         if path:
             path.append((getattr(row, cost), path[-1][1]))
-        path.append((getattr(row, cost), 100 * row.accuracy))
+        path.append((getattr(row, cost), 100 * row.score))
     return [*path, (right, path[-1][1])]
 
 

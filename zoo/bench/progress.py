@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from zoo.bench.results import Run
 from zoo.bench.runner import Listener
+from zoo.bench.tasks import task_row
 from zoo.bench.train import EpochMetrics
 
 
 class Progress(Listener):
-    """A bar over the epochs of the whole sweep, with the current net and its accuracy, and a line for each run.
+    """A bar over the epochs of the whole sweep, with the current net and its score, and a line for each run.
 
     Where the stream (standard error unless told) is no terminal there is no bar: only the lines, each complete as soon
     as it is known.
@@ -51,16 +52,17 @@ class Progress(Listener):
         """Advance the bar."""
         self._epochs_seen = metrics.epoch
         if self._bar is not None:
-            accuracy = f"{100 * metrics.test_accuracy:.1f} %"
-            self._bar.set_description(f"{run.display}, seed {run.seed}: {accuracy}", refresh=False)
+            score = f"{100 * metrics.test_score:.1f} %"
+            self._bar.set_description(f"{run.display}, seed {run.seed}: {score}", refresh=False)
             self._bar.update()
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """Write the line of a finished run."""
         self._epochs_seen = 0
-        accuracy, error = 100 * record["test_accuracy"], 100 * record["standard_error"]
+        task = task_row(run.task)
+        score, error = 100 * record[f"test_{task.metric}"], 100 * record["standard_error"]
         self._line(
-            f"{run.display}, seed {run.seed}: {accuracy:.2f} +- {error:.2f} % test accuracy "
+            f"{run.display}, seed {run.seed}: {score:.2f} +- {error:.2f} % test {task.title} "
             f"after {run.recipe.epochs} epochs in {record['seconds']:.1f} s"
         )
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 AMP_DTYPES = ("", "bfloat16")
+OPTIMIZERS = ("sgd", "adamw")
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Stochastic gradient descent with a linear warm-up and a half-cosine down to zero.
+    """Stochastic gradient descent, or AdamW, with a linear warm-up and a half-cosine down to zero.
 
     Weight decay acts on convolution and linear weights only, not on norms and biases (He et al. 2018,
     arXiv:1812.01187).
@@ -23,14 +24,15 @@ class Recipe:
         batch_size: Images a step; the incomplete last batch of an epoch is dropped, because a net that ends in a
             1x1 map cannot normalise a batch of one image.
         lr: Peak learning rate, reached after the warm-up.
-        momentum: Momentum of the gradient average.
-        nesterov: Whether the momentum looks ahead.
+        momentum: Momentum of the gradient average; AdamW takes it for its first beta.
+        nesterov: Whether the momentum looks ahead; sgd only.
         weight_decay: L2 factor of the decayed weights.
         warmup_epochs: Length of the linear warm-up in epochs; fractions are allowed.
         label_smoothing: Share of the target that is spread over all classes.
         max_shift: Each training image moves by a uniform -n..n pixels along both axes. There is no flip: a mirrored
             2 is not a 2.
         amp: Autocast type of the forward pass; empty means float32 throughout. bfloat16 needs no loss scaling.
+        optimizer: sgd or adamw (Loshchilov and Hutter 2017, arXiv:1711.05101).
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -46,6 +48,7 @@ class Recipe:
     label_smoothing: float = 0.0
     max_shift: int = 0
     amp: str = ""
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,6 +66,7 @@ class Recipe:
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "lie in [0, 1)")
         _check("max_shift", self.max_shift, self.max_shift >= 0, "not be negative")
         _check("amp", self.amp, self.amp in AMP_DTYPES, f"be one of {AMP_DTYPES}")
+        _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"be one of {OPTIMIZERS}")
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a moment of the run.
@@ -88,8 +92,14 @@ class Recipe:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types."""
-        return asdict(self)
+        """Return the fields as plain JSON types; the optimizer only where it is not sgd.
+
+        So the keys of runs that were stored before there was a choice stay as they are.
+        """
+        fields = asdict(self)
+        if self.optimizer == "sgd":
+            del fields["optimizer"]
+        return fields
 
 
 def _check(name: str, value: object, fine: bool, rule: str) -> None:

@@ -20,6 +20,8 @@ except ImportError:  # Windows: appending works, two benches at a time in one fi
     fcntl = None  # type: ignore[assignment]
 
 KEY_LENGTH = 16
+CLASSIFY = "classify"
+"""The task that results without a task belong to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class Run:
         dataset: Name of the image set.
         recipe: How it is trained.
         seed: Seed of initialisation, order and augmentation.
+        task: Name of the task, see `zoo.bench.tasks`.
+        head: What the net is built into, for tasks that have a choice.
+        frozen: Whether the net keeps its first weights, so that only what is put on top of it learns. The statistics
+            of its norms still follow the batches.
     """
 
     name: str
@@ -39,11 +45,20 @@ class Run:
     recipe: Recipe
     seed: int
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    task: str = CLASSIFY
+    head: str = ""
+    frozen: bool = False
+
+    @property
+    def net(self) -> str:
+        """The net as it is shown: a preset with overrides is no longer the preset."""
+        return display_name(self.name, self.overrides)
 
     @property
     def display(self) -> str:
-        """The name as it is shown: a preset with overrides is no longer the preset."""
-        return display_name(self.name, self.overrides)
+        """The run as it is shown, without its seed: `net`, `frozen net`, `head(net)` or `head(frozen net)`."""
+        net = f"frozen {self.net}" if self.frozen else self.net
+        return f"{self.head}({net})" if self.head else net
 
     @property
     def key(self) -> str:
@@ -52,13 +67,19 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types."""
+        """Return the fields as plain JSON types; task, head and frozen only where they are not the default.
+
+        So the keys of classification runs are those from before there were other tasks.
+        """
+        extra = {"task": self.task, "head": self.head, "frozen": self.frozen}
+        default = {"task": CLASSIFY, "head": "", "frozen": False}
         return {
             "name": self.name,
             "overrides": dict(self.overrides),
             "dataset": self.dataset,
             "recipe": self.recipe.to_dict(),
             "seed": self.seed,
+            **{key: value for key, value in extra.items() if value != default[key]},
         }
 
 

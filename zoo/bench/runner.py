@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import nn
 
 from zoo import registry
-from zoo.bench.data import Dataset, load_dataset
+from zoo.bench.data import Dataset
 from zoo.bench.machine import describe_device, git_revision, versions
 from zoo.bench.recipe import Recipe
-from zoo.bench.results import Run, append_result, finished_keys
+from zoo.bench.results import CLASSIFY, Run, append_result, finished_keys
+from zoo.bench.tasks import load, task_row, trivial_score
 from zoo.bench.train import EpochMetrics, Trained, train
 from zoo.complexity import count
 
@@ -35,6 +35,9 @@ class Listener:
 
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
         """An epoch has ended."""
+
+    def on_trained(self, run: Run, model: nn.Module, dataset: Dataset) -> None:
+        """The model of a run has its final weights; it is in evaluation mode and gone after this."""
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """A run is on disk."""
@@ -86,21 +89,42 @@ def expand_names(names: Iterable[str]) -> list[str]:
 
 
 def plan(
-    names: Iterable[str], dataset: str, recipe: Recipe, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None
+    names: Iterable[str],
+    dataset: str,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    task: str = CLASSIFY,
+    head: str = "",
+    frozen: bool = False,
+    fixed: Collection[str] = (),
 ) -> list[Run]:
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
     In this order a sweep that is stopped early has compared all nets once. A name or seed given twice counts once.
+    A net whose row says that it needs another learning rate or more epochs gets them, except for fields of the recipe
+    that are ``fixed``.
 
     Raises:
-        ValueError: If an override is one that the benchmark sets itself.
+        ValueError: If an override is one that the benchmark sets itself, or the task has no such head.
     """
     overrides = dict(overrides or {})
+    head = task_row(task).head(head)
     for key in GIVEN:
         if key in overrides:
             raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
     return [
-        Run(name=name, overrides=overrides, dataset=dataset, recipe=recipe, seed=seed)
+        Run(
+            name=name,
+            overrides=overrides,
+            dataset=dataset,
+            recipe=_own_recipe(name, recipe, fixed),
+            seed=seed,
+            task=task,
+            head=head,
+            frozen=frozen,
+        )
         for seed in dict.fromkeys(seeds)
         for name in dict.fromkeys(map(_own_name, names))
     ]
@@ -153,37 +177,36 @@ def sweep(
 
 
 def build(run: Run, dataset: Dataset) -> nn.Module:
-    """Build the net of a run for the classes of its dataset."""
-    return registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
+    """Build the net of a run for the classes of its dataset, with what its task puts around it."""
+    return task_row(run.task).build(run, dataset)
 
 
 def make_record(run: Run, facts: Mapping[str, Any], trained: Trained, device: torch.device) -> dict[str, Any]:
     """Return all that is stored of a finished run, in the order in which a reader wants it."""
-    dataset = load_dataset(run.dataset)
-    metrics = trained.to_dict()
-    accuracy = metrics.pop("test_correct") / len(dataset.test_labels)
+    task, dataset = task_row(run.task), load(run.task, run.dataset)
+    metrics = trained.to_dict(task.metric)
+    score = f"test_{task.metric}"
     return {
         "key": run.key,
         "name": run.name,
         "overrides": dict(run.overrides),
         "display": run.display,
+        "task": run.task,
+        "head": run.head,
+        "frozen": run.frozen,
         **facts,
         "dataset": dataset.describe(),
         "recipe": run.recipe.to_dict(),
         "seed": run.seed,
-        "test_accuracy": accuracy,
-        "standard_error": standard_error(accuracy, len(dataset.test_labels)),
+        score: metrics.pop(score),
+        "standard_error": metrics.pop("standard_error"),
+        f"trivial_{task.metric}": trivial_score(run.task, run.dataset),
         **metrics,
-        "versions": versions(),
+        "versions": versions(*task.modules),
         "device": describe_device(device),
         "git_revision": git_revision(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Return the binomial standard error of an accuracy that was measured on so many images."""
-    return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
 def _own_name(name: str) -> str:
@@ -194,16 +217,27 @@ def _own_name(name: str) -> str:
         return name
 
 
+def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
+    try:
+        entry = registry.model_entry(name)
+    except ValueError:
+        return recipe
+    changes = {"lr": recipe.lr * entry.lr_factor, "epochs": round(recipe.epochs * entry.epochs_factor)}
+    return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
+
+
 def _train(run: Run, device: torch.device, listener: Listener) -> Trained:
-    dataset = load_dataset(run.dataset)
+    dataset = load(run.task, run.dataset)
     return train(
         lambda: build(run, dataset),
         dataset,
         run.recipe,
+        task=task_row(run.task),
         seed=run.seed,
         device=device,
         label=run.display,
         on_epoch=lambda metrics: listener.on_epoch(run, metrics),
+        on_trained=lambda model: listener.on_trained(run, model, dataset),
     )
 
 
@@ -213,16 +247,16 @@ def _facts(runs: Sequence[Run], listener: Listener) -> dict[tuple[str, str], dic
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (net, run) in enumerate(nets.items()):
         listener.on_count(run.display, number, len(nets))
-        dataset = load_dataset(run.dataset)
+        dataset = load(run.task, run.dataset)
         try:
+            spec = _spec(run)
             model = build(run, dataset)
-        except TypeError as error:  # an override that the net does not know
+        except (TypeError, AssertionError) as error:  # an override or a stride that the net does not know
             raise ValueError(f"{run.display}: {error}") from error
-        counts = count(model, dataset.input_size).to_dict()
-        spec = getattr(model, "spec", None)  # timm's own nets have none
+        counts = count(task_row(run.task).countable(model), dataset.input_size).to_dict()
         facts[net] = {
             "family": registry.model_entry(run.name).family if spec else "timm",
-            "spec": spec.to_dict() if spec else None,
+            "spec": spec,
             "counts": {key: counts[key] for key in ("params", "macs", "fvcore_flops", "activations", "uncounted")},
             "stages": counts["stages"],
             "taps": taps(model),
@@ -234,3 +268,10 @@ def taps(model: nn.Module) -> list[dict[str, Any]]:
     """Module, channels and stride of each feature tap; none for a model that states none."""
     info: Any = getattr(model, "feature_info", ())
     return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]
+
+
+def _spec(run: Run) -> dict[str, Any] | None:
+    """The specification of the net alone; timm's own nets have none."""
+    with torch.device("meta"):
+        spec = getattr(registry.create_model(run.name, **run.overrides), "spec", None)
+    return spec.to_dict() if spec else None

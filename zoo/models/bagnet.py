@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
+from zoo.weights import Layout, pytorchcv_in1k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,4 +206,28 @@ MODELS = {
         input_size=(3, 64, 64),
         num_classes=10,
     ),
+}
+
+_CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
+_OURS = "stage{1}.{2-1}."
+LAYOUTS = {
+    "pytorchcv": Layout(
+        [
+            (r"features\.init_block\.conv1\.", "stem.conv1."),
+            (r"features\.init_block\.conv2\.conv\.", "stem.conv2."),
+            (r"features\.init_block\.conv2\.bn\.", "stem.norm1."),
+            (_CV_UNIT + r"body\.conv(\d)\.conv\.", _OURS + "branch.conv{3}."),
+            (_CV_UNIT + r"body\.conv(\d)\.bn\.", _OURS + "branch.norm{3}."),
+            (_CV_UNIT + r"identity_conv\.conv\.", _OURS + "shortcut.conv1."),
+            (_CV_UNIT + r"identity_conv\.bn\.", _OURS + "shortcut.norm1."),
+            (r"output\.", "classifier.fc."),
+        ]
+    ),
+}
+"""State dicts of pytorchcv."""
+
+WEIGHTS = {
+    "bagnet9": pytorchcv_in1k("bagnet9", 553, "36d935e1ec250208f585a1a53b65c79ddc11d7cd", 49.15, 25.76),
+    "bagnet17": pytorchcv_in1k("bagnet17", 558, "04da269cb4db817fa8750c2605e4fe7e6c0250ed", 36.88, 15.51),
+    "bagnet33": pytorchcv_in1k("bagnet33", 561, "7d16b6f4190ed5ce3f4f26373d60b51cdc5d4cd9", 29.82, 10.7),
 }

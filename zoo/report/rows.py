@@ -17,12 +17,13 @@ from typing import Any
 import zoo
 from zoo import published
 from zoo.bench.against import published_error
+from zoo.bench.results import CLASSIFY
 from zoo.bench.runner import taps
+from zoo.bench.tasks import TASKS
 from zoo.complexity import count
 from zoo.entry import Entry
 from zoo.report.lines import Lines, Record, metric_of
 
-TITLES = {"accuracy": "accuracy", "miou": "mIoU", "map": "mAP"}
 CURVE_POINTS = 100  # a learning curve has no more; a screen shows no more
 COUNTS = ("params", "macs", "activations")
 
@@ -83,9 +84,9 @@ def _runs(records: Sequence[Record], conditions: dict[str, str]) -> list[Record]
     runs = []
     for record in records:
         metric, device = metric_of(record), _device(record)
-        task = record.get("task") or "classify"
+        task = record.get("task") or CLASSIFY
         name = record["dataset"]["name"]
-        group = name if task == "classify" else f"{name}, {task}"
+        group = name if task == CLASSIFY else f"{name}, {task}"
         condition = f"training of {group}: {device}"
         conditions.setdefault(condition, f"training in zoo bench, {device}")
         epochs = [epoch for epoch in record.get("epochs") or [] if isinstance(epoch, dict)]
@@ -137,7 +138,7 @@ def _measured(runs: Sequence[Record], speeds: Mapping[Any, Any], warnings: list[
         "card": display,
         "family": record["family"],
         "group": runs[-1]["group"],
-        "metric": TITLES.get(metric, metric),
+        "metric": TASKS[task].title if (task := record.get("task") or CLASSIFY) in TASKS else metric,
         "series": runs[-1]["series"],
         **{key: counts[key] for key in COUNTS},
         "score": round(100 * score, 4),
@@ -177,7 +178,7 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
         "card": own,
         "family": entry.family if entry else families.get(figure.family, figure.family),
         "group": figure.dataset,
-        "metric": TITLES["accuracy"],
+        "metric": TASKS[CLASSIFY].title,
         "series": f"{figure.series}, {figure.view}{departures}",
         "params": figure.params,
         "macs": figure.macs,

@@ -11,6 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zoo.bench.results import CLASSIFY
 from zoo.report.lines import Lines, Record, metric_of
 
 COLUMNS = (
@@ -92,10 +93,10 @@ def pictures(lines: Lines, kind: str) -> Iterator[tuple[str, bytes]]:
 
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in lines.runs:
-        key = (record["dataset"]["name"], record.get("task") or "classify", metric_of(record))
+        key = (record["dataset"]["name"], record.get("task") or CLASSIFY, metric_of(record))
         groups.setdefault(key, []).append(record)
     for (dataset, task, metric), records in groups.items():
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{task}".lower().removesuffix("-classify")).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{task}".lower().removesuffix(f"-{CLASSIFY}")).strip("-")
         for cost in COSTS:
             with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "zoo", "text.parse_math": False}):
                 warnings.simplefilter("ignore", UserWarning)  # of counts: the page says it too

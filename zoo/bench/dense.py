@@ -1,0 +1,189 @@
+"""Models, losses and metrics of the two dense tasks: decoders and detectors of other packages around our nets.
+
+segmentation_models_pytorch, torchmetrics and pycocotools are the extra `downstream` and imported where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from zoo import detection_backbone, registry
+from zoo.bench.scenes import NUM_CLASSES
+
+if TYPE_CHECKING:
+    from zoo.bench.data import Dataset
+    from zoo.bench.recipe import Recipe
+    from zoo.bench.results import Run
+
+NETS = ("resnet_test", "fishnet_test", "fabric_test")
+TAPS = [2, 4, 8, 16, 32]
+"""Strides of the maps that decoders and detectors read."""
+
+# Narrow, as the scenes are small. The dilations of DeepLab are made for maps of 65x65; at 64 px and stride 16 there
+# are 4x4, on which 12, 24 and 36 would see nothing but padding.
+DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "unet": ("Unet", {"decoder_channels": (64, 48, 32, 16, 16)}),
+    "deeplabv3plus": ("DeepLabV3Plus", {"decoder_channels": 64, "decoder_atrous_rates": (1, 2, 3)}),
+}
+"""Class of segmentation_models_pytorch and its arguments, by our name."""
+
+# Digits are as wide as they are high, or less. torchvision wants as many anchors a place on each map.
+DETECTORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "fcos": ("FCOS", {"anchor_sizes": ((8,), (16,), (32,)), "ratios": (1.0,)}),
+    "retinanet": ("RetinaNet", {"anchor_sizes": ((16, 20, 25), (20, 25, 32), (25, 32, 40)), "ratios": (1.0, 1.5)}),
+}
+"""Class of torchvision and what its anchors are made of, by our name."""
+STRIDES = (8, 16, 32)
+"""Of the maps that a detector reads, as in both detectors' papers; the scenes are too small for the coarser ones."""
+PYRAMID_CHANNELS = 64
+MAX_BOXES = 50
+
+
+def build_segmenter(run: Run, dataset: Dataset) -> nn.Module:
+    """Build decoder and encoder: images (N, 3, H, W) -> logits (N, classes, H, W).
+
+    Raises:
+        ValueError: If the net has no taps of strides 2, 4, 8, 16 and 32.
+    """
+    import segmentation_models_pytorch as smp
+
+    check_taps(run)
+    kind, options = DECODERS[run.head]
+    model = getattr(smp, kind)(
+        encoder_name=f"tu-{timm_name(run.name)}",
+        encoder_weights=None,
+        classes=dataset.num_classes,
+        **options,
+        **run.overrides,
+    )
+    model.encoder.requires_grad_(not run.frozen)
+    return model
+
+
+def segmentation_loss(model: nn.Module, images: Tensor, masks: Tensor, recipe: Recipe) -> tuple[Tensor, None]:
+    """Return the mean cross-entropy over all pixels."""
+    return cross_entropy(model(images).float(), masks, label_smoothing=recipe.label_smoothing), None
+
+
+def mean_iou(predictions: Tensor, masks: Tensor) -> float:
+    """Return the intersection over union of each class over all pixels of all images, averaged over the classes.
+
+    Classes that neither truth nor prediction has are left out of the average.
+
+    Args:
+        predictions: (N, H, W) int64.
+        masks: (N, H, W) int64.
+    """
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    return float(MulticlassJaccardIndex(NUM_CLASSES, average="macro")(predictions, masks.cpu()))
+
+
+def build_detector(run: Run, dataset: Dataset) -> nn.Module:
+    """Build a detector of torchvision over a feature pyramid of the net; in evaluation images -> a dict an image.
+
+    Raises:
+        ValueError: If the net has no taps of strides 2, 4, 8, 16 and 32.
+    """
+    from torchvision.models import detection
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    check_taps(run)
+    backbone = detection_backbone(
+        run.name,
+        PYRAMID_CHANNELS,
+        strides=STRIDES,
+        trainable_stages=0 if run.frozen else None,
+        extra_blocks="none",
+        **run.overrides,
+    )
+    kind, options = DETECTORS[run.head]
+    sizes = options["anchor_sizes"]
+    return getattr(detection, kind)(
+        backbone,
+        num_classes=dataset.num_classes,  # torchvision counts the background, too
+        anchor_generator=AnchorGenerator(sizes, (options["ratios"],) * len(sizes)),
+        # Images come normalised and in one size.
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        min_size=dataset.input_size[1],
+        max_size=dataset.input_size[2],
+        score_thresh=0.05,
+        detections_per_img=MAX_BOXES,
+    )
+
+
+def detection_loss(
+    model: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]], recipe: Recipe
+) -> tuple[Tensor, None]:
+    """Return the sum of the detector's own losses."""
+    if recipe.label_smoothing:
+        raise ValueError(f"recipe field label_smoothing must be 0 for detection, got {recipe.label_smoothing}")
+    losses: dict[str, Tensor] = model(list(images), targets)
+    return torch.stack(list(losses.values())).sum(), None
+
+
+def detect(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
+    """Return boxes, labels and scores of each image."""
+    return [{key: value.cpu() for key, value in found.items()} for found in model(list(images))]
+
+
+def no_boxes(targets: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Return empty predictions."""
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    return [dict(empty) for _ in targets]
+
+
+def mean_average_precision(
+    predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+) -> float:
+    """Return COCO's average precision: the mean over classes and over overlaps of 0.50, 0.55, ..., 0.95.
+
+    Args:
+        predictions: `boxes` (n, 4), `labels` (n,), `scores` (n,) for each image.
+        targets: `boxes` (n, 4) and `labels` (n,) for each image.
+    """
+    from torchmetrics.detection import MeanAveragePrecision
+
+    metric = MeanAveragePrecision(iou_type="bbox", backend="pycocotools")
+    found = [dict(prediction) for prediction in predictions]
+    metric.update(found, [{key: value.cpu() for key, value in target.items()} for target in targets])
+    return float(metric.compute()["map"])
+
+
+class Undecoded(nn.Module):
+    """What a detector computes before it decodes boxes: images (N, 3, H, W) -> tensors of the head."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Run backbone, pyramid and head."""
+        maps = self.detector.backbone(images)  # ty: ignore[not-callable]
+        return list(self.detector.head(list(maps.values())).values())  # ty: ignore[not-callable]
+
+
+def timm_name(name: str) -> str:
+    """The name under which timm knows a model, which is ours or timm's."""
+    try:
+        return registry.model_entry(name).timm_name
+    except ValueError:
+        return name.removeprefix("timm:")
+
+
+def check_taps(run: Run) -> None:
+    """Raise ValueError unless the net of a run has the taps that a decoder needs."""
+    with torch.device("meta"):
+        net: Any = registry.create_model(run.name, features_only=True, **run.overrides)
+    strides = net.feature_info.reduction()
+    if strides != TAPS:
+        raise ValueError(
+            f"{run.name} has taps of stride {', '.join(map(str, strides))}, and task {run.task} needs "
+            f"{', '.join(map(str, TAPS))}: take a net of ImageNet scale and its native output stride"
+        )

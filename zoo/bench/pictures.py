@@ -1,0 +1,136 @@
+"""What trained models of the dense tasks see: test scenes, the truth, the prediction, in one picture a run."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.bench.data import Dataset
+from zoo.bench.progress import Progress
+from zoo.bench.report import write_atomically
+from zoo.bench.results import Run
+from zoo.bench.scenes import BACKGROUND
+from zoo.bench.tasks import take, task_row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCENES = 8
+# One colour a digit, from matplotlib's "tab10"; the ground is black.
+COLOURS = (
+    "#000000",
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#17becf",
+)
+SHOWN_FROM = 0.3
+"""Lowest score of a box that is drawn; the metric reads all of them."""
+
+
+class PictureProgress(Progress):
+    """Progress that also draws the predictions of each model that is trained.
+
+    Args:
+        folder: Where the pictures go; made when the first is drawn.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_trained(self, run: Run, model: nn.Module, dataset: Dataset) -> None:
+        """Write the picture of a run, and the line that says where."""
+        title = f"{run.display}, seed {run.seed}"
+        figure = draw_predictions(run.task, model, dataset, title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        name = re.sub(r"[^A-Za-z0-9]+", "_", f"{run.display} seed{run.seed}")
+        path = self._folder / f"{name}.png"
+        write_atomically(path, buffer.getvalue())
+        self._line(f"{path}")
+
+
+def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, scenes: int = SCENES) -> Figure:
+    """Draw the first test scenes of a dataset: the image, the truth and the prediction one above the other.
+
+    Args:
+        task: segment or detect.
+        model: The trained model of that task, in evaluation mode.
+        dataset: Its images.
+        title: Text above the picture.
+        scenes: How many scenes.
+
+    Returns:
+        A figure that is ready to be saved at its own resolution.
+    """
+    from matplotlib.figure import Figure  # optional dependency: the `bench` extra
+
+    row = task_row(task)
+    chosen = torch.arange(min(scenes, len(dataset.test_images)))
+    images = dataset.test_images[chosen]
+    truth = take(dataset.test_labels, chosen)
+    first = next(model.parameters(), None)
+    with torch.no_grad():
+        predictions = row.predict(model, images if first is None else images.to(first.device))
+    figure = Figure(figsize=(1.2 * len(chosen), 3.9), dpi=150, layout="constrained")
+    grid: Any = figure.subplots(3, len(chosen), squeeze=False)
+    for column in range(len(chosen)):
+        picture = _picture(images[column])
+        for line, answer in enumerate((None, truth[column], predictions[column])):
+            axes: Axes = grid[line, column]
+            axes.set(xticks=[], yticks=[])
+            if isinstance(answer, Tensor):
+                _show_mask(axes, answer)
+            else:
+                axes.imshow(picture)
+                if answer is not None:
+                    _show_boxes(axes, answer)
+    for line, text in enumerate(("scene", "truth", "prediction")):
+        grid[line, 0].set_ylabel(text, fontsize=8)
+    figure.suptitle(f"{title}: {len(chosen)} held-out scenes", fontsize=8)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=10, frameon=False, fontsize=7, handlelength=1.0)
+    return figure
+
+
+def _picture(image: Tensor) -> Any:
+    """A normalised (C, H, W) image as (H, W, C) in [0, 1], as bright as it goes."""
+    low, high = image.min(), image.max()
+    return ((image - low) / (high - low).clamp(min=1e-6)).permute(1, 2, 0).numpy()
+
+
+def _show_mask(axes: Axes, mask: Tensor) -> None:
+    from matplotlib.colors import ListedColormap
+
+    axes.imshow(mask.numpy(), cmap=ListedColormap(COLOURS), vmin=0, vmax=len(COLOURS) - 1, interpolation="nearest")
+
+
+def _show_boxes(axes: Axes, answer: dict[str, Tensor]) -> None:
+    from matplotlib.patches import Rectangle
+
+    scores: Sequence[float] = answer["scores"].tolist() if "scores" in answer else [1.0] * len(answer["boxes"])
+    for (x0, y0, x1, y1), label, score in zip(answer["boxes"].tolist(), answer["labels"].tolist(), scores, strict=True):
+        if score < SHOWN_FROM:
+            continue
+        colour = COLOURS[label]
+        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2))
+        axes.text(x0, y0, str(label - 1), color="white", fontsize=5, ha="left", va="bottom", backgroundcolor=colour)
+
+
+def _legend() -> list[Any]:
+    from matplotlib.patches import Patch
+
+    return [Patch(color=colour, label=str(label - 1)) for label, colour in enumerate(COLOURS) if label != BACKGROUND]

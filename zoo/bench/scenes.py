@@ -1,0 +1,192 @@
+"""Scenes of several handwritten digits with boxes, instance masks and a semantic mask; nothing is downloaded.
+
+Every digit is a real image of scikit-learn's set, enlarged, coloured and laid on a plain ground; later digits cover
+earlier ones. Training scenes and test scenes use disjoint digits: the two halves of the classification benchmark.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from zoo.bench.data import Dataset, systematic_split
+
+SPLITS = ("train", "test")
+BACKGROUND = 0
+"""Class of the ground; digit d is class d + 1."""
+NUM_CLASSES = 11
+INK = 0.3
+"""Share of full ink from which on a pixel belongs to a digit."""
+MIN_VISIBLE = 0.6
+"""Share of its ink that a digit keeps when others are laid over it."""
+TRIES = 20
+"""Places that are tried for a digit before it is left out."""
+TRAIN_SCENES, TEST_SCENES = 500, 150
+
+
+class Target(NamedTuple):
+    """What is in a scene of n digits; digits are in the order in which they were laid.
+
+    Attributes:
+        boxes: (n, 4) float32, x0 y0 x1 y1 in pixels, tight around what is visible; x1 and y1 lie behind the last
+            pixel, so that x1 - x0 is the width.
+        labels: (n,) int64, digit + 1.
+        masks: (n, H, W) bool, the visible pixels of each digit; no two overlap.
+        semantic: (H, W) int64, `BACKGROUND` or digit + 1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    semantic: Tensor
+
+
+class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
+    """Scenes of one split, composed when they are asked for.
+
+    Scene number i depends on split, seed and i alone: not on the length, the order or the version of any library's
+    random numbers (Python guarantees those of `random.Random.random`). The images repeat to rounding errors of the
+    interpolation.
+
+    Args:
+        split: "train" or "test": which half of the digits the scenes are made of (see `zoo.bench.data.load_digits`).
+        length: Number of scenes.
+        size: Height and width of a scene in pixels. At 64 the maps of stride 4 to 32 are 16x16 to 2x2.
+        digits: Fewest and most digits that are laid; one that finds no place is left out.
+        sides: Smallest and largest side of a digit in pixels; the originals have 8.
+        seed: Another seed gives other scenes.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+        IndexError: If a scene is asked for that does not exist.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        length: int,
+        *,
+        size: int = 64,
+        digits: tuple[int, int] = (2, 4),
+        sides: tuple[int, int] = (20, 32),
+        seed: int = 0,
+    ) -> None:
+        _check("split", split, split in SPLITS, f"be one of {', '.join(SPLITS)}")
+        _check("length", length, length >= 1, "be at least 1")
+        _check("digits", digits, 1 <= digits[0] <= digits[1], "be (fewest, most) with 1 <= fewest <= most")
+        fits = 8 <= sides[0] <= sides[1] <= size
+        _check(
+            "sides", sides, fits, f"be (smallest, largest) with 8 <= smallest <= largest <= {size}, the scene's size"
+        )
+        self.split, self.length, self.size, self.seed = split, length, size, seed
+        self.digits, self.sides = digits, sides
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """Return (3, H, W) float32 in [0, 1] and what is in it."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length} does not exist")
+        rng = random.Random(f"zoo scenes {self.seed} {self.split} {index}")
+        images, classes = digit_pool(self.split)
+        canvas = _colour(rng, 0.0, 0.3).expand(3, self.size, self.size).clone()
+        masks: list[Tensor] = []
+        areas: list[int] = []  # ink of each digit before others covered it
+        labels: list[int] = []
+        for _ in range(_between(rng, *self.digits)):
+            number, side = _between(rng, 0, len(images) - 1), _between(rng, *self.sides)
+            ink = interpolate(images[number][None, None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+            colour = _colour(rng, 0.5, 1.0)
+            placed = self._place(rng, ink > INK, masks, areas)
+            if placed is None:
+                continue
+            mask, (top, left) = placed
+            window = canvas[:, top : top + side, left : left + side]
+            window.lerp_(colour.expand_as(window), ink.expand_as(window))
+            masks = [*(other & ~mask for other in masks), mask]
+            areas.append(int(mask.sum()))
+            labels.append(int(classes[number]) + 1)
+        return canvas, _target(torch.stack(masks), torch.tensor(labels))
+
+    def _place(
+        self, rng: random.Random, ink: Tensor, masks: list[Tensor], areas: list[int]
+    ) -> tuple[Tensor, tuple[int, int]] | None:
+        """Mask of a digit in the scene, and its corner, where it leaves enough of all others; None if none is found."""
+        side = len(ink)
+        for _ in range(TRIES):
+            top, left = _between(rng, 0, self.size - side), _between(rng, 0, self.size - side)
+            mask = torch.zeros(self.size, self.size, dtype=torch.bool)
+            mask[top : top + side, left : left + side] = ink
+            if all(int((m & ~mask).sum()) >= MIN_VISIBLE * area for m, area in zip(masks, areas, strict=True)):
+                return mask, (top, left)
+        return None
+
+
+@cache
+def digit_pool(split: str) -> tuple[Tensor, Tensor]:
+    """Return the (N, 8, 8) images in [0, 1] and the (N,) digits of a half: 897 train, 900 test."""
+    from sklearn.datasets import load_digits  # optional dependency: the `bench` extra
+
+    bunch = load_digits()
+    chosen = systematic_split(bunch.target, test_size=900)[SPLITS.index(split)]
+    return torch.from_numpy(bunch.images[chosen] / bunch.images.max()).float(), torch.from_numpy(bunch.target[chosen])
+
+
+def segmentation_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> Dataset:
+    """Return scenes whose labels are semantic masks, (N, H, W) int64."""
+    return _dataset(train, test, lambda targets: torch.stack([target.semantic for target in targets]))
+
+
+def detection_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> Dataset:
+    """Return scenes whose labels are one dict a scene, `boxes` and `labels`, as torchvision's detectors take them."""
+    return _dataset(train, test, lambda targets: [{"boxes": t.boxes, "labels": t.labels} for t in targets])
+
+
+def _dataset(train: int, test: int, labels: object) -> Dataset:
+    assert callable(labels)
+    train_images, train_targets = zip(*Scenes("train", train), strict=True)
+    test_images, test_targets = zip(*Scenes("test", test), strict=True)
+    images = torch.stack(train_images)
+    mean, std = images.mean(), images.std()
+    return Dataset(
+        name="scenes",
+        train_images=(images - mean) / std,
+        train_labels=labels(train_targets),
+        test_images=(torch.stack(test_images) - mean) / std,
+        test_labels=labels(test_targets),
+        num_classes=NUM_CLASSES,
+        fill=float(-mean / std),
+    )
+
+
+def _target(masks: Tensor, labels: Tensor) -> Target:
+    boxes = []
+    for mask in masks:
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        boxes.append([int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1])
+    return Target(
+        boxes=torch.tensor(boxes, dtype=torch.float32),
+        labels=labels,
+        masks=masks,
+        semantic=(masks * labels[:, None, None]).sum(0),
+    )
+
+
+def _between(rng: random.Random, low: int, high: int) -> int:
+    # Not randint, whose numbers may change between versions of Python.
+    return low + int(rng.random() * (high - low + 1))
+
+
+def _colour(rng: random.Random, low: float, high: float) -> Tensor:
+    return torch.tensor([low + (high - low) * rng.random() for _ in range(3)])[:, None, None]
+
+
+def _check(name: str, value: object, fine: bool, rule: str) -> None:
+    if not fine:
+        raise ValueError(f"{name} must {rule}, got {value!r}")

@@ -1,0 +1,261 @@
+"""What a net is trained for: image set, model around the net, loss, metric. Training loop and runner know no more.
+
+`TASKS` has three: `classify` (labels of images), `segment` (a class for every pixel, decoders of
+segmentation_models_pytorch) and `detect` (boxes, detectors of torchvision). A new task is one row.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from zoo import registry
+from zoo.bench import dense
+from zoo.bench.data import DATASETS, Dataset, DatasetRow, load_dataset
+from zoo.bench.recipe import Recipe
+from zoo.bench.results import CLASSIFY, Run
+from zoo.bench.scenes import detection_scenes, segmentation_scenes
+
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
+BLOCKS = 10
+# AdamW: decoders and detectors around nets that start from nothing hardly learn classes with sgd in so few steps.
+DENSE_RECIPE = Recipe(epochs=24, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_epochs=1, optimizer="adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task, described once.
+
+    Targets are what `Dataset.train_labels` holds: a tensor whose first dimension counts images, or a list with one
+    dict of tensors an image.
+
+    Attributes:
+        name: The key in `TASKS`.
+        metric: Key of the metric in results and tables, such as "accuracy" in ``test_accuracy``.
+        title: The metric as headings and axes call it.
+        datasets: Image sets, the default one first, each with the recipe of this task.
+        build: Run, dataset -> the model to train.
+        loss: Model in training mode, images, targets, recipe -> the loss, and the number of images of the batch that
+            were answered rightly, or None where there is no such number.
+        predict: Model in evaluation mode, images -> predictions, as a tensor or list over images, on the CPU.
+        score: Predictions, targets -> the metric, in [0, 1].
+        error: Score, predictions, targets -> its standard error.
+        heads: What the net can be built into, the default first; none where the net is the model.
+        head_option: The option of the command line that chooses among them.
+        nets: The nets of a sweep that names none; without, the line-up of the registry.
+        trivial: Targets -> predictions that need no net, and `trivial_title` says what they are.
+        trivial_title: See there.
+        countable: Model -> what maps images to maps or logits: without post-processing, which no counter can trace.
+        modules: Packages that it needs beyond those of the extra `bench`; all are in the extra `downstream`.
+    """
+
+    name: str
+    metric: str
+    title: str
+    datasets: Mapping[str, DatasetRow]
+    build: Callable[[Run, Dataset], nn.Module]
+    loss: Callable[[nn.Module, Tensor, Any, Recipe], tuple[Tensor, Tensor | None]]
+    predict: Callable[[nn.Module, Tensor], Any]
+    score: Callable[[Any, Any], float]
+    error: Callable[[float, Any, Any], float]
+    heads: tuple[str, ...] = ()
+    head_option: str = ""
+    nets: tuple[str, ...] = ()
+    trivial: Callable[[Any], Any] | None = None
+    trivial_title: str = ""
+    countable: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
+    modules: tuple[str, ...] = ()
+
+    def row(self, dataset: str) -> DatasetRow:
+        """Return the row of an image set.
+
+        Raises:
+            ValueError: If the task has no such set; the message lists them.
+        """
+        if dataset not in self.datasets:
+            raise ValueError(f"unknown dataset {dataset!r}: choose from {', '.join(sorted(self.datasets))}")
+        return self.datasets[dataset]
+
+    def head(self, name: str) -> str:
+        """Return the head of that name, the default one for an empty name.
+
+        Raises:
+            ValueError: If the task has no such head.
+        """
+        if name and name not in self.heads:
+            known = ", ".join(self.heads) or "none: its nets end in their own classifiers"
+            raise ValueError(f"unknown head {name!r} of task {self.name}: choose from {known}")
+        return name or (self.heads[0] if self.heads else "")
+
+    def require(self) -> None:
+        """Raise ValueError, naming the extra, if a package is missing that the task needs."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                raise ValueError(
+                    f"module {module!r}, which task {self.name} needs, is not installed: "
+                    "pip install 'backbone-zoo[downstream]'"
+                )
+
+
+def task_row(name: str) -> Task:
+    """Return a task.
+
+    Raises:
+        ValueError: If there is none of that name; the message lists them.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def load(task: str, dataset: str) -> Dataset:
+    """Load an image set with the targets of a task, once a process.
+
+    Raises:
+        ValueError: If there is no such task, or no such set in it.
+    """
+    return load_dataset(dataset) if task == CLASSIFY else _load(task, dataset)
+
+
+@cache
+def _load(task: str, dataset: str) -> Dataset:
+    return task_row(task).row(dataset).load()
+
+
+@cache
+def trivial_score(task: str, dataset: str) -> float | None:
+    """Return what the trivial answer of a task scores on the test images; None where it has none."""
+    row = task_row(task)
+    if row.trivial is None:
+        return None
+    targets = load(task, dataset).test_labels
+    return row.score(row.trivial(targets), targets)
+
+
+def take(targets: Any, chosen: Tensor) -> Any:
+    """Return the targets of some images: of a tensor by its first dimension, of a list by position."""
+    if isinstance(targets, Tensor):
+        return targets[chosen]
+    return [targets[i] for i in chosen.tolist()]
+
+
+def to_device(targets: Any, device: torch.device) -> Any:
+    """Return targets on a device."""
+    if isinstance(targets, Tensor):
+        return targets.to(device)
+    return [{key: value.to(device) for key, value in target.items()} for target in targets]
+
+
+def standard_error(share: float, images: int) -> float:
+    """Return the binomial standard error of a share that was measured on so many images."""
+    return math.sqrt(share * (1 - share) / images)
+
+
+def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: Any) -> float:
+    """Return the standard error of a score over images that is no mean over them.
+
+    The images are cut into `BLOCKS` runs of equal length (fewer where there are fewer images); their scores spread
+    around each other as independent test sets of that size would, and the whole set by the root of their number less.
+    """
+    blocks = min(BLOCKS, len(targets))
+    if blocks < 2:
+        return 0.0
+    edges = [len(targets) * i // blocks for i in range(blocks + 1)]
+    parts = [score(predictions[low:high], targets[low:high]) for low, high in pairwise(edges)]
+    return statistics.stdev(parts) / math.sqrt(blocks)
+
+
+def _build_classifier(run: Run, dataset: Dataset) -> nn.Module:
+    model = registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
+    if run.frozen:
+        model.requires_grad_(False)
+        model.get_classifier().requires_grad_(True)  # ty: ignore[not-callable]
+    return model
+
+
+def _classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    outputs = model(images)
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    for other in auxiliary:
+        smoothing = recipe.label_smoothing
+        loss = loss + AUXILIARY_WEIGHT * cross_entropy(other.float(), labels, label_smoothing=smoothing)
+    return loss, (logits.argmax(1) == labels).sum()
+
+
+def _accuracy(predictions: Tensor, labels: Tensor) -> float:
+    return int((predictions == labels.cpu()).sum()) / len(labels)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name=CLASSIFY,
+            metric="accuracy",
+            title="accuracy",
+            datasets=DATASETS,
+            build=_build_classifier,
+            loss=_classifier_loss,
+            predict=lambda model, images: model(images).argmax(1).cpu(),
+            score=_accuracy,
+            error=lambda score, _, labels: standard_error(score, len(labels)),
+        ),
+        Task(
+            name="segment",
+            metric="miou",
+            title="mIoU",
+            datasets={
+                "scenes": DatasetRow(
+                    load=segmentation_scenes,
+                    recipe=DENSE_RECIPE,
+                )
+            },
+            build=dense.build_segmenter,
+            loss=dense.segmentation_loss,
+            predict=lambda model, images: model(images).argmax(1).cpu(),
+            score=dense.mean_iou,
+            error=lambda _, predictions, masks: block_error(dense.mean_iou, predictions, masks),
+            heads=tuple(dense.DECODERS),
+            head_option="--decoder",
+            nets=dense.NETS,
+            trivial=torch.zeros_like,
+            trivial_title="all background",
+            modules=("segmentation_models_pytorch", "torchmetrics"),
+        ),
+        Task(
+            name="detect",
+            metric="map",
+            title="mAP",
+            datasets={
+                "scenes": DatasetRow(
+                    load=detection_scenes,
+                    recipe=DENSE_RECIPE,
+                )
+            },
+            build=dense.build_detector,
+            loss=dense.detection_loss,
+            predict=dense.detect,
+            score=dense.mean_average_precision,
+            error=lambda _, boxes, truth: block_error(dense.mean_average_precision, boxes, truth),
+            heads=tuple(dense.DETECTORS),
+            head_option="--detector",
+            nets=dense.NETS,
+            trivial=dense.no_boxes,
+            trivial_title="no box at all",
+            countable=dense.Undecoded,
+            modules=("torchmetrics", "pycocotools"),
+        ),
+    )
+}
