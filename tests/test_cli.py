@@ -256,7 +256,7 @@ def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "verb", ["list", "info", "count", "bench", "plot", "speed", "weights", "convert", "verify", "validate"]
+    "verb", ["list", "info", "count", "bench", "plot", "report", "speed", "weights", "convert", "verify", "validate"]
 )
 def test_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "zoo.evaluation": set(),
     "zoo.weights_command": {"zoo", "zoo.registry", "zoo.checkpoint", "zoo.evaluation", "zoo.bench"},
     "zoo.bench": {"zoo", "zoo.entry", "zoo.registry", "zoo.complexity", "zoo.analysis", "zoo.published"},
+    "zoo.report": {"zoo", "zoo.entry", "zoo.complexity", "zoo.published", "zoo.bench"},
     "zoo.cli": {
         "zoo",
         "zoo.entry",
@@ -47,6 +48,7 @@ MAY_IMPORT = {
         "zoo.bench",
         "zoo.weights_command",
         "zoo.published_command",
+        "zoo.report",
     },
     "zoo.__main__": {"zoo.cli"},
 }
@@ -64,7 +66,22 @@ TIMM_REGISTRY = {
     "register_model_deprecations",
     "set_pretrained_cfg",
 }
-TEXT = {"", ".cff", ".cfg", ".csv", ".gitignore", ".json", ".md", ".py", ".toml", ".txt", ".yml"}
+TEXT = {
+    "",
+    ".cff",
+    ".cfg",
+    ".css",
+    ".csv",
+    ".gitignore",
+    ".html",
+    ".js",
+    ".json",
+    ".md",
+    ".py",
+    ".toml",
+    ".txt",
+    ".yml",
+}
 BUILT = {".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
 CITED = {"www.apache.org", "arxiv.org", "doi.org"}
 # Hosts that one file alone may name: where trained weights are published is a fact about them.
@@ -114,7 +131,7 @@ def wrong_arrows(module: str, names: list[str]) -> list[str]:
         if target is None or target == module:
             continue
         home = within(target, MAY_IMPORT)
-        same = home == place and home in {"zoo.layers", "zoo.bench", "zoo.analysis"}
+        same = home == place and home in {"zoo.layers", "zoo.bench", "zoo.analysis", "zoo.report"}
         if not same and home not in MAY_IMPORT[place or ""]:
             wrong.append(name)
     return wrong

@@ -14,6 +14,7 @@ from zoo import weights_command
 from zoo.bench.command import DESCRIPTION, add_verbs, parse_size
 from zoo.bench.speed_command import add_speed
 from zoo.published_command import add_verb as add_published
+from zoo.report.command import add_verb as add_report
 
 LIST_EXAMPLES = """\
 examples:
@@ -261,4 +262,5 @@ def _parser() -> argparse.ArgumentParser:
     add_published(verbs)
     add_verbs(verbs)
     add_speed(verbs)
+    add_report(verbs)
     return parser

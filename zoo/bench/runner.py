@@ -258,8 +258,16 @@ def _facts(runs: Sequence[Run], listener: Listener) -> dict[tuple[str, str], dic
             "family": registry.model_entry(run.name).family if spec else "timm",
             "spec": spec,
             "counts": {key: counts[key] for key in ("params", "macs", "fvcore_flops", "activations", "uncounted")},
+            "stages": counts["stages"],
+            "taps": taps(model),
         }
     return facts
+
+
+def taps(model: nn.Module) -> list[dict[str, Any]]:
+    """Module, channels and stride of each feature tap; none for a model that states none."""
+    info: Any = getattr(model, "feature_info", ())
+    return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]
 
 
 def _spec(run: Run) -> dict[str, Any] | None:
