@@ -186,16 +186,23 @@ def preprocessing_params(name: str) -> dict[str, Any]:
     smp's own ``get_preprocessing_params`` answers only for names that have registered weights.
 
     Args:
-        name: Of a model of ours, here or in timm; a tag of weights or ``tu-`` in front do no harm.
+        name: Of a model of ours, here or in timm, with a tag of weights or without (then of its first weights, if it has
+            any); ``tu-`` in front does no harm.
 
     Returns:
         ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std``.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or no such tag.
     """
-    entry = model_entry(name.removeprefix("tu-").partition(".")[0])
-    return {"input_space": "RGB", "input_range": [0, 1], "mean": list(entry.mean), "std": list(entry.std)}
+    base, _, tag = name.removeprefix("tu-").partition(".")
+    entry = model_entry(base)
+    if tag and tag not in entry.weights:
+        raise ValueError(
+            f"name ({name}): {entry.name} has no weights {tag!r}, only {', '.join(entry.weights) or 'none'}"
+        )
+    cfg = resolve_pretrained_cfg(f"{entry.timm_name}.{tag}" if tag else entry.timm_name)
+    return {"input_space": "RGB", "input_range": [0, 1], "mean": list(cfg.mean), "std": list(cfg.std)}
 
 
 def _find(name: str) -> Entry | None:
