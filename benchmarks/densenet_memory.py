@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +22,13 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench.machine import PeakMemory, describe_device, versions
+from zoo.bench import measure
+from zoo.bench.machine import describe_device, versions
 from zoo.bench.runner import expand_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from speed import MIB, compare, interleave
+from speed import MIB, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,43 +38,29 @@ def make_step(name: str, checkpoint: bool, batch: int, size: int) -> Callable[[]
     """One training step of a fresh net: forward, backward and SGD."""
     torch.manual_seed(0)
     net: Any = zoo.create_model(name)
-    net.train()
     net.set_grad_checkpointing(checkpoint)
     images = torch.randn(batch, 3, size, size)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
-
-    def train() -> None:
-        net(images).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return train
+    return measure.make_step(net, images, "train")
 
 
-def peak_memory(name: str, checkpoint: bool, batch: int, size: int, threads: int) -> int | None:
+def peak_memory(name: str, checkpoint: bool, batch: int, size: int) -> int | None:
     """Bytes that building the net and two steps add at the peak; for a process of its own."""
-    torch.set_num_threads(threads)
-    make_step("resnet_test", checkpoint, 2, 64)()  # code that torch loads on first use is no net's fault
-    watch = PeakMemory(torch.device("cpu"))
-    before = watch.read() or 0
-    step = make_step(name, checkpoint, batch, size)
-    for _ in range(2):
-        step()
-    after = watch.read()
-    return None if after is None else after - before
+    return measure.added_memory(
+        lambda: make_step(name, checkpoint, batch, size),
+        lambda: make_step("resnet_test", checkpoint, 2, 64)(),
+        torch.device("cpu"),
+    )
 
 
-def measure(name: str, args: argparse.Namespace) -> dict:
+def measure_net(name: str, args: argparse.Namespace) -> dict:
     """Peak memory and CPU times of one net, recomputing and storing."""
-    memory: list[int | None] = []
-    spawn = multiprocessing.get_context("spawn")
-    for checkpoint in (True, False):
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            memory.append(pool.submit(peak_memory, name, checkpoint, args.batch, args.size, args.threads).result())
+    memory = [
+        measure.in_fresh_process(peak_memory, name, checkpoint, args.batch, args.size) for checkpoint in (True, False)
+    ]
     steps = (make_step(name, True, args.batch, args.size), make_step(name, False, args.batch, args.size))
     for step in steps:
         step()
-    times = compare(*interleave(steps, args.repeats, time.process_time))
+    times = compare(*measure.interleave(steps, args.repeats, measure.clocked(time.process_time)))
     return {"name": name, "time": asdict(times), "memory": dict(zip(("checkpointed", "stored"), memory, strict=True))}
 
 
@@ -100,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for name in expand_names(args.names):
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows.append(measure(name, args))
+        rows.append(measure_net(name, args))
     settings = {key: getattr(args, key) for key in ("batch", "size", "repeats", "threads")}
     result = {"rows": rows, **settings, "versions": versions(), "device": describe_device(torch.device("cpu"))}
     device = result["device"]["name"]

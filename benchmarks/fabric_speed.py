@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +21,15 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench.machine import PeakMemory, describe_device, versions
+from zoo.bench import measure
+from zoo.bench.machine import describe_device, versions
 from zoo.bench.runner import expand_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fabric_oracle import PlainFabric
-from speed import MIB, compare, interleave
+from speed import MIB, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,46 +47,24 @@ def make_step(name: str, plain: bool, mode: str, batch: int) -> Callable[[], obj
     net: Any = zoo.create_model(name)
     if plain:
         net = PlainFabric(net)
-    net.train(mode == "train")
     images = torch.randn(batch, *zoo.model_entry(name).input_size)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            net(images)
-
-    def train() -> None:
-        net(images).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return train if mode == "train" else infer
+    return measure.make_step(net, images, "train" if mode == "train" else "eval")
 
 
-def peak_memory(name: str, plain: bool, mode: str, batch: int, threads: int) -> int | None:
+def peak_memory(name: str, plain: bool, mode: str, batch: int) -> int | None:
     """Bytes that building the net and two steps add at the peak; for a process of its own."""
-    torch.set_num_threads(threads)
-    make_step(name, plain, mode, 2)()  # code that torch loads on first use is no net's fault
-    watch = PeakMemory(torch.device("cpu"))
-    before = watch.read() or 0
-    step = make_step(name, plain, mode, batch)
-    for _ in range(2):
-        step()
-    after = watch.read()
-    return None if after is None else after - before
+    return measure.added_memory(
+        lambda: make_step(name, plain, mode, batch), lambda: make_step(name, plain, mode, 2)(), torch.device("cpu")
+    )
 
 
-def measure(name: str, mode: str, args: argparse.Namespace) -> dict:
+def measure_net(name: str, mode: str, args: argparse.Namespace) -> dict:
     """Times and peak memory of both ways to evaluate one net."""
-    memory: list[int | None] = []
-    spawn = multiprocessing.get_context("spawn")
-    for plain in (False, True):
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            memory.append(pool.submit(peak_memory, name, plain, mode, args.batch, args.threads).result())
+    memory = [measure.in_fresh_process(peak_memory, name, plain, mode, args.batch) for plain in (False, True)]
     steps = (make_step(name, False, mode, args.batch), make_step(name, True, mode, args.batch))
     for step in steps:
         step()
-    times = compare(*interleave(steps, args.repeats, time.perf_counter))
+    times = compare(*measure.interleave(steps, args.repeats, measure.clocked(time.perf_counter)))
     return {
         "name": name,
         "mode": mode,
@@ -117,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         for mode in args.mode:
             print(f"{name}, {mode} ...", file=sys.stderr, flush=True)
-            rows.append(measure(name, mode, args))
+            rows.append(measure_net(name, mode, args))
     result = {"rows": rows, "batch": args.batch, "repeats": args.repeats, "versions": versions()}
     result["device"] = describe_device(torch.device("cpu"))
     print(f"batch {args.batch}, {result['device']['name']}, {args.threads} threads, torch {torch.__version__}\n")

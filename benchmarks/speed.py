@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +22,9 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench.machine import PeakMemory, describe_device, versions
+from zoo.bench import measure
+from zoo.bench.machine import describe_device, versions
+from zoo.bench.measure import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 MODES = ("infer", "train")
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIB = 2**20
 
 
@@ -86,28 +84,14 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
     """
     if len(ours) != len(theirs) or len(ours) < 2:
         raise ValueError(f"ours ({len(ours)} times) and theirs ({len(theirs)}) must be at least two pairs")
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    ratio = measure.ratios(theirs, ours)
     return Comparison(
         ours_ms=1e3 * statistics.median(ours),
         theirs_ms=1e3 * statistics.median(theirs),
-        ratio=middle,
-        low=low,
-        high=high,
+        ratio=ratio.median,
+        low=ratio.low,
+        high=ratio.high,
     )
-
-
-def interleave(
-    steps: tuple[Callable[[], object], Callable[[], object]], repeats: int, clock: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """Time two steps in turn, ``repeats`` times each; who begins alternates, for the second finds a warmer machine."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats):
-        for side in (0, 1) if repeat % 2 == 0 else (1, 0):
-            start = clock()
-            steps[side]()
-            times[side].append(clock() - start)
-    return times
 
 
 def create(name: str) -> nn.Module:
@@ -127,55 +111,27 @@ def make_step(name: str, case: Case) -> Callable[[], object]:
     """One step of a freshly made net, ready to be called again and again."""
     torch.manual_seed(0)
     layout = LAYOUTS[case.layout]
-    net = create(name).to(case.device).to(memory_format=layout).train(case.mode == "train")
+    net = create(name).to(case.device).to(memory_format=layout)
     images = torch.randn(case.batch, 3, case.size, case.size, device=case.device).to(memory_format=layout)
-    dtype = DTYPES[case.dtype]
-    cast = torch.autocast(torch.device(case.device).type, dtype, enabled=dtype != torch.float32)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
-
-    def infer() -> None:
-        with torch.inference_mode(), cast:
-            net(images)
-
-    def train() -> None:
-        with cast:
-            loss = net(images).float().square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return infer if case.mode == "infer" else train
+    return measure.make_step(net, images, "train" if case.mode == "train" else "eval", case.dtype)
 
 
 def peak_memory(name: str, case: Case) -> int | None:
-    """Bytes that building the net and two steps add at the peak, None where the system does not tell.
-
-    Called in a process of its own: memory that an earlier case gave back to the allocator would hide what this needs.
-    """
-    # Code that torch loads when it is first used is no net's fault: a third net has it loaded.
-    make_step("resnet20_cifar", replace(case, batch=2, size=32))()
-    watch = PeakMemory(torch.device(case.device))
-    before = watch.read() or 0
-    step = make_step(name, case)
-    for _ in range(2):  # the second step meets the optimizer's state
-        step()
-    after = watch.read()
-    return None if after is None else after - before
+    """Bytes that building the net and two steps add at the peak, see `zoo.bench.measure.added_memory`."""
+    return measure.added_memory(
+        lambda: make_step(name, case),
+        lambda: make_step("resnet20_cifar", replace(case, batch=2, size=32))(),
+        torch.device(case.device),
+    )
 
 
-def measure(names: tuple[str, str], case: Case, repeats: int, warmup: int) -> Comparison:
+def time_pairs(names: tuple[str, str], case: Case, repeats: int, warmup: int) -> Comparison:
     """Times of two nets for one case."""
     steps = (make_step(names[0], case), make_step(names[1], case))
     for _ in range(warmup):
         for step in steps:
             step()
-
-    def clock() -> float:
-        if case.device.startswith("cuda"):
-            torch.cuda.synchronize(case.device)
-        return time.perf_counter()
-
-    return compare(*interleave(steps, repeats, clock))
+    return compare(*measure.interleave(steps, repeats, measure.stopwatch(torch.device(case.device))))
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -211,7 +167,6 @@ def run(args: argparse.Namespace) -> dict:
     """Measure everything that was asked for; the result is what ``--json`` writes."""
     names = (args.ours, args.theirs)
     rows = []
-    spawn = multiprocessing.get_context("spawn")
     for mode in args.mode:
         for layout in args.layout:
             case = Case(
@@ -220,9 +175,8 @@ def run(args: argparse.Namespace) -> dict:
             print(f"{mode}, {layout} ...", file=sys.stderr, flush=True)
             memory: list[int | None] = [None, None]
             if not args.no_memory:
-                with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-                    memory = list(pool.map(peak_memory, names, (case, case)))
-            times = measure(names, case, args.repeats, args.warmup)
+                memory = [measure.in_fresh_process(peak_memory, name, case) for name in names]
+            times = time_pairs(names, case, args.repeats, args.warmup)
             rows.append(
                 {"case": asdict(case), "time": asdict(times), "memory": {"ours": memory[0], "theirs": memory[1]}}
             )

@@ -522,6 +522,19 @@ def test_wrong_requests_stop_before_any_training(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_net_that_needs_another_recipe_gets_it() -> None:
+    """Rows of nets without norms say so; what the user fixes stays; other nets have the recipe as it is."""
+    names = ["highway11_cifar", "resnet20_cifar", "timm:test_resnet"]
+    highway, resnet, foreign = (run.recipe for run in runner.plan(names, "digits", RECIPE, [0]))
+    assert (highway.lr, highway.epochs) == (0.2 * RECIPE.lr, 2.5 * RECIPE.epochs)
+    assert resnet == foreign == RECIPE
+    [fixed] = runner.plan(names[:1], "digits", RECIPE, [0], fixed=("lr", "epochs"))
+    assert fixed.recipe == RECIPE
+    for name in zoo.list_models():
+        entry = zoo.model_entry(name)
+        assert (entry.lr_factor, entry.epochs_factor) == (1, 1) or "learning rate" in entry.notes, name
+
+
 def test_a_plan_compares_all_nets_before_the_next_seed() -> None:
     runs = runner.plan(["b", "a", "b"], "digits", RECIPE, [4, 2])
     assert [(run.name, run.seed) for run in runs] == [("b", 4), ("a", 4), ("b", 2), ("a", 2)]
@@ -605,6 +618,8 @@ def test_seeds_become_one_row() -> None:
 def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
     rows = aggregate([make_record("a", 0, 0.9), make_record("a", 0, 0.5, epochs=1)])
     assert [row.name for row in rows] == [f"a [epochs={RECIPE.epochs}]", "a [epochs=1]"]
+    rows = aggregate([*(make_record(name, 0, 0.9) for name in "abc"), make_record("d", 0, 0.5, epochs=1)])
+    assert [row.name for row in rows] == ["a", "b", "c", "d [epochs=1]"], "what most have in common goes without saying"
     changed = make_record("a", 1, 0.9)
     changed["counts"] = {**changed["counts"], "params": 7}
     with pytest.warns(UserWarning, match=r"a: its runs were counted differently"):

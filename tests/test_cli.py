@@ -138,6 +138,17 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["bench", "--lineup", "big"], r"unknown lineup 'big'"),
         (["bench", "resnet20_cifar", "--sort", "size"], r"unknown column 'size'"),
         (["plot", "nowhere"], r"no results at nowhere"),
+        (["speed", "resnet20_cifarr"], r"resnet20_cifarr.*resnet20_cifar"),
+        (["speed", "timm:no_such_net"], r"name ('timm:no_such_net') is not a model of timm"),
+        (["speed", "resnet_test", "--batch-size", "0"], r"batch size must be at least 1, got 0"),
+        (["speed", "resnet_test", "--repeats", "1"], r"repeats must be at least 2, got 1"),
+        (["speed", "resnet_test", "--seconds", "0"], r"seconds must be positive, got 0.0"),
+        (["speed", "resnet_test", "--out", "."], r"path . is a folder: name a file in it, such as speed.jsonl"),
+        (["speed", "resnet_test", "--threads", "0"], r"threads must be at least 1, got 0"),
+        (["speed", "resnet_test", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
+        (["speed", "resnet_test", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),
+        (["speed", "resnet_test", "--input-size", "1x32x32"], r"1 channels"),
+        (["speed", "timm:test_vit", "--input-size", "100"], r"input_size (3, 100, 100) does not run.*test_vit"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_status_2(
@@ -244,7 +255,9 @@ def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
     assert capsys.readouterr().err.startswith("zoo: error: ")
 
 
-@pytest.mark.parametrize("verb", ["list", "info", "count", "bench", "plot"])
+@pytest.mark.parametrize(
+    "verb", ["list", "info", "count", "bench", "plot", "report", "speed", "weights", "convert", "verify", "validate"]
+)
 def test_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main([verb, "--help"])

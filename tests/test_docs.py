@@ -11,6 +11,7 @@ import pytest
 
 import zoo
 import zoo.cli
+import zoo.timm
 from zoo.bench.data import DATASETS
 from zoo.complexity import count
 
@@ -64,6 +65,8 @@ def test_commands_exist(page: Path) -> None:
                 parse(zoo.cli._parser(), args)
             case ["make", target, *_]:
                 assert target in targets
+            case ["python", "-m", "zoo.timm", *args]:
+                parse(zoo.timm.build_parser(), args)
             case ["python", script, *args]:
                 parse(runpy.run_path(str(ROOT / script))["build_parser"](), args)
             case ["pip", "install", "-e", _]:

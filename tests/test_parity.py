@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from foreign import (
+    PYTORCHCV_BAGNET,
     PYTORCHCV_DENSENET,
     PYTORCHCV_FISHNET,
     PYTORCHCV_PRERESNET,
@@ -33,6 +34,7 @@ from zoo.models.vgg import VGGSpec
 RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:densenet", PYTORCHCV_DENSENET),
     (r"pytorchcv:fishnet", PYTORCHCV_FISHNET),
+    (r"pytorchcv:bagnet", PYTORCHCV_BAGNET),
     (r"pytorchcv:(preresnet|wrn|get_wrn)", PYTORCHCV_PRERESNET),
     (r"pytorchcv:", PYTORCHCV_RESNET),
     (r"timm:densenet", TIMM_DENSENET),
@@ -145,6 +147,7 @@ def test_wide_layers_at_full_size(name: str) -> None:
         "densenet121",
         "googlenet_bn",
         "vgg11_bn",
+        "bagnet9",
     ],
 )
 def test_training(name: str) -> None:

@@ -80,10 +80,13 @@ def test_wrong_overrides_are_named() -> None:
 
 
 def test_missing_weights() -> None:
-    with pytest.raises(ValueError, match="timm:resnet50"):
-        zoo.create_model("resnet50", pretrained=True)
+    for create in (zoo.create_model, timm.create_model):
+        with pytest.raises(ValueError, match="fishnet99 has no registered weights"):
+            create("fishnet99", pretrained=True)
     with pytest.raises(ValueError, match="no registered weights"):
         zoo.create_model("fishnet99.unheard_of")
+    with pytest.raises(ValueError, match=r"resnet50 has only a1_in1k.*timm:resnet50.unheard_of"):
+        zoo.create_model("resnet50.unheard_of")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -139,3 +142,12 @@ def test_nonsense_in_a_spec_names_the_field(where: tuple[str, str], nonsense: ob
     wrong = (nonsense,) * len(value) if isinstance(value, tuple) and value else nonsense
     with pytest.raises(ValueError, match=rf"^{field} \("):
         spec.replace(**{field: wrong})
+
+
+def test_preprocessing_follows_the_tag() -> None:
+    """The mean of the weights that are asked for; without any that of the row."""
+    assert zoo.preprocessing_params("fishnet99")["mean"] == list(zoo.model_entry("fishnet99").mean)
+    assert zoo.preprocessing_params("tu-googlenet_bn.tv_in1k")["mean"] == [0.5, 0.5, 0.5]
+    assert zoo.preprocessing_params("zoo_resnet50.tv_in1k")["std"] == [0.229, 0.224, 0.225]
+    with pytest.raises(ValueError, match="fishnet150 has no weights 'nothing', only osmr_in1k"):
+        zoo.preprocessing_params("fishnet150.nothing")

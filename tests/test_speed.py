@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from zoo.bench.measure import clocked, interleave
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
@@ -41,11 +43,11 @@ def test_too_few_pairs_are_refused(speed: SimpleNamespace, ours: list[float], th
         speed.compare(ours, theirs)
 
 
-def test_sides_alternate_and_take_turns_to_begin(speed: SimpleNamespace) -> None:
+def test_sides_alternate_and_take_turns_to_begin() -> None:
     calls: list[str] = []
     ticks = iter(range(100))
     steps = (lambda: calls.append("a"), lambda: calls.append("b"))
-    times = speed.interleave(steps, 3, lambda: float(next(ticks)))
+    times = interleave(steps, 3, clocked(lambda: float(next(ticks))))
     assert "".join(calls) == "ab" + "ba" + "ab"
     assert times == ([1.0] * 3, [1.0] * 3)
 

@@ -133,6 +133,13 @@ def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         ("vgg_test", 8, {}),
         ("vgg_test", 16, {}),
         ("resnet_test", 8, {"shortcut": "none"}),
+        ("highway_test", 1, {}),
+        ("highway_test", 2, {"kernels": (3,)}),
+        ("wider_resnet_test", 8, {}),
+        ("wider_resnet_test", 8, {"pools": 0}),
+        ("wider_resnet_test", 8, {"pools": 5}),
+        ("wider_resnet_test", 16, {"pools": 4}),
+        ("wider_resnet_test", 2, {}),
     ],
 )
 def test_dilation_is_exact(name: str, output_stride: int, spec: dict[str, Any]) -> None:

@@ -10,7 +10,26 @@ front where timm has a model of that name. Every entrypoint is also a function h
 """
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "detection_backbone", "families", "list_models", "model_entry", "preprocessing_params"]
+__all__ = [
+    "checkpoint_filter_fn",
+    "create_model",
+    "detection_backbone",
+    "families",
+    "list_models",
+    "load_weights",
+    "model_entry",
+    "preprocessing_params",
+    "save_for_hf",
+]
 
 from zoo.detection import detection_backbone
-from zoo.registry import create_model, families, list_models, model_entry, preprocessing_params
+from zoo.hub import save_for_hf
+from zoo.registry import (
+    checkpoint_filter_fn,
+    create_model,
+    families,
+    list_models,
+    load_weights,
+    model_entry,
+    preprocessing_params,
+)

@@ -10,7 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.bench.command import DESCRIPTION, add_verbs
+from zoo import weights_command
+from zoo.bench.command import DESCRIPTION, add_verbs, parse_size
+from zoo.bench.speed_command import add_speed
+from zoo.published_command import add_verb as add_published
+from zoo.report.command import add_verb as add_report
 
 LIST_EXAMPLES = """\
 examples:
@@ -173,19 +177,6 @@ def run_count(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse_size(text: str) -> tuple[int, int, int]:
-    """Read `224` (three channels, square) or `CxHxW`.
-
-    Raises:
-        ValueError: If the text is neither.
-    """
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
-    channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
-    return channels, height, width
-
-
 def _count_all(names: Sequence[str], size: tuple[int, int, int] | None = None) -> list[Any]:
     from tqdm import tqdm
 
@@ -267,5 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     counting.add_argument("--json", action="store_true", help="print JSON")
     counting.set_defaults(run=run_count)
 
+    weights_command.add_verbs(verbs)
+    add_published(verbs)
     add_verbs(verbs)
+    add_speed(verbs)
+    add_report(verbs)
     return parser

@@ -7,6 +7,8 @@ from typing import Any, Self, get_origin
 
 from torch import nn
 
+from zoo.weights import Layout, Weights
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -122,7 +124,13 @@ class Entry:
         crop_pct: Share of the resized image that the evaluation crop takes.
         interpolation: Of the evaluation resize.
         lineups: Benchmark line-ups that the model is part of.
+        lr_factor: Share of a recipe's learning rate that the net trains with where it does not with that of the others;
+            `notes` say why.
+        epochs_factor: How many times a recipe's epochs it then needs.
         notes: What a reader must know: differences from the paper, readings of unclear parts.
+        weights: Trained weights by tag, the default first; filled in by the registry from the family's ``WEIGHTS``,
+            and from timm where that is the reference.
+        layouts: How others name the tensors of the family; filled in by the registry from the family's ``LAYOUTS``.
         name: Ours; filled in by the registry from the table's key.
         timm_name: In timm's registry: the same, or ``zoo_<name>`` where timm owns it; filled in by the registry.
         family: The family file; filled in by the registry.
@@ -141,7 +149,11 @@ class Entry:
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
     lineups: tuple[str, ...] = ()
+    lr_factor: float = 1.0
+    epochs_factor: float = 1.0
     notes: str = ""
+    weights: Mapping[str, Weights] = field(default_factory=dict, hash=False)
+    layouts: Mapping[str, Layout] = field(default_factory=dict, hash=False, repr=False)
     name: str = field(default="")
     timm_name: str = field(default="")
     family: str = field(default="")

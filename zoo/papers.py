@@ -311,8 +311,9 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
         System(
             "Faster R-CNN",
             REN,
-            "planned",
-            note="detection on the zoo's backbones; torchvision has it on its own",
+            "part",
+            where=("zoo.detection_backbone", "docs/downstream.md"),
+            note="torchvision's detector on the zoo's backbones",
         ),
         System(
             "region proposal network and its loss",
@@ -341,7 +342,13 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "installed",
             where=("torch.nn.Upsample", "torch.nn.ConvTranspose2d", "torch.nn.MaxUnpool2d"),
         ),
-        System("U-Net", RONNEBERGER, "planned", note="segmentation on the zoo's backbones; pytorchcv has the net"),
+        System(
+            "U-Net",
+            RONNEBERGER,
+            "part",
+            where=("zoo.bench.tasks", "docs/tasks.md"),
+            note="segmentation_models_pytorch's decoder on the zoo's backbones; pytorchcv has the net",
+        ),
         System("receptive field of dilated convolutions", YU, "planned", note="an analysis"),
         System(
             "dilation in place of strides",

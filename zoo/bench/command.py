@@ -109,17 +109,20 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.pictures and not task.heads:
         raise ValueError(f"pictures are for the tasks segment and detect, not for {task.name}: leave --pictures out")
     dataset = args.dataset or next(iter(task.datasets))
-    recipe = task.row(dataset).recipe.changed(**parse_pairs(args.recipe))
+    asked = parse_pairs(args.recipe)
     if args.epochs is not None:
-        recipe = recipe.changed(epochs=args.epochs)
+        asked["epochs"] = args.epochs
+    recipe = task.row(dataset).recipe.changed(**asked)
     sort_rows([], args.sort, task)  # a wrong column is an error now, too
     if args.names:
         names = expand_names(args.names)
     else:
         names = task.nets if task.nets and not args.lineup else lineup(args.lineup or "default")
     overrides = parse_pairs(args.set)
-    runs = plan(names, dataset, recipe, args.seeds, overrides, task=task.name, head=head, frozen=args.frozen)
-    device = _device(args.device)
+    runs = plan(
+        names, dataset, recipe, args.seeds, overrides, task=task.name, head=head, frozen=args.frozen, fixed=asked
+    )
+    device = choose_device(args.device)
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
@@ -160,7 +163,7 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
     from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
     from zoo.bench.results import newest_results
 
-    records = newest_results(path)
+    records = [record for record in newest_results(path) if record.get("kind") != "speed"]
     if not records:
         raise ValueError(f"{path} holds no finished run: run zoo bench first")
     rows = sort_rows(aggregate(records), sort)
@@ -189,6 +192,19 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             value = text
         parsed[key] = value
     return parsed
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """Read `224` (three channels, square) or `CxHxW`.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
+    channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
+    return channels, height, width
 
 
 def _require(*modules: str) -> None:
@@ -221,7 +237,12 @@ def _head(args: argparse.Namespace, task: Any) -> str:
     return name or ""
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """The device of that name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        ValueError: If it is none of torch's, or not there.
+    """
     import torch
 
     if name == "auto":

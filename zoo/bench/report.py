@@ -9,6 +9,7 @@ import os
 import statistics
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zoo.bench.against import published_error
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY
 from zoo.bench.tasks import Task, standard_error, task_row
@@ -55,6 +57,7 @@ class Row:
         uncounted: Operators that no figure counts, with the number of calls.
         task: Name of the task.
         trivial: What the task's trivial answer scores on the same images, where it has one.
+        published_error: Top-1 error in percent that was published of this net on these images, or None.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Row:
     uncounted: Mapping[str, int]
     task: str = CLASSIFY
     trivial: float | None = None
+    published_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the scores under the name of the metric; what only other tasks have is left out."""
@@ -118,9 +122,17 @@ def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
     recipes = [{**default, **record["recipe"]} for record in records]
     varied = [key for key in (recipes[0] if recipes else {}) if len({str(recipe.get(key)) for recipe in recipes}) > 1]
+    # What more than half of the runs have in common is not worth a word.
+    usual = {
+        key: value
+        for key in varied
+        for value, times in Counter(recipe.get(key) for recipe in recipes).items()
+        if 2 * times > len(recipes)
+    }
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record, recipe in zip(records, recipes, strict=True):
-        special = ", ".join(f"{key}={recipe.get(key)}" for key in varied)
+        differs = [key for key in varied if key not in usual or recipe.get(key) != usual[key]]
+        special = ", ".join(f"{key}={recipe.get(key)}" for key in differs)
         groups.setdefault(record["display"] + (f" [{special}]" if special else ""), []).append(record)
     return [_row(name, group) for name, group in groups.items()]
 
@@ -151,6 +163,7 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
         uncounted=counts["uncounted"],
         task=task.name,
         trivial=records[-1].get(f"trivial_{task.metric}"),
+        published_error=published_error(records[-1]),
     )
 
 
@@ -213,8 +226,13 @@ def format_table(rows: Sequence[Row], style: str = "simple") -> str:
         ]
         for row in rows
     ]
-    align = ["left"] + ["right"] * (len(HEADERS) - 1)
     headers = list(columns(task_of(rows)).values())
+    if any(row.published_error is not None for row in rows):
+        headers.insert(5, "vs. published")
+        for line, row in zip(cells, rows, strict=True):
+            error = row.published_error
+            line.insert(5, "-" if error is None else f"{100 * row.score - (100 - error):+.2f}")
+    align = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(cells, headers=headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
@@ -232,6 +250,12 @@ def footnote(rows: Sequence[Row]) -> str:
         + "".join(
             f"\n{task.trivial_title[0].upper() + task.trivial_title[1:]} scores {100 * trivial:.2f} % on them."
             for trivial in sorted({row.trivial for row in rows if row.trivial is not None})
+        )
+        + (
+            "\nvs. published: points above or below the figure of the paper or its authors that `zoo published NAME` "
+            "marks with *; recipes differ."
+            if any(row.published_error is not None for row in rows)
+            else ""
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,10 +98,13 @@ def plan(
     task: str = CLASSIFY,
     head: str = "",
     frozen: bool = False,
+    fixed: Collection[str] = (),
 ) -> list[Run]:
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
     In this order a sweep that is stopped early has compared all nets once. A name or seed given twice counts once.
+    A net whose row says that it needs another learning rate or more epochs gets them, except for fields of the recipe
+    that are ``fixed``.
 
     Raises:
         ValueError: If an override is one that the benchmark sets itself, or the task has no such head.
@@ -116,7 +119,7 @@ def plan(
             name=name,
             overrides=overrides,
             dataset=dataset,
-            recipe=recipe,
+            recipe=_own_recipe(name, recipe, fixed),
             seed=seed,
             task=task,
             head=head,
@@ -214,6 +217,15 @@ def _own_name(name: str) -> str:
         return name
 
 
+def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
+    try:
+        entry = registry.model_entry(name)
+    except ValueError:
+        return recipe
+    changes = {"lr": recipe.lr * entry.lr_factor, "epochs": round(recipe.epochs * entry.epochs_factor)}
+    return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
+
+
 def _train(run: Run, device: torch.device, listener: Listener) -> Trained:
     dataset = load(run.task, run.dataset)
     return train(
@@ -246,8 +258,16 @@ def _facts(runs: Sequence[Run], listener: Listener) -> dict[tuple[str, str], dic
             "family": registry.model_entry(run.name).family if spec else "timm",
             "spec": spec,
             "counts": {key: counts[key] for key in ("params", "macs", "fvcore_flops", "activations", "uncounted")},
+            "stages": counts["stages"],
+            "taps": taps(model),
         }
     return facts
+
+
+def taps(model: nn.Module) -> list[dict[str, Any]]:
+    """Module, channels and stride of each feature tap; none for a model that states none."""
+    info: Any = getattr(model, "feature_info", ())
+    return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]
 
 
 def _spec(run: Run) -> dict[str, Any] | None:

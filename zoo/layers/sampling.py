@@ -51,7 +51,7 @@ class DilatedMaxPool(nn.Module):
     """Max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
 
     At every (2 * dilation)-th pixel it equals the undilated net's pooling of stride 2 without padding; with ``centred``
-    at every dilation-th pixel that of stride 1 with the window around its pixel.
+    its padded one, whose window lies around the pixel (and at every dilation-th pixel that of stride 1).
     """
 
     def __init__(self, dilation: int, kernel: int = 2, *, centred: bool = False) -> None:
@@ -86,8 +86,10 @@ class DilatedAvgPool(nn.Module):
         return (x + torch.cat([x[:, :, :, self.dilation :], x[:, :, :, -self.dilation :]], dim=3)) / 2
 
 
-def max_pool_halving(*, halve: bool, dilation: int, kernel: int = 2, ceil: bool = False) -> nn.Module:
-    """Max-pooling of stride 2 without padding, or its dilated form where the stride is traded for dilation.
+def max_pool_halving(
+    *, halve: bool, dilation: int, kernel: int = 2, ceil: bool = False, centred: bool = False
+) -> nn.Module:
+    """Max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
 
     Args:
         halve: Whether the size is halved.
@@ -95,8 +97,11 @@ def max_pool_halving(*, halve: bool, dilation: int, kernel: int = 2, ceil: bool 
         kernel: The window.
         ceil: The last window may reach over the border: with 2x2 an odd size is halved upwards, as a strided 3x3
             convolution does, instead of downwards; with 3x3 an even size loses nothing.
+        centred: Pad, so that a window lies around its pixel.
     """
-    return nn.MaxPool2d(kernel, stride=2, ceil_mode=ceil) if halve else DilatedMaxPool(dilation, kernel)
+    if halve:
+        return nn.MaxPool2d(kernel, stride=2, padding=(kernel - 1) // 2 if centred else 0, ceil_mode=ceil)
+    return DilatedMaxPool(dilation, kernel, centred=centred)
 
 
 def avg_pool_halving(*, halve: bool, dilation: int) -> nn.Module:

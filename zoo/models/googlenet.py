@@ -59,6 +59,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, local_norm, max_pool_halving, sequence
+from zoo.weights import Layout, torchvision
 
 STEMS = {"imagenet": 4, "cifar": 1}
 """Total stride where the modules begin, before the first stage's pooling."""
@@ -420,7 +421,7 @@ MODELS = {
         6_624_904,
         IOFFE,
         reference="torchvision:googlenet",
-        notes="3x3 where the paper has 5x5. torchvision's weights expect its transform_input.",
+        notes="3x3 where the paper has 5x5. torchvision's weights expect a mean and deviation of 0.5.",
         **BATCH_NORM,
     ),
     "googlenet16_bn_cifar": _net(
@@ -441,3 +442,43 @@ MODELS = {
     "googlenet_test": _test(79_683, SZEGEDY),
     "googlenet_bn_test": _test(75_368, IOFFE, **BATCH_NORM),
 }
+
+_MODULES = tuple((letter, number) for number, letter in enumerate("abcde", 1))
+_TORCHVISION = [
+    (r"conv1\.conv\.", "stem.conv1."),
+    (r"conv1\.bn\.", "stem.norm1."),
+    (r"conv(\d)\.conv\.", "reduce.conv{1-1}."),
+    (r"conv(\d)\.bn\.", "reduce.norm{1-1}."),
+    # The first of a stage is its pooling; the fourth branch begins with one, without weights.
+    *(
+        (rf"inception(\d){letter}\.{branch}\.{theirs}\.", f"stage{{1}}.{number}.{name}.{ours}{place}.")
+        for letter, number in _MODULES
+        for theirs, ours in (("conv", "conv"), ("bn", "norm"))
+        for branch, name, place in (
+            ("branch1", "one", "1"),
+            (r"branch2\.(\d)", "three", "{2+1}"),
+            (r"branch3\.(\d)", "five", "{2+1}"),
+            (r"branch4\.1", "project", "1"),
+        )
+    ),
+    *(
+        (rf"aux{number}\.{old}\.", f"aux_{letter}.{new}.")
+        for number, letter in (("1", "a"), ("2", "b"))
+        for old, new in (
+            (r"conv\.conv", "reduce.conv1"),
+            (r"conv\.bn", "reduce.norm1"),
+            ("fc1", "hidden"),
+            ("fc2", "fc"),
+        )
+    ),
+    (r"fc\.", "classifier.fc."),
+]
+LAYOUTS = {
+    "torchvision": Layout(_TORCHVISION),
+    "torchvision_with_auxiliaries": Layout(_TORCHVISION, dropped=[r"aux\d\."]),
+}
+"""torchvision's state dict; the published one has auxiliary classifiers, for which most nets have no place."""
+
+_HALF = (0.5, 0.5, 0.5)
+# torchvision changes the input of these weights by itself, from ImageNet's mean and deviation to these.
+WEIGHTS = {"googlenet_bn": torchvision("googlenet", mean=_HALF, std=_HALF)}

@@ -33,6 +33,8 @@ What differs from the paper, and why:
     * ``*_cifar`` are not in the paper: the common form for 32x32 images, without wide layers.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,7 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Stage, Wide, local_norm, max_pool_halving, sequence
+from zoo.weights import Layout, pytorchcv_in1k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,4 +211,64 @@ MODELS = {
     # Tiny nets for tests
     "vgg_test": _test(21_810, depths=(2, 2, 3, 1, 1), norm=True, third_kernel=1),
     "vgg_lrn_test": _test(20_682, depths=(1, 2, 2, 1, 1), local_norm=True),
+}
+
+
+def numbered(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) -> list[tuple[str, str]]:
+    """Rules for an implementation that numbers all layers of a plain net in one row.
+
+    Args:
+        depths: Convolutions in each stage; each stage but the first comes after a pooling.
+        norm: Each is followed by a norm; by an activation in any case.
+        wide: What it calls the wide layers.
+        head: What it calls the classifier.
+    """
+    rules, index = [], 0
+    for stage, depth in enumerate(depths, 1):
+        index += stage > 1
+        for i in range(depth):
+            ours = f"stage{stage}.{i - 1 if stage == 1 else i + 1}" if index else "stem"
+            for kind in ("conv", "norm") if norm else ("conv",):
+                rules.append((rf"features\.{index}\.", f"{ours}.{kind}1."))
+                index += 1
+            index += 1
+    rules += [(re.escape(name) + r"\.", f"wide.layers.conv{i}.") for i, name in enumerate(wide, 1)]
+    return [*rules, (re.escape(head) + r"\.", "classifier.fc.")]
+
+
+_HEADS = {
+    "timm": (("pre_logits.fc1", "pre_logits.fc2"), "head.fc"),
+    "torchvision": (("classifier.0", "classifier.3"), "classifier.6"),
+}
+LAYOUTS = {
+    f"{source}_vgg{depth}{'_bn' * norm}": Layout(numbered(DEPTHS[depth], norm, wide, head))
+    for source, (wide, head) in _HEADS.items()
+    for depth in DEPTHS
+    for norm in (False, True)
+} | {
+    "pytorchcv": Layout(
+        [
+            (r"features\.stage1\.unit1\.conv\.", "stem.conv1."),
+            (r"features\.stage1\.unit1\.bn\.", "stem.norm1."),
+            (r"features\.stage1\.unit(\d)\.conv\.", "stage1.{1-2}.conv1."),
+            (r"features\.stage1\.unit(\d)\.bn\.", "stage1.{1-2}.norm1."),
+            (r"features\.stage(\d)\.unit(\d)\.conv\.", "stage{1}.{2}.conv1."),
+            (r"features\.stage(\d)\.unit(\d)\.bn\.", "stage{1}.{2}.norm1."),
+            (r"output\.fc(\d)\.fc\.", "wide.layers.conv{1}."),
+            (r"output\.fc3\.", "classifier.fc."),
+        ]
+    ),
+}
+"""State dicts of timm and torchvision, which number their layers, and of pytorchcv."""
+
+# pytorchcv's ``b`` nets with batch norm have biases, too, as ours do.
+WEIGHTS = {
+    "vgg11": pytorchcv_in1k("vgg11", 381, "71e85f6ef76f56e3e89d597d2fc461496ed281e9", 29.9, 10.36),
+    "vgg13": pytorchcv_in1k("vgg13", 388, "2b2c8770a7610d9dcd444ec8ae992681e270eb42", 28.76, 9.75),
+    "vgg16": pytorchcv_in1k("vgg16", 401, "5ca155da3dc6687e070ff34815cb5aabd0bed4b9", 26.98, 8.65),
+    "vgg19": pytorchcv_in1k("vgg19", 420, "9bd923a82ece9f038e944d7666f1c11b478dc7e6", 25.74, 7.9),
+    "vgg11_bn": pytorchcv_in1k("bn_vgg11b", 407, "ef747edc87705e1ed500a31c80199273b2fbd5fa", 29.56, 9.96),
+    "vgg13_bn": pytorchcv_in1k("bn_vgg13b", 488, "5f313c535fc47c3ad6bd2f741f453dbcf8191be6", 28.47, 9.24),
+    "vgg16_bn": pytorchcv_in1k("bn_vgg16b", 489, "bfff365ac38a763aaed4b4d9bdc7b2cdbe6c8e9f", 25.97, 7.95),
+    "vgg19_bn": pytorchcv_in1k("bn_vgg19b", 490, "f523b4e4b070a170f63e9bb6965fca3764751aa9", 25.13, 7.46),
 }

@@ -1,0 +1,93 @@
+"""Folders in the form of the Hugging Face hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import zoo
+
+
+def same(one: nn.Module, other: nn.Module, side: int = 64, in_chans: int = 3) -> None:
+    x = torch.randn(2, in_chans, side, side)
+    with torch.no_grad():
+        assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(num_classes=7),
+        dict(num_classes=7, in_chans=4),
+        dict(depths=(1, 2, 1, 1), act_layer="silu", output_stride=16, drop_path_rate=0.1),
+        dict(global_pool="catavgmax"),
+        dict(num_classes=0),
+    ],
+    ids=str,
+)
+def test_a_folder_gives_the_net_back(changes: dict[str, Any], tmp_path: Path) -> None:
+    net = zoo.create_model("resnet_test", **changes)
+    folder = zoo.save_for_hf(net, tmp_path / "net", model_config=dict(label_names=["a", "b"]))
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    for library in (zoo, timm):
+        again = library.create_model(f"local-dir:{folder}", pretrained=True)
+        assert (again.num_classes, again.in_chans) == (net.num_classes, net.in_chans)
+        same(again, net, in_chans=changes.get("in_chans", 3))
+    assert library.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3, in_chans=1).num_classes == 3
+
+
+def test_what_transformers_reads(tmp_path: Path) -> None:
+    """transformers 5 builds the net with the config's classes and ``model_args``; a number there twice is an error."""
+    net = zoo.create_model("resnet_test", num_classes=7, in_chans=1)
+    config = json.loads((zoo.save_for_hf(net, tmp_path) / "config.json").read_text())
+    assert config["architecture"] == "resnet_test"
+    assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == 7
+    assert "num_classes" not in config["model_args"]
+    again = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+
+
+def test_damage_in_a_folder_is_named(tmp_path: Path) -> None:
+    folder = zoo.save_for_hf(zoo.create_model("resnet_test"), tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors: it is a damaged safetensors file"):
+        zoo.create_model(f"local-dir:{folder}", pretrained=True)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"there is no model\.safetensors or pytorch_model\.bin in it"):
+        zoo.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of files, revisions, and what an unreachable hub looks like; the hub itself is played."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    net = zoo.create_model("resnet_test")
+    folder = zoo.save_for_hf(net, tmp_path)
+    asked = []
+
+    def played(repository: str, name: str, revision: str | None = None, cache_dir: Path | None = None) -> str:
+        asked.append((repository, name, revision))
+        if name == "model.safetensors":
+            raise EntryNotFoundError("no such entry")
+        return str(folder / "model.safetensors")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", played)
+    overlay = dict(hf_hub_id="somebody/net@v2")
+    same(zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay), net)
+    assert asked == [("somebody/net", "model.safetensors", "v2"), ("somebody/net", "pytorch_model.bin", "v2")]
+
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("no route to the hub\nand a second line")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(
+        OSError, match=r"^timm/resnet18\.a1_in1k: cannot be fetched from the hub \(no route to the hub\)$"
+    ):
+        zoo.create_model("resnet18", pretrained=True)

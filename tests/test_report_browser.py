@@ -1,0 +1,241 @@
+"""The report in a real browser: it opens, asks nobody, and its filter, headings, points and cards work."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_lines import RUN, run, write
+
+from zoo.cli import main
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver", allow_module_level=True)
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'backbone-zoo[test]'")
+ActionChains = webdriver.ActionChains
+By = pytest.importorskip("selenium.webdriver.common.by").By
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+
+HOSTILE = "</script><img src=x onerror=document.title='pwned'><b>&amp;%{x}</b>"
+FAMILIES = ("resnet", "fabric", "densenet")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve nets of three families with two seeds, the larger the better, a hostile one, and one on CIFAR-10."""
+    folder = tmp_path_factory.mktemp("report")
+    lines = [
+        run(
+            f"net{n}",
+            seed,
+            family=FAMILIES[n % 3],
+            counts__params=10_000 * 2**n,
+            counts__macs=10**6 * 2**n,
+            counts__activations=1000 * 2**n,
+            test_accuracy=0.8 + 0.015 * n + 0.002 * seed,
+        )
+        for n in range(12)
+        for seed in range(2)
+    ]
+    lines.append(run(HOSTILE, family=HOSTILE, spec={HOSTILE: HOSTILE}, test_accuracy=0.5))
+    lines.append(run("resnet20_cifar", dataset__name="CIFAR-10", test_accuracy=0.92))
+    assert main(["report", str(write(folder / "results.jsonl", lines)), "-o", str(folder / "page.html")]) == 0
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as driver:
+        yield driver
+
+
+@pytest.fixture
+def browser(chromium: Any, page: Path) -> Any:
+    """The page, freshly opened at 1280 x 900."""
+    show(chromium, page, 1280, 900)
+    return chromium
+
+
+def show(driver: Any, page: Path, width: int, height: int) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.get(page.as_uri())
+    WebDriverWait(driver, 60).until(lambda d: not d.find_elements(By.ID, "status"))
+
+
+def names(browser: Any) -> list[str]:
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#table tbody button')].map(b => b.textContent)"
+    )
+
+
+def points(browser: Any, axis: str) -> list[Any]:
+    return browser.find_elements(By.CSS_SELECTOR, f"#plot-{axis} .points path")
+
+
+def choose(browser: Any, control: str, value: str) -> None:
+    script = (
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
+    )
+    browser.execute_script(script, control, value)
+
+
+def press(browser: Any, selector: str) -> None:
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_opens_without_an_error_and_asks_nobody(chromium: Any, page: Path, width: int) -> None:
+    chromium.get_log("browser")
+    chromium.get_log("performance")
+    show(chromium, page, width, 900)
+    press(chromium, "#table tbody button")
+    assert chromium.find_element(By.ID, "card").is_displayed()
+    assert chromium.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
+    assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+    for axis in ("params", "macs", "activations", "throughput", "memory"):
+        assert len(points(chromium, axis)) == 13
+
+
+def test_filtering(browser: Any) -> None:
+    assert len(names(browser)) == 13
+    choose(browser, "filter", "fabric")
+    assert sorted(names(browser)) == ["net1", "net10", "net4", "net7"]
+    assert len(points(browser, "params")) == 4
+    choose(browser, "filter", "params<=40k score>80.2")
+    assert sorted(names(browser)) == ["net1", "net2"]
+    choose(browser, "filter", "nothing like this")
+    assert names(browser) == []
+    choose(browser, "filter", "")
+    press(browser, "#families button")
+    assert sorted(names(browser)) == sorted([HOSTILE, *(f"net{n}" for n in range(12) if n % 3)])
+
+
+def test_sorting(browser: Any) -> None:
+    assert names(browser) == [*(f"net{n}" for n in range(11, -1, -1)), HOSTILE]
+    press(browser, "[data-column=score]")
+    assert names(browser) == [HOSTILE, *(f"net{n}" for n in range(12))]
+    assert browser.find_element(By.CSS_SELECTOR, "th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    press(browser, "[data-column=name]")
+    assert names(browser)[1:] == [f"net{n}" for n in range(12)]  # net2 before net10
+    press(browser, "[data-column=params]")
+    assert names(browser)[0] == "net11"
+
+
+def test_a_point_is_found_everywhere(browser: Any) -> None:
+    order = browser.execute_script(
+        "const drawn = document.getElementById('plot-params').data.flatMap(trace => trace.customdata || []);"
+        "return drawn.map(id => data.rows[id].name)"
+    )
+    ActionChains(browser).move_to_element(points(browser, "params")[order.index("net3")]).perform()
+    WebDriverWait(browser, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "tr.hovered"))
+    [row] = browser.find_elements(By.CSS_SELECTOR, "tr.hovered")
+    assert row.text.startswith("net3")
+    for axis in ("params", "macs", "activations"):
+        label = browser.find_element(By.CSS_SELECTOR, f"#plot-{axis} .hoverlayer").text
+        assert "net3" in label
+        assert "accuracy 84.60 % +- 0.14 (2 seeds)" in label
+
+
+def test_the_front_and_its_filter(browser: Any) -> None:
+    # Every net costs more than the one before and is better: all are on the front but the hostile one.
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#plot-params .js-line")) == 1
+    browser.execute_script("data.rows.find(r => r.name === 'net5').score = 1")
+    press(browser, "#front")
+    assert "net5" not in names(browser)
+    assert "net6" in names(browser)
+
+
+def test_a_box_selects_in_every_plot_and_the_table(browser: Any) -> None:
+    plot = browser.find_element(By.CSS_SELECTOR, "#plot-params .nsewdrag")
+    size = plot.size
+    actions = ActionChains(browser).move_to_element_with_offset(plot, 2 - size["width"] // 2, 2 - size["height"] // 2)
+    actions.click_and_hold().move_by_offset(size["width"] // 4, size["height"] // 2)
+    actions.move_by_offset(size["width"] // 4, size["height"] // 2 - 6).release().perform()
+    WebDriverWait(browser, 10).until(lambda d: len(names(d)) < 13)
+    chosen = names(browser)
+    assert chosen
+    assert all(int(name.removeprefix("net")) < 8 for name in chosen if name != HOSTILE)
+    press(browser, "#clear")
+    assert len(names(browser)) == 13
+
+
+def test_published_points_are_hollow_and_measured_ones_filled(browser: Any) -> None:
+    choose(browser, "group", "CIFAR-10")
+    traces = browser.execute_script(
+        "return document.getElementById('plot-params').data.filter(t => t.customdata)"
+        ".map(t => [t.marker.symbol, [...new Set(t.customdata.map(i => data.rows[i].kind))]])"
+    )
+    assert {tuple(kinds) for _, kinds in traces} == {("measured",), ("published",)}
+    assert all(symbol.endswith("-open") == (kinds == ["published"]) for symbol, kinds in traces)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#measured button")) == 1
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#published button")) > 3
+
+
+def test_a_card_tells_all(browser: Any) -> None:
+    choose(browser, "group", "CIFAR-10")
+    choose(browser, "filter", "resnet20_cifar measured")
+    press(browser, "#table tbody button")
+    text = browser.find_element(By.ID, "card").text
+    for part in (
+        "He et al. 2015",
+        "8.75",
+        "depths",
+        "(3, 3, 3)",
+        "aten::pad",
+        "AMD EPYC",
+        RUN["git_revision"],
+        "2.15.0",
+    ):
+        assert part in text, part
+    assert browser.find_element(By.CSS_SELECTOR, "#card a").get_attribute("href") == "https://arxiv.org/abs/1512.03385"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#curve-scores .js-line")) == 1
+    press(browser, "#card header button")
+    assert not browser.find_element(By.ID, "card").is_displayed()
+
+
+def test_a_hostile_name_is_a_name(browser: Any) -> None:
+    assert HOSTILE in names(browser)
+    choose(browser, "filter", "</script>")
+    assert names(browser) == [HOSTILE]
+    ActionChains(browser).move_to_element(points(browser, "params")[0]).perform()
+    WebDriverWait(browser, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#plot-params .hovertext"))
+    label = browser.find_element(By.CSS_SELECTOR, "#plot-params .hovertext").get_attribute("textContent")
+    assert label.startswith(HOSTILE[:40])
+    press(browser, "#table tbody button")
+    assert browser.find_elements(By.CSS_SELECTOR, "body img") == []
+    assert browser.title == "Backbones compared"
+
+
+def test_light_and_dark(browser: Any) -> None:
+    def colours() -> tuple[str, str]:
+        script = (
+            "const plot = document.getElementById('plot-params');"
+            "return [getComputedStyle(document.body).backgroundColor, plot.layout.paper_bgcolor]"
+        )
+        return tuple(browser.execute_script(script))
+
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    light = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
+    bright = colours()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    WebDriverWait(browser, 10).until(lambda d: colours()[0] != bright[0] and colours()[1] != bright[1])
+    assert browser.find_element(By.ID, "theme").text == "Light"
+    press(browser, "#theme")
+    assert colours() == bright
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -1,0 +1,300 @@
+"""Measuring time and memory: a step of a net, rounds over many steps, statistics within rounds, the products alone.
+
+Times of two nets compare only when they were taken side by side: clocks, other users and thermal limits drift by more
+than most differences between implementations. So a round times every step once, the next round goes through them
+backwards, and ratios are taken within a round before anything is averaged.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from zoo.bench.machine import PeakMemory
+
+Step = Callable[[], object]
+Stopwatch = Callable[[Step], float]
+
+MODES = ("eval", "train")
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# What `Products` replays: as torch's dispatcher calls them, forward and backward. Attention in its fused form is not
+# among them, as it is not among the counted multiply-adds.
+PRODUCTS = {
+    "aten::convolution",
+    "aten::convolution_backward",
+    "aten::addmm",
+    "aten::baddbmm",
+    "aten::bmm",
+    "aten::mm",
+    "torchvision::deform_conv2d",
+    "torchvision::_deform_conv2d_backward",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median and quartiles of a sample.
+
+    Attributes:
+        median: Of the sample, in its unit.
+        low: Lower quartile, interpolated linearly between members of the sample.
+        high: Upper quartile.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(sample: Sequence[float]) -> Spread:
+    """Summarise at least two numbers.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if len(sample) < 2:
+        raise ValueError(f"sample ({len(sample)} numbers) must hold at least two for a spread")
+    low, median, high = statistics.quantiles(sample, n=4, method="inclusive")
+    return Spread(median=median, low=low, high=high)
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
+    """Spread of above / below, round by round; where one of the two left early, of the rounds that both took part in.
+
+    Raises:
+        ValueError: If they share fewer than two rounds.
+    """
+    return spread([a / b for a, b in zip(above, below, strict=False)])
+
+
+def time_round(
+    steps: Sequence[Step], stopwatch: Stopwatch, backwards: bool, on_step: Callable[[int], None] = lambda _: None
+) -> list[float]:
+    """Time each step once and return the seconds in the order of the steps.
+
+    Args:
+        steps: What to time.
+        stopwatch: See `stopwatch` and `clocked`.
+        backwards: Begin with the last step, for whoever comes later finds a warmer machine.
+        on_step: Told the position of each step before it begins, outside of what is timed.
+    """
+    seconds = [0.0] * len(steps)
+    for position in reversed(range(len(steps))) if backwards else range(len(steps)):
+        on_step(position)
+        seconds[position] = stopwatch(steps[position])
+    return seconds
+
+
+def interleave(steps: Sequence[Step], repeats: int, stopwatch: Stopwatch) -> tuple[list[float], ...]:
+    """Time the steps in ``repeats`` rounds, every other one backwards; return the times of each step."""
+    rounds = [time_round(steps, stopwatch, backwards=bool(repeat % 2)) for repeat in range(repeats)]
+    return tuple(list(times) for times in zip(*rounds, strict=True))
+
+
+def clocked(clock: Callable[[], float]) -> Stopwatch:
+    """Stopwatch that reads a clock before and after the step."""
+
+    def seconds(step: Step) -> float:
+        start = clock()
+        step()
+        return clock() - start
+
+    return seconds
+
+
+def stopwatch(device: torch.device) -> Stopwatch:
+    """Wall time on a CPU; on a GPU the time between two CUDA events around the step, on an idle device."""
+    if device.type != "cuda":
+        return clocked(time.perf_counter)
+
+    def seconds(step: Step) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with torch.cuda.device(device):
+            torch.cuda.synchronize()
+            start.record()
+            step()
+            end.record()
+            torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    return seconds
+
+
+def make_step(net: nn.Module, images: Tensor, mode: str, dtype: str = "float32") -> Step:
+    """Put a net in a mode and return its step: a forward pass without autograd, or forward, backward and SGD.
+
+    The loss is the mean square of all that the net returns; a real one costs nothing beside a net either. The
+    learning rate is so small that the weights stay what they are.
+
+    Args:
+        net: A net, or what `torch.compile` made of it.
+        images: (N, C, H, W) on the device and in the layout of the net.
+        mode: ``eval`` or ``train``.
+        dtype: Autocast type of the forward pass, a key of `DTYPES`.
+    """
+    net.train(mode == "train")
+    cast = torch.autocast(images.device.type, DTYPES[dtype], enabled=dtype != "float32")
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+    def forward() -> None:
+        with torch.inference_mode(), cast:
+            net(images)
+
+    def train() -> None:
+        with cast:
+            loss = torch.stack([out.float().square().mean() for out in _tensors(net(images))]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return train if mode == "train" else forward
+
+
+def _tensors(out: Any) -> Iterator[Tensor]:
+    """The tensors of a tensor, or of tuples and lists of them (auxiliary classifiers)."""
+    if isinstance(out, Tensor):
+        yield out
+    else:
+        for part in out:
+            yield from _tensors(part)
+
+
+def added_memory(make: Callable[[], Step], rehearse: Step, device: torch.device) -> int | None:
+    """Bytes that making a step and taking it twice add at the peak, None where the system does not tell.
+
+    Call this in a process of its own: memory that something earlier gave back to the allocator would hide what this
+    needs. See `machine.PeakMemory` for what a byte is on which device.
+
+    Args:
+        make: Builds net and images and returns the step.
+        rehearse: Makes a small step of the same kind and takes it. Code that torch loads when it is first used is no
+            net's fault.
+        device: Where it happens.
+    """
+    rehearse()
+    watch = PeakMemory(device)
+    before = watch.read() or 0
+    step = make()
+    for _ in range(2):  # the second step meets the optimizer's state
+        step()
+    after = watch.read()
+    return None if after is None else after - before
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of a module's top level in a new process with as many CPU threads, and return its answer.
+
+    An interrupt ends the process.
+
+    Raises:
+        RuntimeError: If the function raised, or the process ended without an answer, as one does that the kernel ends
+            for want of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, torch.get_num_threads(), function, args))
+    process.start()
+    sender.close()  # the new process has the other copy, so its end is an end of file here
+    try:
+        good, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"its process ended with status {process.exitcode}; was there enough memory?") from None
+    finally:
+        receiver.close()
+        process.terminate()
+        process.join()
+    if not good:
+        raise RuntimeError(answer)
+    return answer
+
+
+def _answer(sender: Any, threads: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts both processes; the parent ends this one
+    torch.set_num_threads(threads)
+    try:
+        answer = True, function(*args)
+    except Exception as error:
+        answer = False, f"{type(error).__name__}: {error}"
+    sender.send(answer)
+
+
+@dataclass(frozen=True)
+class _Like:
+    """What a tensor looks like; one buffer stands for all tensors that look alike."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def make(self) -> Tensor:
+        elements = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        kind = self.dtype if self.dtype.is_floating_point else torch.float32
+        return torch.randn(elements, dtype=kind, device=self.device).to(self.dtype).as_strided(self.shape, self.stride)
+
+
+class _Recorder(TorchDispatchMode):
+    """Tells of every call of `PRODUCTS` within its context, before the call is made."""
+
+    def __init__(self, tell: Callable[[Any, Any, Any], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.name().partition(".")[0] in PRODUCTS:
+            self._tell(func, args, kwargs)
+            return func(*args, **kwargs)
+        with self:  # in inference mode what is made of other operators, as linear is, arrives in one piece
+            parts = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if parts is NotImplemented else parts
+
+
+class Products:
+    """The convolutions and matrix products of a step, to be called again without anything between them.
+
+    A step is run once and the calls of `PRODUCTS` that reach torch's dispatcher are written down, one entry a call:
+    of a training step those of the backward pass too, with exactly the gradients that the step asks for. `run` makes
+    the same calls one after the other. Weights are those of the net; maps and gradients are random numbers in buffers
+    of the same shape, strides and type, one buffer for all that look alike.
+
+    Attributes:
+        calls: (operator, positional arguments, keyword arguments) in the order of the step.
+    """
+
+    def __init__(self, step: Step, net: nn.Module) -> None:
+        owned = {tensor.untyped_storage().data_ptr() for tensor in net.parameters()}
+        buffers: dict[_Like, Tensor] = {}
+        self.calls: list[tuple[Callable[..., Any], Any, Any]] = []
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if value.untyped_storage().data_ptr() in owned:
+                return value.detach()
+            like = _Like(tuple(value.shape), value.stride(), value.dtype, value.device)
+            if like not in buffers:
+                buffers[like] = like.make()
+            return buffers[like]
+
+        with _Recorder(lambda func, args, kwargs: self.calls.append((func, *tree_map(stand_in, (args, kwargs))))):
+            step()
+
+    def run(self) -> None:
+        """Make the calls."""
+        with torch.inference_mode():
+            for func, args, kwargs in self.calls:
+                func(*args, **kwargs)

@@ -1,0 +1,189 @@
+"""What papers, authors and other collections have published about nets: one row a figure, none measured here.
+
+The table is ``zoo/data/published.csv``; docs/published.md tells where it comes from and how it was cleaned. Figures of
+two rows compare only where series and protocol say that they were got alike. `primary` picks the one that a run of a
+registered net may be held against.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from typing import Any
+
+PAPER, AUTHORS = "paper", "authors' code"
+SERIES = {
+    PAPER: "the paper that introduced the net, its own runs",
+    AUTHORS: "figures that the authors give beside their released code or weights",
+    "authors' weights elsewhere": "weights of the authors, evaluated by somebody else",
+    "other papers": "measured or quoted in a later paper, as a baseline",
+    "fb.resnet.torch": "Facebook's re-implementation of ResNet in Torch",
+    "torchvision V1 weights": "torchvision's first recipe, evaluated with resize 256",
+    "torchvision V2 weights": "torchvision's long recipe of 2021, evaluated with resize 232",
+    "torchvision other recipes": "torchvision's weights of neither recipe",
+    "timm weights": "weights that timm's author trained, by several recipes, evaluated by timm",
+    "timm on others' weights": "weights of torchvision, GluonCV and others, evaluated by timm",
+    "pytorchcv": "pytorchcv's own training; its recipe is not in its table, the errors are far below the papers'",
+    "pytorchcv on others' weights": "weights of others, evaluated by pytorchcv",
+    "mmpretrain": "mmpretrain's own training",
+    "mmpretrain on others' weights": "weights of others, evaluated by mmpretrain",
+    "pycls": "one recipe of 100 epochs for all nets, means of five runs",
+    "akamaster": "a re-implementation of the CIFAR ResNets in PyTorch: best test error of a run",
+    "bearpaw": "pytorch-classification",
+    "kuangliu": "pytorch-cifar: nets of ImageNet width on CIFAR-10",
+    "pustar": "ResNeXt in Caffe",
+    "convnet-burden": "MatConvNet's and PyTorch's imports, and a column of errors of unstated protocol",
+    "other sources": "single figures of web pages, lectures and small repositories",
+}
+"""Who measured with what recipe, and what that means. Errors of different series do not compare."""
+
+VIEWS = {
+    "single crop": "one crop of one image size",
+    "whole image": "the whole image, as on CIFAR",
+    "10-crop": "mean over the centre and corners, mirrored too",
+    "144 crops": "mean over 144 crops of four scales",
+    "dense": "the net applied as convolutions to the whole image, scores averaged",
+    "multi-scale dense": "the same over several image sizes",
+    "ensemble": "several nets",
+    "linear probe": "a linear classifier on features that were not trained with it",
+    "segmentation": "score of a segmentation, in the note",
+    "not stated": "the source does not say",
+}
+"""First part of a protocol: what the net saw of a test image."""
+ONE_VIEW = ("single crop", "whole image")
+RUNS = r"one run|(mean|median) of \d+"
+
+DATASETS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet-1k",
+    "imagenet1k": "ImageNet-1k",
+    "ilsvrc2012": "ImageNet-1k",
+    "svhn": "SVHN",
+    "mnist": "MNIST",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published figure.
+
+    Attributes:
+        model: As the source calls it, with who built it in brackets where several did.
+        entry: Our registered name; empty where none of ours is the same net.
+        near: Registered name of the nearest net where none is the same; the note says what differs.
+        family: As the table groups them; not the registry's families.
+        dataset: Test images, such as ``CIFAR-10`` or ``ImageNet-1k``.
+        input_size: Height and width in pixels; None where there is no single one.
+        params: Parameters; None where not given.
+        params_printed: The same as printed, in millions, without trailing zeros; its digits tell the precision.
+        macs: Multiply-adds for one image of `input_size`, by the source's way of counting; None where not given.
+        macs_printed: The same as printed, in thousand millions.
+        top1_error: In percent.
+        top5_error: In percent.
+        series: Who measured with what recipe: a key of `SERIES`.
+        protocol: A key of `VIEWS`, then what else matters, after semicolons: ``10-crop``,
+            ``whole image; median of 5; ZCA whitening``.
+        source: Paper and table, or repository and file.
+        note: What else the source says, and warnings.
+    """
+
+    model: str
+    entry: str = ""
+    near: str = ""
+    family: str
+    dataset: str
+    input_size: int | None = None
+    params: int | None = None
+    params_printed: str = ""
+    macs: int | None = None
+    macs_printed: str = ""
+    top1_error: float | None = None
+    top5_error: float | None = None
+    series: str
+    protocol: str
+    source: str
+    note: str = ""
+
+    @property
+    def view(self) -> str:
+        """What the net saw of a test image: the first part of the protocol."""
+        return self.protocol.partition("; ")[0]
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What else the protocol names besides the view and a number of runs that tells nothing but the spread."""
+        return tuple(part for part in self.protocol.split("; ")[1:] if not re.fullmatch(RUNS, part))
+
+
+def results(entry: str | None = None) -> tuple[Published, ...]:
+    """The published figures, in the table's order.
+
+    Args:
+        entry: Only those of this registered net, which they have to be the same net as; None for all.
+    """
+    return tuple(row for row in _table() if entry is None or row.entry == entry)
+
+
+def primary(entry: str, dataset: str) -> Published | None:
+    """The published figure of a registered net that a run of one net on that dataset is best held against.
+
+    Of the paper's figures and those of its authors' code (one net, never an ensemble, with an error) the one that saw a
+    single crop or the whole image goes first, then the one whose protocol departs least from the paper's standard
+    (no whitening, no choice of the best run, no other test size), then the paper's.
+
+    Args:
+        entry: A registered name.
+        dataset: As in the table, or as datasets are called elsewhere (``torch/cifar10``).
+
+    Returns:
+        None where neither paper nor authors give one.
+    """
+    name = dataset_name(dataset)
+    rows = [
+        row
+        for row in results(entry)
+        if row.dataset == name and row.series in (PAPER, AUTHORS) and row.view in (*ONE_VIEW, *CROPS)
+        if row.top1_error is not None
+    ]
+    order = (PAPER, AUTHORS)
+    return min(
+        rows,
+        key=lambda row: (row.view not in ONE_VIEW, len(row.departures), order.index(row.series)),
+        default=None,
+    )
+
+
+CROPS = ("10-crop", "144 crops", "dense", "multi-scale dense")
+
+
+def dataset_name(text: str) -> str:
+    """The table's name of a dataset that is called otherwise elsewhere; the text itself where none is meant."""
+    return DATASETS.get(re.sub(r"[^a-z0-9]", "", text.lower().rpartition("/")[2]), text)
+
+
+@cache
+def _table() -> tuple[Published, ...]:
+    text = resources.files("zoo").joinpath("data", "published.csv").read_text(encoding="ascii")
+    return tuple(_row(cells) for cells in csv.DictReader(text.splitlines()))
+
+
+def _row(cells: dict[str, str]) -> Published:
+    values: dict[str, Any] = dict(cells)
+    values["input_size"] = int(cells["input_size"]) if cells["input_size"] else None
+    values["params"] = _scaled(cells["params_printed"], 10**6)
+    values["macs"] = _scaled(cells["macs_printed"], 10**9)
+    for name in ("top1_error", "top5_error"):
+        values[name] = float(cells[name]) if cells[name] else None
+    return Published(**values)
+
+
+def _scaled(text: str, unit: int) -> int | None:
+    return round(float(text) * unit) if text else None
+
+
+COLUMNS = tuple(f.name for f in fields(Published) if f.name not in ("params", "macs"))
+"""Columns of the table."""

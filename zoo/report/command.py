@@ -1,0 +1,93 @@
+"""The verb `zoo report`: result files in, one page out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = """\
+Write one self-contained HTML page that compares what was measured with what was published. It opens without network
+and without server: plots of the score against parameters, multiply-adds, activations, throughput and memory, Pareto
+fronts, a table to sort and filter, a card for each net, and which file, device and revision every figure is from.
+
+Scores come from `zoo bench`, images a second and memory from `zoo bench` (of the training) and `zoo speed`; give both
+kinds of files in any number. Of runs that several files hold, the last one counts. The page lists all published
+figures; those of the data sets that you measured stand in the same plots, hollow where yours are filled, in series of
+their own, for recipes differ."""
+
+EXAMPLES = """\
+examples:
+  zoo report results/digits                               report.html
+  zoo report results/digits results/scenes speed.jsonl -o compare.html
+  zoo report results/digits --also png svg md csv         and pictures and tables beside the page
+  zoo report results/digits --count                       and counts by stage for lines of earlier versions
+  zoo report results/digits --no-published --title 'Three seeds on digits'"""
+
+KINDS = ("png", "svg", "md", "csv")
+
+
+def add_verb(verbs: Any) -> None:
+    """Add `report` to a parser's verbs."""
+    report = verbs.add_parser(
+        "report",
+        help="one page to explore results",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="result files, or their folders")
+    report.add_argument(
+        "-o", "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
+    )
+    report.add_argument("--title", default="Backbones compared", metavar="TEXT", help="default: %(default)s")
+    report.add_argument(
+        "--also",
+        nargs="+",
+        choices=KINDS,
+        default=[],
+        metavar="KIND",
+        help="write the table (md, csv) and the plots against parameters and multiply-adds (png, svg) beside the page",
+    )
+    report.add_argument("--no-published", action="store_true", help="only what was measured")
+    report.add_argument("--count", action="store_true", help="count stages that the lines do not hold (a second a net)")
+    report.set_defaults(run=run_report)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the page and what else is asked for, and print the paths."""
+    from zoo.bench.report import write_atomically
+    from zoo.report.lines import read_lines
+    from zoo.report.page import render
+    from zoo.report.rows import gather
+    from zoo.report.tables import pictures, to_csv, to_markdown
+
+    pictured = [kind for kind in args.also if kind in ("png", "svg")]
+    _require("plotly", *["matplotlib"] * bool(pictured))
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out ({args.out}) must end in .html")
+    lines = read_lines(args.results)
+    contents = gather(lines, with_published=not args.no_published, count_stages=args.count)
+    if not contents["rows"]:
+        raise ValueError("nothing to show: the files hold no score, and --no-published leaves out all others")
+    files = {args.out: render(contents, args.title)}
+    if "md" in args.also:
+        files[args.out.with_suffix(".md")] = to_markdown(contents).encode()
+    if "csv" in args.also:
+        files[args.out.with_suffix(".csv")] = to_csv(contents).encode()
+    for kind in pictured:
+        files |= {args.out.with_name(f"{args.out.stem}_{name}"): content for name, content in pictures(lines, kind)}
+    for warning in contents["provenance"]["warnings"]:
+        print(f"zoo: warning: {warning}", file=sys.stderr)
+    for path, content in files.items():
+        write_atomically(path, content)
+        print(path)
+    return 0
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"module {module!r} is not installed: pip install 'backbone-zoo[report]'")

@@ -1,0 +1,316 @@
+"""What the page shows, as plain data: rows, series, cards, runs, provenance.
+
+A row is one point of a plot: a net over its seeds, or a published figure. A *series* is what may be compared and has a
+Pareto front of its own: the runs of one recipe, or the figures that one source got in one way. Scores are in percent,
+larger is better.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import zoo
+from zoo import published
+from zoo.bench.against import published_error
+from zoo.bench.results import CLASSIFY
+from zoo.bench.runner import taps
+from zoo.bench.tasks import TASKS
+from zoo.complexity import count
+from zoo.entry import Entry
+from zoo.report.lines import Lines, Record, metric_of
+
+CURVE_POINTS = 100  # a learning curve has no more; a screen shows no more
+COUNTS = ("params", "macs", "activations")
+
+
+def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = False) -> dict[str, Any]:
+    """Return the contents of the page, ready for JSON.
+
+    Args:
+        lines: Of result files.
+        with_published: Whether to show the published figures of the same data sets, and of all others.
+        count_stages: Whether to count the nets whose lines hold no counts by stage. Only registered nets without
+            overrides, at their own input size: lines are other people's input, and building what they ask for is not.
+    """
+    rows: list[Record] = []
+    series: dict[str, Record] = {}
+    conditions: dict[str, str] = {}
+    speeds = _speeds(lines.speeds, conditions)
+    runs = _runs(lines.runs, conditions)
+    warnings = list(lines.warnings)
+    for group in _by(runs, lambda run: run["group"]).values():
+        recipes = [run["record"]["recipe"] for run in group]
+        varied = [key for key in recipes[-1] if len({str(recipe.get(key)) for recipe in recipes}) > 1]
+        for run in group:
+            special = ", ".join(f"{key}={run['record']['recipe'].get(key)}" for key in varied)
+            run["series"] = f"measured, {special}" if special else "measured"
+        for same in _by(group, lambda run: (run["series"], run["record"]["display"])).values():
+            rows.append(_measured(same, speeds, warnings))
+    if with_published:
+        families = _families()
+        rows += [_published(row, families, speeds) for row in published.results() if row.top1_error is not None]
+    for number, row in enumerate(rows):
+        row["id"] = number
+        key = f"{row['kind']}: {row['series']}"
+        series.setdefault(key, {"kind": row["kind"], "title": row["series"], "shown": row["shown"]})
+        del row["shown"]
+        row["series"] = list(series).index(key)
+    groups = {row["group"]: {"id": row["group"], "metric": row.pop("metric")} for row in rows[::-1]}
+    for row in rows:
+        row.pop("metric", None)
+    return {
+        "groups": [groups[name] for name in dict.fromkeys(row["group"] for row in rows)],
+        "rows": rows,
+        "series": list(series.values()),
+        "conditions": [{"id": key, "title": title} for key, title in conditions.items()],
+        "families": list(dict.fromkeys(row["family"] for row in rows)),
+        "cards": _cards(rows, runs, count_stages),
+        "runs": [run["shown"] for run in runs],
+        "failures": [
+            {"name": record.get("display", record["name"]), "seed": record.get("seed"), "error": str(record["error"])}
+            for record in lines.failures
+        ],
+        "provenance": _provenance(lines, warnings),
+    }
+
+
+def _runs(records: Sequence[Record], conditions: dict[str, str]) -> list[Record]:
+    """Each record with its group, its condition (what its throughput and memory depend on) and what the page shows."""
+    runs = []
+    for record in records:
+        metric, device = metric_of(record), _device(record)
+        task = record.get("task") or CLASSIFY
+        name = record["dataset"]["name"]
+        group = name if task == CLASSIFY else f"{name}, {task}"
+        condition = f"training of {group}: {device}"
+        conditions.setdefault(condition, f"training in zoo bench, {device}")
+        epochs = [epoch for epoch in record.get("epochs") or [] if isinstance(epoch, dict)]
+        step = -(-len(epochs) // CURVE_POINTS) or 1
+        kept = epochs[::-1][::step][::-1]  # the last one is always there
+        shown = {
+            "card": record["display"],
+            "group": group,
+            "seed": record["seed"],
+            "score": round(100 * record[f"test_{metric}"], 4),
+            "seconds": round(record["seconds"], 1),
+            "recipe": {str(key): _plain(value) for key, value in record["recipe"].items()},
+            "device": device,
+            "versions": ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
+            "revision": record.get("git_revision") or "",
+            "finished": record.get("finished_at") or "",
+            "epochs": [_number(epoch.get("epoch"), 0) for epoch in kept],
+            "scores": [_number(epoch.get(f"test_{metric}"), 2, 100) for epoch in kept],
+            "losses": [_number(epoch.get("train_loss"), 4) for epoch in kept],
+        }
+        runs.append({"record": record, "group": group, "metric": metric, "condition": condition, "shown": shown})
+    return runs
+
+
+def _measured(runs: Sequence[Record], speeds: Mapping[Any, Any], warnings: list[str]) -> Record:
+    """The row of one net: its runs differ in nothing but the seed."""
+    record, metric = runs[-1]["record"], runs[-1]["metric"]
+    counts, display, dataset = record["counts"], record["display"], record["dataset"]
+    if any([run["record"]["counts"][key] for key in COUNTS] != [counts[key] for key in COUNTS] for run in runs):
+        warnings.append(f"{display}: its runs were counted differently; the newest counts are shown")
+    scores = [run["record"][f"test_{metric}"] for run in runs]
+    errors = [run["record"].get("standard_error") for run in runs if run["record"].get("standard_error") is not None]
+    machine = {}
+    for condition, own in _by(runs, lambda run: run["condition"]).items():
+        machine[condition] = [
+            _mean(run["record"].get("images_per_second") for run in own),
+            _mean(run["record"].get("peak_memory") for run in own),
+        ]
+    size = dataset.get("input_size")
+    sides = tuple(size[1:]) if isinstance(size, list) and all(isinstance(side, int) for side in size) else ()
+    plain = record.get("overrides") == {} and not record.get("head")
+    if plain:
+        machine |= speeds.get((record["name"], sides), {})
+    score = statistics.fmean(scores)
+    row = {
+        "kind": "measured",
+        "shown": True,
+        "name": display,
+        "card": display,
+        "family": record["family"],
+        "group": runs[-1]["group"],
+        "metric": TASKS[task].title if (task := record.get("task") or CLASSIFY) in TASKS else metric,
+        "series": runs[-1]["series"],
+        **{key: counts[key] for key in COUNTS},
+        "score": round(100 * score, 4),
+        "spread": round(100 * statistics.stdev(scores), 4) if len(scores) > 1 else None,
+        "error": round(100 * statistics.fmean(errors), 4) if errors else None,
+        "seeds": len(runs),
+        "seconds": round(statistics.fmean(run["record"]["seconds"] for run in runs), 1),
+        "machine": machine,
+        "note": "",
+    }
+    error = published_error(record) if plain and sides and metric == "accuracy" else None
+    if error is not None:
+        row["gap"] = round(100 * score - (100 - error), 2)
+        row["note"] = f"published top-1 error {error:g} %; recipes differ"
+    return row
+
+
+def _families() -> dict[str, str]:
+    """What the published table calls a family, where all of its nets that we have are of one family of ours."""
+    own: dict[str, set[str]] = {}
+    for figure in published.results():
+        if entry := _entry(figure.entry):
+            own.setdefault(figure.family, set()).add(entry.family)
+    return {theirs: ours.pop() for theirs, ours in own.items() if len(ours) == 1}
+
+
+def _published(figure: published.Published, families: Mapping[str, str], speeds: Mapping[Any, Any]) -> Record:
+    entry = _entry(figure.entry)
+    own = figure.entry or f"{figure.model} (published)"
+    sides = (figure.input_size, figure.input_size)
+    departures = "".join(f"; {part}" for part in figure.departures)
+    plain = figure.view in published.ONE_VIEW and not figure.departures
+    return {
+        "kind": "published",
+        "shown": plain and figure.series in (published.PAPER, published.AUTHORS),
+        "name": figure.model,
+        "card": own,
+        "family": entry.family if entry else families.get(figure.family, figure.family),
+        "group": figure.dataset,
+        "metric": TASKS[CLASSIFY].title,
+        "series": f"{figure.series}, {figure.view}{departures}",
+        "params": figure.params,
+        "macs": figure.macs,
+        "score": round(100 - (figure.top1_error or 0.0), 4),
+        "top5": figure.top5_error,
+        "size": figure.input_size,
+        "machine": speeds.get((figure.entry, sides), {}) if figure.entry else {},
+        "source": figure.source,
+        "note": figure.note,
+    }
+
+
+def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, dict[str, list[float | None]]]:
+    """Throughput and memory by (net, image size), then by condition."""
+    speeds: dict[Any, dict[str, list[float | None]]] = {}
+    for record in records:
+        case = record["case"]
+        parts = [
+            f"{case['mode']}, batch {case['batch_size']}",
+            *(str(case.get(key, "")) for key in ("layout", "dtype")),
+        ]
+        title = ", ".join(filter(None, [*parts, "compiled" * bool(case.get("compile")), _device(record)]))
+        conditions.setdefault(f"speed: {title}", f"zoo speed, {title}")
+        own = speeds.setdefault((record["name"], tuple(case["input_size"][1:])), {})
+        own[f"speed: {title}"] = [_number(record["images_per_second"], 2), record.get("peak_memory")]
+    return speeds
+
+
+def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -> dict[str, Record]:
+    """All that is known of each net beside its rows and runs, by the name that rows call it by."""
+    records = {run["record"]["display"]: run["record"] for run in runs}
+    cards: dict[str, Record] = {}
+    for name in dict.fromkeys(row["card"] for row in rows):
+        record = records.get(name)
+        entry = _entry(record["name"] if record else name)
+        plain = record is None or not record.get("overrides")
+        card: Record = {"family": record["family"] if record else entry.family if entry else ""}
+        if entry:
+            card |= {"paper": entry.paper, "reference": entry.reference, "notes": entry.notes}
+            card |= {"net": entry.name, "timm": entry.timm_name}
+            if plain:
+                card["structure"] = entry.spec.facts()
+        spec = record.get("spec") if record else entry.spec.to_dict() if entry else None
+        card["spec"] = {str(key): _plain(value) for key, value in (spec or {}).items()}
+        if record:
+            card["overrides"] = {str(key): _plain(value) for key, value in (record.get("overrides") or {}).items()}
+            card["uncounted"] = {str(key): _plain(value) for key, value in record["counts"]["uncounted"].items()}
+            card["counted"] = "for one image of " + record["dataset"]["name"]
+            card["stages"] = _table(record.get("stages"), ("name", *COUNTS))
+            card["taps"] = _table(record.get("taps"), ("module", "channels", "stride"))
+            if count_stages and entry and plain and not card["stages"]:
+                card |= _count(entry)
+        cards[name] = card
+    return cards
+
+
+def _count(entry: Entry) -> Record:
+    model: Any = zoo.create_model(entry.name, device="meta")
+    counts = count(model, entry.input_size).to_dict()
+    return {
+        "stages": _table(counts["stages"], ("name", *COUNTS)),
+        "taps": _table(taps(model), ("module", "channels", "stride")),
+        "counted": f"for one image of {'x'.join(map(str, entry.input_size))} and {entry.num_classes} classes",
+        "uncounted": counts["uncounted"],
+    }
+
+
+def _provenance(lines: Lines, warnings: Sequence[str]) -> Record:
+    """Which files, and how many lines of them were got with which versions on which device."""
+    machines = Counter(
+        (
+            _device(record),
+            ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
+            record.get("git_revision") or "unknown",
+        )
+        for record in [*lines.runs, *lines.speeds]
+    )
+    return {
+        "zoo": zoo.__version__,
+        "files": lines.files,
+        "machines": [
+            {"device": device, "versions": versions, "revision": revision, "lines": number}
+            for (device, versions, revision), number in machines.items()
+        ],
+        "warnings": list(warnings),
+    }
+
+
+def _device(record: Mapping[str, Any]) -> str:
+    device = record.get("device") or {}
+    torch = (record.get("versions") or {}).get("torch")
+    threads = device.get("threads")
+    on_cpu = device.get("type") == "cpu" and threads is not None
+    name = str(device.get("name", "unknown device")) + (f", {threads} thread{'s' * (threads != 1)}" if on_cpu else "")
+    return name + (f", torch {torch}" if torch else "")
+
+
+@cache
+def _entry(name: str) -> Entry | None:
+    """The registry's row; None for timm's nets, for what later versions have, and for anything else."""
+    return zoo.model_entry(name) if name in zoo.list_models() else None
+
+
+def _by(items: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+    groups: dict[Any, list[Record]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _table(rows: Any, columns: tuple[str, ...]) -> list[list[Any]]:
+    """Some columns of rows that a line may hold; what is no such table is left out."""
+    good = isinstance(rows, list | tuple) and all(isinstance(row, dict) for row in rows)
+    return [[_plain(row.get(column, "")) for column in columns] for row in rows] if good else []
+
+
+def _plain(value: Any) -> Any:
+    """A number as it is, anything else as text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value, 6)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(str(_plain(part)) for part in value)})"
+    return re.sub(r"\s+", " ", str(value))
+
+
+def _number(value: Any, digits: int, factor: float = 1) -> Any:
+    """A rounded number; None for what is none, and for infinities, which JSON cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
+        return None
+    return value * factor if isinstance(value, int) else round(value * factor, digits)
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 2) if known else None
