@@ -186,8 +186,8 @@ def preprocessing_params(name: str) -> dict[str, Any]:
     smp's own ``get_preprocessing_params`` answers only for names that have registered weights.
 
     Args:
-        name: Of a model of ours, here or in timm, with a tag of weights or without (then of its first weights, if it has
-            any); ``tu-`` in front does no harm.
+        name: Of a model of ours, here or in timm, with a tag of weights or without: then that of its first weights, if
+            it has any. ``tu-`` in front does no harm.
 
     Returns:
         ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std``.
