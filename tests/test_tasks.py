@@ -488,10 +488,8 @@ def test_old_lines_without_a_task_are_classification(tmp_path: Path) -> None:
     append_result(tmp_path / "results.jsonl", {**record, "test_accuracy": 0.5})
     [row] = aggregate(read_results(tmp_path / "results.jsonl"))
     assert (row.task, row.score) == ("classify", 0.5)
-    assert set(row.to_dict()) == {
-        *("name", "family", "params", "macs", "activations", "accuracy", "standard_error", "spread", "seeds"),
-        *("seconds", "test_images", "uncounted"),
-    }
+    assert row.to_dict()["accuracy"] == 0.5
+    assert not {"score", "task", "trivial", "trivial_accuracy"} & set(row.to_dict())
 
 
 def test_the_page_knows_scenes_and_recipe() -> None:
