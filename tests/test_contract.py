@@ -19,7 +19,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 import zoo
-from zoo.layers import Residual, Stage
+from zoo.layers import Residual, Skippable, Stage
 
 ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
@@ -355,7 +355,7 @@ def test_drop_rates(name: str) -> None:
     if lacks(name, "drop_path_rate"):
         return
     net = settled(name, drop_path_rate=0.5)
-    rates = [module.drop_prob for module in net.modules() if isinstance(module, DropPath)]
+    rates = [module.drop_prob for module in net.modules() if isinstance(module, DropPath | Skippable)]
     assert max(rates) == 0.5
     assert len(set(rates)) > 1, "they rise with depth"
     with torch.no_grad():

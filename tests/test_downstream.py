@@ -105,12 +105,7 @@ for title, decoder, arguments in DECODERS:
 
 @check("smp in_channels=4 + drop_path kwarg")
 def _(name: str, folder: Path) -> None:
-    drop = dict(drop_path_rate=0.1)
-    if reason := zoo.model_entry(name).spec.lacks.get("drop_path_rate"):
-        with pytest.raises(ValueError, match=reason):
-            smp.Unet(f"tu-{name}", encoder_weights=None, **drop)
-        drop = {}
-    model = smp.Unet(f"tu-{name}", encoder_weights=None, in_channels=4, classes=5, **drop)
+    model = smp.Unet(f"tu-{name}", encoder_weights=None, in_channels=4, classes=5, drop_path_rate=0.1)
     learns(model, model.train()(images(chans=4)).square().mean())
 
 

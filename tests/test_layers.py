@@ -15,6 +15,7 @@ from zoo.layers import (
     Kit,
     PadShortcut,
     Residual,
+    Skippable,
     SqueezeGate,
     Stage,
     Wide,
@@ -230,3 +231,19 @@ def test_wide_head_dilates() -> None:
     fine.load_state_dict(coarse.state_dict())
     x = torch.randn(1, 4, 10, 10)
     torch.testing.assert_close(fine(x)[:, :, ::2, ::2], coarse(x[:, :, ::2, ::2]))
+
+
+def test_skippable_layers_are_left_out_sample_by_sample() -> None:
+    """Evaluation runs them; in training a sample gets its input back, or the change scaled up to keep the mean."""
+    plain = sequence(Kit(), 4, "ca", [Conv(out_chs=4, kernel=3)])
+    unit = Skippable(plain, 0.5)
+    assert list(unit.state_dict()) == list(plain.state_dict())
+    x = torch.randn(64, 4, 5, 5)
+    with torch.no_grad():
+        assert torch.equal(unit.eval()(x), plain(x))
+        torch.manual_seed(0)
+        out = unit.train()(x)
+    kept = (out != x).flatten(1).any(1)
+    assert 10 < kept.sum() < 54
+    torch.testing.assert_close(out[kept], (x + 2 * (plain(x) - x))[kept])
+    assert torch.equal(out[~kept], x[~kept])

@@ -20,7 +20,7 @@ from zoo.layers.sampling import (
     resize_like,
     upsample_like,
 )
-from zoo.layers.stage import Stage
+from zoo.layers.stage import Skippable, Stage
 
 __all__ = [
     "ORDERS",
@@ -39,6 +39,7 @@ __all__ = [
     "PadShortcut",
     "Residual",
     "Scale",
+    "Skippable",
     "SqueezeGate",
     "Stage",
     "Wide",

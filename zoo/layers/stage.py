@@ -1,8 +1,36 @@
-"""A run of units, the grain at which memory is traded for recomputation."""
+"""Runs of layers and of units; a run of units is the grain at which memory is traded for recomputation."""
+
+from collections import OrderedDict
 
 import torch
+from timm.layers import drop_path
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
+
+
+class Skippable(nn.Sequential):
+    """Layers that keep a map's shape; training leaves them out for a sample with some probability.
+
+    Drop path where there is no shortcut: x + drop_path(layers(x) - x), which is layers(x) in evaluation. The layers
+    keep their names in the state dict.
+
+    Args:
+        layers: What is run.
+        drop_prob: Probability of leaving them out.
+    """
+
+    def __init__(self, layers: nn.Module, drop_prob: float) -> None:
+        super().__init__(OrderedDict(layers.named_children()))
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        y = x
+        for layer in self:
+            y = layer(y)
+        if self.drop_prob > 0.0 and self.training:
+            y = x + drop_path(y - x, self.drop_prob, True)
+        return y
 
 
 class Stage(nn.Sequential):

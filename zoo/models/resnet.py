@@ -48,7 +48,19 @@ from torch import nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, PadShortcut, Residual, SqueezeGate, Stage, basic, bottleneck, sequence
+from zoo.layers import (
+    ORDERS,
+    Conv,
+    Kit,
+    PadShortcut,
+    Residual,
+    Skippable,
+    SqueezeGate,
+    Stage,
+    basic,
+    bottleneck,
+    sequence,
+)
 from zoo.weights import Layout, pytorchcv_in1k, pytorchcv_small
 
 SHORTCUTS = ("pad", "project", "project_all", "none")
@@ -139,10 +151,8 @@ class ResNetSpec(Spec):
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """A plain net has no branch to leave out."""
-        if self.shortcut != "none":
-            return {}
-        return dict.fromkeys(("drop_path_rate", "zero_init_last"), "a plain net has no residual branch")
+        """A plain net has no branch that could start at zero."""
+        return {"zero_init_last": "a plain net has no residual branch"} if self.shortcut == "none" else {}
 
 
 class ResNet(Backbone):
@@ -213,10 +223,11 @@ class ResNet(Backbone):
             convs = basic(out_chs, stride=stride, dilation=dilation, groups=spec.groups)
         if stage + 1 in spec.deform_stages:
             convs = tuple(replace(conv, deform=conv.kernel == 3) for conv in convs)
-        if spec.shortcut == "none":
-            return sequence(kit, in_chs, order.before + order.branch(len(convs)) + order.after, convs)
         # Asked of the native net, not of this one: trading a stride for dilation must not change the state dict.
         reshapes = in_chs != out_chs or stride != 1 or dilation[0] != dilation[1]
+        if spec.shortcut == "none":
+            unit = sequence(kit, in_chs, order.before + order.branch(len(convs)) + order.after, convs)
+            return unit if reshapes else Skippable(unit, drop_path)
         projects = spec.shortcut == "project_all" or (spec.shortcut == "project" and reshapes)
         shortcut: nn.Module | None = None
         if projects:

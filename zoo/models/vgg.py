@@ -26,6 +26,7 @@ What differs from the paper, and why:
       there, as in torchvision and timm.
     * Weights are drawn as in the other families. The paper starts deep nets from a trained shallow one.
     * Dropout is off by default, as in timm; ``drop_rate=0.5`` gives the paper's, after each of the two wide layers.
+    * Drop path, which the paper does not have, leaves out a convolution that keeps the width of its input.
     * A-LRN normalises after the first activation. The paper names the layer and refers to Krizhevsky et al. 2012 for
       its constants; that it follows the activation is so there, and our reading here.
     * Held at output stride 16, pool5 keeps the size and its window is dilated, and so is the first wide layer; at 8
@@ -40,9 +41,9 @@ from typing import Any
 
 from torch import nn
 
-from zoo.backbone import Backbone, Trunk
+from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Stage, Wide, local_norm, max_pool_halving, sequence
+from zoo.layers import Conv, Kit, Skippable, Stage, Wide, local_norm, max_pool_halving, sequence
 from zoo.weights import Layout, pytorchcv_in1k
 
 
@@ -96,7 +97,9 @@ class VGGSpec(Spec):
     @property
     def lacks(self) -> dict[str, str]:
         """No residual branches, and a norm in some nets only."""
-        reasons = dict.fromkeys(("drop_path_rate", "zero_init_last"), "a plain stack has no residual branches")
+        reasons = {"zero_init_last": "a plain stack has no residual branches"}
+        if max(self.depths) == 1 and len(set(self.widths)) == len(self.widths):
+            reasons["drop_path_rate"] = "no convolution keeps the width of its input, so that none can be left out"
         return reasons if self.norm else reasons | {"norm_layer": "it has no norm to replace (the *_bn nets have)"}
 
 
@@ -116,6 +119,7 @@ class VGG(Backbone):
         ]
         self.stem = sequence(kit, in_chans, word, [Conv(out_chs=spec.widths[0], kernel=3, bias=True)])
 
+        rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths) - 1))
         names, chs = [], spec.widths[0]
         for level, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
             units: list[nn.Module] = [pools[level - 1]] if level else []
@@ -124,7 +128,8 @@ class VGG(Backbone):
             for i in range(depth) if level else range(1, depth):
                 kernel = spec.third_kernel if i == 2 else 3
                 conv = Conv(out_chs=width, kernel=kernel, dilation=dilations[level], bias=True)
-                units.append(sequence(kit, chs, word, [conv]))
+                unit, rate = sequence(kit, chs, word, [conv]), next(rates)
+                units.append(Skippable(unit, rate) if chs == width else unit)
                 chs = width
             names.append(f"stage{level + 1}" if units else "stem")
             if units:
