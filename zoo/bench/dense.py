@@ -6,6 +6,7 @@ segmentation_models_pytorch, torchmetrics and pycocotools are the extra `downstr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,6 +93,7 @@ def build_detector(run: Run, dataset: Dataset) -> nn.Module:
     """
     from torchvision.models import detection
     from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.retinanet import RetinaNetHead
 
     check_taps(run)
     backbone = detection_backbone(
@@ -104,10 +106,17 @@ def build_detector(run: Run, dataset: Dataset) -> nn.Module:
     )
     kind, options = DETECTORS[run.head]
     sizes = options["anchor_sizes"]
+    anchors = AnchorGenerator(sizes, (options["ratios"],) * len(sizes))
+    head = {}
+    if kind == "RetinaNet":  # with norms, as torchvision's second version; without, it hardly learns from nothing
+        norm = partial(nn.GroupNorm, 32)
+        places = anchors.num_anchors_per_location()[0]
+        head["head"] = RetinaNetHead(PYRAMID_CHANNELS, places, dataset.num_classes, norm_layer=norm)
     return getattr(detection, kind)(
         backbone,
         num_classes=dataset.num_classes,  # torchvision counts the background, too
-        anchor_generator=AnchorGenerator(sizes, (options["ratios"],) * len(sizes)),
+        anchor_generator=anchors,
+        **head,
         # Images come normalised and in one size.
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
