@@ -45,7 +45,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec
+from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Order, Residual, Stage, basic, max_pool_halving, sequence
 
 UNIT = Order(before="", last="n", after="")
@@ -53,6 +53,9 @@ UNIT = Order(before="", last="n", after="")
 
 Streams = tuple[Tensor, Tensor]
 """The pooling stream y, (N, C, H / stride, W / stride), and the residual stream z, (N, lanes, H, W)."""
+
+
+HEADS = ("dense", "classify")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class FrrnSpec(Spec):
         down_units: Full-resolution residual units there.
         up_widths: Channels of y on the way back, coarsest first, down to stride 2.
         up_units: Units there.
+        head: ``dense`` scores every position, ``classify`` the pooled map.
     """
 
     width: int = 48
@@ -76,10 +80,12 @@ class FrrnSpec(Spec):
     down_units: tuple[int, ...]
     up_widths: tuple[int, ...]
     up_units: tuple[int, ...]
+    head: str = "dense"
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, where the numbers do not make a net."""
         self.require_positive("width", "lanes", "end_units", "down_widths", "down_units", "up_widths", "up_units")
+        self.require_choice("head", HEADS)
         halvings = len(self.down_widths)
         self.require(halvings > 1, "down_widths", "have at least two numbers, one a halving")
         self.require(len(self.down_units) == halvings, "down_units", f"have {halvings} numbers, as down_widths")
@@ -99,13 +105,13 @@ class FrrnSpec(Spec):
 
     @property
     def head_stride(self) -> int:
-        """The head scores every pixel."""
+        """The head reads the map of the image's size."""
         return 1
 
     @property
     def dense(self) -> bool:
-        """There is a score for every position."""
-        return True
+        """Whether there is a score for every position."""
+        return self.head == "dense"
 
 
 class FullResolutionUnit(nn.Module):
@@ -342,24 +348,22 @@ def _frrn(
     )
 
 
+OURS = f"A net of our own, by the paper's rules; no published numbers. {ORACLE}"
+SMALL = FrrnSpec(
+    width=8,
+    lanes=4,
+    end_units=2,
+    down_widths=(12, 16, 20),
+    down_units=(2, 1, 1),
+    up_widths=(16, 12),
+    up_units=(1, 2),
+)
+
 MODELS = {
     "frrn_a": _frrn(17_746_803, (96, 192, 384, 384), (3, 4, 2, 2), (192, 192, 96), 256),
     "frrn_b": _frrn(24_755_699, (96, 192, 384, 384, 384), (3, 4, 2, 2, 2), (192, 192, 192, 96), 512),
-    "frrn_test": Entry(
-        FRRN,
-        FrrnSpec(
-            width=8,
-            lanes=4,
-            end_units=2,
-            down_widths=(12, 16, 20),
-            down_units=(2, 1, 1),
-            up_widths=(16, 12),
-            up_units=(1, 2),
-        ),
-        paper=POHLEN,
-        params=36_678,
-        input_size=(3, 64, 64),
-        num_classes=10,
-        notes=f"A net of our own, by the paper's rules; no published numbers. {ORACLE}",
+    "frrn_small_cifar": Entry(
+        FRRN, SMALL.replace(head="classify"), paper=POHLEN, params=36_678, notes=OURS, lineups=("all",), **cifar_task()
     ),
+    "frrn_test": Entry(FRRN, SMALL, paper=POHLEN, params=36_678, input_size=(3, 64, 64), num_classes=10, notes=OURS),
 }
