@@ -312,7 +312,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "Faster R-CNN",
             REN,
             "part",
-            where=("zoo.detection_backbone", "docs/downstream.md"),
+            where=("zoo.detection_backbone",),
             note="torchvision's detector on the zoo's backbones",
         ),
         System(
@@ -346,7 +346,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "U-Net",
             RONNEBERGER,
             "part",
-            where=("zoo.bench.tasks", "docs/tasks.md"),
+            where=("zoo.bench.tasks",),
             note="segmentation_models_pytorch's decoder on the zoo's backbones; pytorchcv has the net",
         ),
         System("receptive field of dilated convolutions", YU, "planned", note="an analysis"),
