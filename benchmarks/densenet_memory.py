@@ -25,6 +25,7 @@ import zoo
 from zoo.bench import measure
 from zoo.bench.machine import describe_device, versions
 from zoo.bench.runner import expand_names
+from zoo.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"batch {args.batch}, {args.size} px, {device}, {args.threads} threads, torch {torch.__version__}\n")
     print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def table(rows: Sequence[dict]) -> str:

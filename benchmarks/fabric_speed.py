@@ -24,6 +24,7 @@ import zoo
 from zoo.bench import measure
 from zoo.bench.machine import describe_device, versions
 from zoo.bench.runner import expand_names
+from zoo.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"batch {args.batch}, {result['device']['name']}, {args.threads} threads, torch {torch.__version__}\n")
     print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -25,6 +25,7 @@ import zoo
 from zoo.bench import measure
 from zoo.bench.machine import describe_device, versions
 from zoo.bench.measure import DTYPES
+from zoo.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -229,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{where['name']}, {where['threads']} threads, torch {result['versions']['torch']}\n")
     print(table(result["rows"]))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

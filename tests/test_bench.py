@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import zoo
+from zoo import files
 from zoo.bench import runner
 from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
 from zoo.bench.labels import place_labels
@@ -660,6 +661,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_is_not_private(tmp_path: Path) -> None:
+    """A temporary file is readable by its owner alone; the one that takes its place is for everybody."""
+    path = tmp_path / "file"
+    files.write_atomically(path, b"new")
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 POINTS = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), max_size=12)

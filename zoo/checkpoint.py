@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import sys
 import tempfile
 import urllib.error
@@ -280,19 +279,5 @@ def _download(url: str, path: Path, limit: int) -> None:
         Path(part).replace(path)
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise OSError(f"{url}: cannot be downloaded ({_line(error)})") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path = Path(path)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            shutil.copyfileobj(io.BytesIO(content), out)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(part).replace(path)
     finally:
         Path(part).unlink(missing_ok=True)

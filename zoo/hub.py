@@ -11,7 +11,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from zoo.checkpoint import write_atomically
+from zoo.files import write_atomically
 
 
 def save_for_hf(model: nn.Module, folder: str | Path, **options: Any) -> Path:

@@ -145,7 +145,7 @@ def run_convert(args: argparse.Namespace) -> int:
     from safetensors.torch import save
 
     import zoo
-    from zoo.checkpoint import write_atomically
+    from zoo.files import write_atomically
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out ({str(args.out)!r}) must end in .safetensors")
