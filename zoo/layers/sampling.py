@@ -129,3 +129,16 @@ def spread_like(x: Tensor, like: Tensor) -> Tensor:
     one = torch.ones((x.shape[1], 1, 1, 1), dtype=x.dtype, device=x.device)
     x = F.conv_transpose2d(x, one, stride=2, output_padding=1, groups=x.shape[1])
     return x[:, :, : like.shape[2], : like.shape[3]]
+
+
+def check_size(x: Tensor, least: int, message: str) -> None:
+    """Raise ValueError if height or width is below ``least``; ``{size}`` in the message becomes the map's size."""
+    _check_size(x, least, message)
+
+
+@torch.fx.wrap
+def _check_size(x: Tensor, least: int, message: str) -> None:
+    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
+    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
+        if min(x.shape[-2:]) < least:
+            raise ValueError(message.replace("{size}", f"{x.shape[-2]}x{x.shape[-1]}"))

@@ -83,6 +83,7 @@ from zoo.layers import (
     KeepAll,
     Kit,
     Scale,
+    check_size,
     max_pool_halving,
     resize_like,
     sequence,
@@ -600,7 +601,11 @@ class Columns(nn.Sequential):
         self.scales, self.out_scale = spec.scales, spec.out_scale
         self.everything = list(range(spec.scales))
         self.smallest = 2 ** (spec.scales - 2) + 1
-        self.stride = STEMS[spec.stem]
+        image = (self.smallest - 1) * STEMS[spec.stem] + 1
+        self.too_small = (
+            f"scale 0 ({{size}}) must be at least {self.smallest}x{self.smallest} for {spec.scales} scales of "
+            f"different sizes: give images of at least {image}x{image} pixels, or fewer scales"
+        )
         edges, degrees = spec.edges, topology.out_degrees(spec.edges)
         rates = drop_path_rates(drop_path_rate, spec.columns)
         strides = tuple(strides)
@@ -644,7 +649,7 @@ class Columns(nn.Sequential):
         Raises:
             ValueError: If height or width is too small for the number of scales.
         """
-        _check_size(x, self.smallest, self.stride, self.scales)
+        check_size(x, self.smallest, self.too_small)
         if wanted is None:
             wanted = self.everything
         stacked: list[Tensor] = []
@@ -816,18 +821,6 @@ class Fabric(Backbone):
         """Layer groups in order of depth; fine groups are the columns."""
         columns = r"^columns\." if coarse else r"^columns\.(\d+)\."
         return {"stem": r"^(?:stem|enter)\.", "columns": columns, "final": r"^final\."}
-
-
-@torch.fx.wrap
-def _check_size(x: Tensor, smallest: int, stride: int, scales: int) -> None:
-    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-        if min(x.shape[-2:]) < smallest:
-            size, least = f"{x.shape[-2]}x{x.shape[-1]}", (smallest - 1) * stride + 1
-            raise ValueError(
-                f"scale 0 ({size}) must be at least {smallest}x{smallest} for {scales} scales of different sizes: "
-                f"give images of at least {least}x{least} pixels, or fewer scales"
-            )
 
 
 SINGH = "Singh 2018, Residual Neural Fabrics part 2, after Saxena & Verbeek 2016, arXiv:1606.02492"

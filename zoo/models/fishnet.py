@@ -50,6 +50,7 @@ from zoo.layers import (
     SqueezeGate,
     Stage,
     bottleneck,
+    check_size,
     max_pool_halving,
     sequence,
     upsample_like,
@@ -306,6 +307,9 @@ class FishNet(Backbone):
         self.head2 = Head2(levels, 1)
         self.head3 = Head3(levels, 2)
         self.smallest = 7 * STEMS[spec.stem] + 1
+        self.too_small = (
+            f"input size ({{size}}) must be at least {self.smallest}x{self.smallest} for three halvings in a fish"
+        )
         taps = [("stem", width, 2)] if spec.stem == "imagenet" else []
         self.body_tap = len(taps)
         taps += zip(("body", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
@@ -322,7 +326,7 @@ class FishNet(Backbone):
         Raises:
             ValueError: If height or width is too small for three halvings.
         """
-        _check_size(x, self.smallest)
+        check_size(x, self.smallest, self.too_small)
         taps: list[Tensor] = []
         x = self.stem(x)
         if self.body_tap == 1 and 0 in keep:
@@ -360,15 +364,6 @@ class FishNet(Backbone):
             if name != "classifier":
                 groups[name] = rf"^{name}\."
         return groups
-
-
-@torch.fx.wrap
-def _check_size(x: Tensor, smallest: int) -> None:
-    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-        if min(x.shape[-2:]) < smallest:
-            size = f"{x.shape[-2]}x{x.shape[-1]}"
-            raise ValueError(f"input size ({size}) must be at least {smallest}x{smallest} for three halvings in a fish")
 
 
 SUN = "Sun et al. 2018, arXiv:1901.03495"

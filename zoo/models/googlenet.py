@@ -58,7 +58,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, local_norm, max_pool_halving, sequence
+from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, check_size, local_norm, max_pool_halving, sequence
 from zoo.weights import Layout, torchvision
 
 STEMS = {"imagenet": 4, "cifar": 1}
@@ -199,22 +199,13 @@ class Halving(nn.Module):
     def __init__(self, kernel: int, smallest: int) -> None:
         super().__init__()
         self.least = kernel - 1
-        self.smallest = smallest
+        self.too_small = f"input size must be at least {smallest}x{smallest}: a map of {{size}} cannot be pooled"
         self.pool = max_pool_halving(halve=True, dilation=1, kernel=kernel, ceil=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> half the size; see `GoogLeNetSpec.head_size` for odd ones."""
-        _check_size(x, self.least, self.smallest)
+        check_size(x, self.least, self.too_small)
         return self.pool(x)
-
-
-@torch.fx.wrap
-def _check_size(x: Tensor, least: int, smallest: int) -> None:
-    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-        if min(x.shape[-2:]) < least:
-            size = f"{x.shape[-2]}x{x.shape[-1]}"
-            raise ValueError(f"input size must be at least {smallest}x{smallest}: a map of {size} cannot be pooled")
 
 
 class Inception(nn.Module):
