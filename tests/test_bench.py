@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo import files
-from zoo.bench import runner
+from zoo.bench import attempt, runner
+from zoo.bench.augment import shift_images
 from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
 from zoo.bench.labels import place_labels
 from zoo.bench.machine import PeakMemory
@@ -38,8 +39,8 @@ from zoo.bench.report import (
     write_atomically,
     write_table,
 )
-from zoo.bench.results import Run, append_result, finished_keys, newest_results, read_results
-from zoo.bench.train import DivergedError, shift_images, train
+from zoo.bench.results import Run, append_result, failed_runs, finished_keys, newest_results, read_results
+from zoo.bench.train import DivergedError, train
 
 RECIPE = dataset_row("digits").recipe
 SMALL = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
@@ -350,23 +351,43 @@ def test_a_torn_line_costs_that_line_alone(tmp_path: Path) -> None:
         file.write(b'{"key":"b","te')
     with pytest.warns(UserWarning, match=r"line 2: skipped a line that is cut off"):
         assert finished_keys(path) == {"a"}
+    append_result(path, {"key": "c"})  # the torn part goes
+    assert path.read_bytes() == whole + b'{"key":"c"}\n'
+    assert finished_keys(path) == {"a", "c"}
+
+
+def test_a_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    long = "x" * 200_000  # longer than what is read at a time
+    path.write_text(json.dumps({"key": "a"}) + "\n" + json.dumps({"key": "b", "text": long}))
     append_result(path, {"key": "c"})
-    assert path.read_bytes().startswith(whole)
-    with pytest.warns(UserWarning, match=r"line 2"):
-        assert finished_keys(path) == {"a", "c"}
+    assert [record["key"] for record in read_results(path)] == ["a", "b", "c"]
+    with path.open("ab") as file:
+        file.write(json.dumps({"key": "d", "text": long}).encode()[:-1])
+    append_result(path, {"key": "e"})
+    assert [record["key"] for record in read_results(path)] == ["a", "b", "c", "e"]
 
 
-def test_a_full_disk_is_reported_and_leaves_a_file_that_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_reported_and_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tmp_path / "results.jsonl", os.write
+    append_result(path, {"key": "0"})
+    whole = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
-        with pytest.raises(OSError, match=r"only 5 of 12 bytes"):
+        with pytest.raises(OSError, match=r"a result of 12 bytes did not fit"):
             append_result(path, {"key": "a"})
+    assert path.read_bytes() == whole
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"no space left"):
+            append_result(path, {"key": "a"})
+    assert path.read_bytes() == whole
     append_result(path, {"key": "b"})
-    with pytest.warns(UserWarning, match=r"line 1"):
-        assert finished_keys(path) == {"b"}
+    assert finished_keys(path) == {"0", "b"}
 
 
 def test_several_writers_share_a_file(tmp_path: Path) -> None:
@@ -482,28 +503,48 @@ def test_force_does_it_again(tmp_path: Path, tiny: str) -> None:
     assert len(read_results(path)) == 2
 
 
-def test_a_net_that_diverges_does_not_stop_the_others(
-    tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build = runner.build
-    broken = "resnet20_projection_cifar"
-    runs, path, notes = small_runs([broken, "preresnet20_cifar"], [0], tiny), tmp_path / "results.jsonl", Notes()
-    started = []
+BROKEN = "resnet20_projection_cifar"
 
-    def on_start(*_: int) -> None:  # the nets are counted by now
-        started.append(True)
 
-    monkeypatch.setattr(notes, "on_start", on_start)
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Notes:
+    """A listener; once training has begun, nets of the name `BROKEN` give no numbers."""
+    build, notes, started = attempt.build, Notes(), []
+    monkeypatch.setattr(notes, "on_start", lambda *_: started.append(True))  # the nets are counted by now
     monkeypatch.setattr(
-        runner, "build", lambda run, data: NanNet() if started and run.name == broken else build(run, data)
+        attempt, "build", lambda run, data: NanNet() if started and run.name == BROKEN else build(run, data)
     )
-    outcome = runner.sweep(runs, path, listener=notes)
+    return notes
+
+
+def test_a_net_that_diverges_has_its_line_and_does_not_stop_the_others(
+    tmp_path: Path, tiny: str, broken: Notes
+) -> None:
+    runs, path = small_runs([BROKEN, "preresnet20_cifar"], [0], tiny), tmp_path / "results.jsonl"
+    outcome = runner.sweep(runs, path, listener=broken)
     assert (outcome.finished, outcome.skipped) == (1, 0)
-    assert outcome.failures == tuple(notes.failed)
-    assert len(notes.failed) == 1
-    assert notes.failed[0].startswith(runs[0].display)
-    assert "nan in epoch 1 of 1" in notes.failed[0]
-    assert [record["name"] for record in read_results(path)] == ["preresnet20_cifar"]
+    assert outcome.failures == tuple(broken.failed)
+    assert len(broken.failed) == 1
+    assert broken.failed[0].startswith(runs[0].display)
+    failed, finished = read_results(path)
+    assert finished["name"] == "preresnet20_cifar"
+    assert "nan in epoch 1 of 1" in broken.failed[0]
+    assert failed["error"].startswith("DivergedError: resnet20_projection_cifar")
+    assert "nan in epoch 1 of 1" in failed["error"]
+    assert "raise DivergedError(" in failed["traceback"]
+    assert (failed["name"], failed["seed"], failed["key"]) == (BROKEN, 0, runs[0].key)
+    assert [record["name"] for record in newest_results(path)] == ["preresnet20_cifar"]
+    assert [record["name"] for record in failed_runs(path)] == [BROKEN]
+
+
+def test_a_failed_run_is_tried_again(tmp_path: Path, tiny: str, broken: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, path = small_runs([BROKEN], [0], tiny), tmp_path / "results.jsonl"
+    assert len(runner.sweep(runs, path, listener=broken).failures) == 1
+    monkeypatch.undo()
+    monkeypatch.setitem(DATASETS, "tiny", DatasetRow(load=lambda: load_dataset("digits"), recipe=RECIPE))
+    assert runner.sweep(runs, path).finished == 1
+    assert failed_runs(path) == []
+    assert [record["key"] for record in newest_results(path)] == [runs[0].key]
 
 
 def test_wrong_requests_stop_before_any_training(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import zoo
 from zoo.bench import runner
-from zoo.bench.command import parse_pairs
+from zoo.bench.options import parse_pairs
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import Run, append_result
 from zoo.bench.runner import Outcome

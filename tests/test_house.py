@@ -45,6 +45,7 @@ MAY_IMPORT = {
         "zoo.analysis",
         "zoo.published",
         "zoo.files",
+        "zoo.evaluation",
     },
     "zoo.report": {"zoo", "zoo.entry", "zoo.complexity", "zoo.published", "zoo.bench"},
     "zoo.cli": {

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from zoo.bench import dense, runner, scenes, tasks
-from zoo.bench.data import DatasetRow, load_dataset
+from zoo.bench.data import DatasetRow, load_dataset, take
 from zoo.bench.pictures import best_boxes, draw_predictions
 from zoo.bench.recipe import Recipe
 from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
 from zoo.bench.results import Run, append_result, read_results
 from zoo.bench.scenes import MIN_VISIBLE, Scenes, digit_pool
-from zoo.bench.tasks import TASKS, block_error, load, standard_error, take, task_row, trivial_score
+from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, trivial_score
 from zoo.bench.train import DivergedError, train
 from zoo.cli import main
 

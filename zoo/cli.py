@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo import weights_command
-from zoo.bench.command import DESCRIPTION, add_verbs, parse_size
+from zoo.bench.command import add_verbs
+from zoo.bench.options import DESCRIPTION, parse_size, run_verb
 from zoo.bench.speed_command import add_speed
 from zoo.published_command import add_verb as add_published
 from zoo.report.command import add_verb as add_report
@@ -39,20 +39,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failed run, 2 for a wrong request."""
-    args = _parser().parse_args(argv)
-    try:
-        status: int = args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except ValueError as error:
-        print(f"zoo: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"zoo: error: {error}", file=sys.stderr)
-        return 1
-    return status
+    return run_verb(_parser().parse_args(argv))
 
 
 def run_list(args: argparse.Namespace) -> int:

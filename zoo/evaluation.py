@@ -46,15 +46,18 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
     return {key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
 
 
-def open_dataset(name: str, folder: str | Path, *, split: str = "validation", class_map: str = "") -> Any:
+def open_dataset(
+    name: str, folder: str | Path, *, split: str = "validation", class_map: str = "", download: bool = False
+) -> Any:
     """Labelled images.
 
     Args:
         name: As timm names them: ``folder`` for one folder a class (with the split's folder in between or not),
             ``torch/cifar10``, ``torch/cifar100``, ``torch/imagenet``, ...; and ``torch/svhn``.
-        folder: Where they lie; nothing is downloaded.
+        folder: Where they lie.
         split: Part of the set.
         class_map: File with one class name a line, in the order of the net's classes; for folders.
+        download: Whether torchvision may fetch a set of its own into the folder.
 
     Raises:
         ValueError: If there is no such set, or no images of it.
@@ -63,9 +66,10 @@ def open_dataset(name: str, folder: str | Path, *, split: str = "validation", cl
         raise ValueError(f"data-dir {str(folder)!r} is not a folder")
     try:
         if name.lower() == "torch/svhn":
-            return SVHN(str(folder), split="train" if split.startswith("train") else "test")
+            return SVHN(str(folder), split="train" if split.startswith("train") else "test", download=download)
         kind = "" if name == "folder" else name
-        return create_dataset(kind, str(folder), split=split, class_map=class_map or None)  # ty: ignore[invalid-argument-type]
+        options: Any = {"class_map": class_map or None, "download": download}
+        return create_dataset(kind, str(folder), split=split, **options)
     except (AssertionError, RuntimeError, OSError, ValueError, ImportError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"dataset {name!r} cannot be read from {str(folder)!r}: {reason}") from error

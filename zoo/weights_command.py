@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.command import DESCRIPTION, choose_device
+from zoo.bench.options import DESCRIPTION, choose_device
 
 WEIGHTS_EXAMPLES = """\
 examples:

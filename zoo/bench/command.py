@@ -1,38 +1,69 @@
-"""The verbs `zoo bench` and `zoo plot`: arguments in, tables and paths out."""
+"""The verbs `zoo bench`, `zoo recipes` and `zoo plot`: arguments in, tables and paths out."""
 
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.util
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.bench.options import (
+    DESCRIPTION,
+    check_at_least,
+    choose_device,
+    parse_pairs,
+    parse_value,
+    require,
+)
+
 RESULTS = "results.jsonl"
-DESCRIPTION = argparse.RawDescriptionHelpFormatter
+ENGINES = ("local", "ray")
 
 BENCH_HELP = """\
-Train nets with one recipe on real images and compare them. Every finished run is one line in OUT/results.jsonl;
-runs that are in the file are not done again, so an interrupted benchmark goes on where it stopped.
+Train nets with one recipe on real images and compare them. Every run that ends is one line in OUT/results.jsonl; runs
+that are in the file are not done again, and a run that was stopped goes on from its last epoch, so an interrupted
+benchmark goes on where it stopped. Failed runs are lines, too, and are tried again by the next call.
 
 Three tasks: classify names the digit of an image (accuracy); segment gives every pixel of a scene of several digits
 a class (mIoU), with a decoder of segmentation_models_pytorch on the net; detect finds the digits' boxes (mAP), with a
-detector of torchvision. The last two need nets of ImageNet scale, and pip install 'backbone-zoo[downstream]'."""
+detector of torchvision. The last two need nets of ImageNet scale, and pip install 'backbone-zoo[downstream]'.
+
+Images: digits need no download. --dataset also takes what timm's create_dataset takes (torch/cifar10, torch/cifar100,
+hfds/NAME) and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png. Small images of one size
+are held in memory, others are read batch by batch."""
 
 BENCH_EXAMPLES = """\
 examples:
   zoo bench                                        the default line-up, one seed
   zoo bench resnet20_cifar preresnet20_cifar --seeds 0 1 2
   zoo bench resnet20_cifar --set order=pre         the preset with one field of its specification changed
+  zoo bench resnet20_cifar --vary order post pre --vary squeeze 0 16 --seeds 0 1 2
   zoo bench 'resnet*_cifar' --epochs 2 --out results/quick
   zoo bench resnet20_cifar --recipe lr=0.05 --recipe max_shift=0
+  zoo bench resnet110_cifar --dataset torch/cifar10 --data-dir data --download --recipe resnet110_cifar
+  zoo bench resnet18 fishnet99 --dataset folder --data-dir data/flowers --recipe epochs=20 --bf16
+
   zoo bench --task segment                         three small nets, each as the encoder of a U-Net
   zoo bench --task segment --decoder deeplabv3plus resnet18 fishnet_test --pictures
   zoo bench --task detect resnet18 --seeds 0 1 2
-  zoo bench --task detect resnet18 --frozen        the net as it was initialised: what does training it add?"""
+  zoo bench --task detect resnet18 --frozen        the net as it was initialised: what does training it add?
+
+  zoo bench '*_cifar' --seeds 0 1 2 --jobs 4       four runs at a time in processes of this machine
+  zoo bench '*_cifar' --engine ray --ray-address auto --gpus-per-run 0.5
+  accelerate launch -m zoo.bench resnet50 --dataset folder --data-dir data/flowers   each run on several GPUs"""
+
+RECIPES_HELP = """\
+List the recipes that `zoo bench --recipe NAME` knows, or tell what one of them does. Every recipe names its source;
+what the source leaves open, or does otherwise, stands in the notes."""
+
+RECIPES_EXAMPLES = """\
+examples:
+  zoo recipes
+  zoo recipes wide_resnet_cifar
+  zoo recipes wide_resnet_cifar --json"""
 
 PLOT_HELP = """\
 Draw the table and the plots again from stored results; nothing is trained."""
@@ -44,62 +75,108 @@ examples:
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `bench` and `plot` to a parser's verbs."""
-    bench = verbs.add_parser(
-        "bench",
-        help="train nets with one recipe and compare them",
-        description=BENCH_HELP,
-        epilog=BENCH_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
-    bench.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'resnet*_cifar'")
-    bench.add_argument(
-        "--task", default="classify", metavar="TASK", help="classify, segment or detect (default: classify)"
-    )
-    bench.add_argument("--decoder", metavar="NAME", help="of --task segment: unet or deeplabv3plus (default: unet)")
-    bench.add_argument("--detector", metavar="NAME", help="of --task detect: fcos or retinanet (default: fcos)")
-    bench.add_argument(
-        "--frozen", action="store_true", help="keep the nets' random weights and train only what is put on top"
-    )
-    bench.add_argument("--lineup", help="default or all, instead of names (default: default)")
-    bench.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the named nets")
-    bench.add_argument("--dataset", help="image set (default: digits; scenes for segment and detect)")
-    bench.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run each (default: 0)")
-    bench.add_argument("--epochs", type=int, help="instead of the dataset's own number")
-    bench.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
-    bench.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    bench.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    bench.add_argument("--out", type=Path, help="folder of results and plots (default: results/DATASET, or TASK)")
-    bench.add_argument("--force", action="store_true", help="train also what the results already have")
-    bench.add_argument(
-        "--pictures", action="store_true", help="draw what each trained model predicts on test scenes (OUT/pictures)"
-    )
-    _add_table_options(bench)
-    bench.set_defaults(run=run_bench)
+    """Add `bench`, `recipes` and `plot` to a parser's verbs."""
 
-    plot = verbs.add_parser(
-        "plot",
-        help="draw table and plots from stored results",
-        description=PLOT_HELP,
-        epilog=PLOT_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
+    def add(name: str, summary: str, text: str, examples: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=summary, description=text, epilog=examples, formatter_class=DESCRIPTION)
+
+    add_bench_options(add("bench", "train nets with one recipe and compare them", BENCH_HELP, BENCH_EXAMPLES))
+
+    recipes = add("recipes", "what nets can be trained with", RECIPES_HELP, RECIPES_EXAMPLES)
+    recipes.add_argument("name", nargs="?", default="", metavar="NAME", help="tell all of this recipe")
+    recipes.add_argument("--json", action="store_true", help="print JSON")
+    recipes.set_defaults(run=run_recipes)
+
+    plot = add("plot", "draw table and plots from stored results", PLOT_HELP, PLOT_EXAMPLES)
     plot.add_argument("results", type=Path, metavar="RESULTS", help="results file, or its folder")
     plot.add_argument("--out", type=Path, help="folder for the files (default: beside the results)")
     _add_table_options(plot)
     plot.set_defaults(run=run_plot)
 
 
+def add_bench_options(bench: argparse.ArgumentParser) -> None:
+    """Add the arguments of `zoo bench` to a parser."""
+    bench.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'resnet*_cifar'")
+    what = bench.add_argument_group("what is trained")
+    what.add_argument(
+        "--task", default="classify", metavar="TASK", help="classify, segment or detect (default: classify)"
+    )
+    what.add_argument("--decoder", metavar="NAME", help="of --task segment: unet or deeplabv3plus (default: unet)")
+    what.add_argument("--detector", metavar="NAME", help="of --task detect: fcos or retinanet (default: fcos)")
+    what.add_argument(
+        "--frozen", action="store_true", help="keep the nets' random weights and train only what is put on top"
+    )
+    what.add_argument("--lineup", help="default or all, instead of names (default: default)")
+    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the named nets")
+    what.add_argument(
+        "--vary",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="an override with several values, one net for each; of several --vary, all combinations",
+    )
+    what.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run each (default: 0)")
+
+    images = bench.add_argument_group("images and recipe")
+    images.add_argument("--dataset", help="image set (default: digits; scenes for segment and detect)")
+    images.add_argument("--data-dir", type=Path, metavar="DIR", help="where the set lies; not for built-in sets")
+    images.add_argument("--download", action="store_true", help="fetch a set of torchvision that is not there")
+    images.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)"
+    )
+    images.add_argument("--epochs", type=int, help="instead of the recipe's own number")
+    images.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="NAME|KEY=VALUE",
+        help="one of `zoo recipes` (default: the dataset's), and changes of it",
+    )
+
+    how = bench.add_argument_group("how it is computed (no part of what a run is, but for --bf16)")
+    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    how.add_argument("--threads", type=int, help="CPU threads of a run (default: all cores, shared by --jobs)")
+    how.add_argument("--bf16", action="store_true", help="the same as --recipe amp=bfloat16")
+    how.add_argument(
+        "--layout",
+        choices=("channels_last", "contiguous"),
+        default="channels_last",
+        help="memory format of weights and images (default: %(default)s)",
+    )
+    how.add_argument("--compile", action="store_true", help="train nets that torch.compile made")
+    how.add_argument("--jobs", type=int, metavar="N", help="runs at a time on this machine (default: 1)")
+    how.add_argument("--engine", choices=ENGINES, default="local", help="what computes the runs (default: local)")
+    how.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster; auto for the one of this machine")
+    how.add_argument("--gpus-per-run", type=float, default=0.0, metavar="X", help="of --engine ray (default: 0)")
+    how.add_argument(
+        "--retries", type=int, default=1, metavar="N", help="tries for a run whose process died (default: %(default)s)"
+    )
+
+    out = bench.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, help="folder of results and plots (default: results/DATASET, or TASK)")
+    out.add_argument("--force", action="store_true", help="train also what the results already have")
+    out.add_argument(
+        "--pictures", action="store_true", help="draw what each trained model predicts on test scenes (OUT/pictures)"
+    )
+    _add_table_options(out)
+    bench.set_defaults(run=run_bench)
+
+
 def run_bench(args: argparse.Namespace) -> int:
     """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
     import torch
 
-    _require("sklearn", "matplotlib")  # now, not when the training is over
+    require("sklearn", "matplotlib")  # now, not when the training is over
+    from zoo.bench.attempt import How
+    from zoo.bench.engines import Here
+    from zoo.bench.images import Where, set_name
     from zoo.bench.pictures import PictureProgress
     from zoo.bench.progress import Progress
     from zoo.bench.report import sort_rows
-    from zoo.bench.runner import expand_names, lineup, plan, sweep
-    from zoo.bench.tasks import task_row
+    from zoo.bench.runner import SAVED, Listener, expand_names, lineup, plan, sweep
+    from zoo.bench.tasks import default_recipe, load, task_row
+    from zoo.bench.team import join
 
     task = task_row(args.task)
     head = _head(args, task)
@@ -108,39 +185,92 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError(f"lineup {args.lineup!r} was given together with names: choose one of them")
     if args.pictures and not task.heads:
         raise ValueError(f"pictures are for the tasks segment and detect, not for {task.name}: leave --pictures out")
-    dataset = args.dataset or next(iter(task.datasets))
-    asked = parse_pairs(args.recipe)
-    if args.epochs is not None:
-        asked["epochs"] = args.epochs
-    recipe = task.row(dataset).recipe.changed(**asked)
+    for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0), ("gpus_per_run", 0)):
+        check_at_least(name, getattr(args, name), least)
+    where = Where(folder=args.data_dir, download=args.download, workers=args.workers)
+    dataset = set_name(args.dataset or next(iter(task.datasets)), where)
+    recipe, asked = _recipe(args, default_recipe(task.name, dataset, where))
     sort_rows([], args.sort, task)  # a wrong column is an error now, too
     if args.names:
         names = expand_names(args.names)
     else:
         names = task.nets if task.nets and not args.lineup else lineup(args.lineup or "default")
-    overrides = parse_pairs(args.set)
     runs = plan(
-        names, dataset, recipe, args.seeds, overrides, task=task.name, head=head, frozen=args.frozen, fixed=asked
+        names,
+        dataset,
+        recipe,
+        args.seeds,
+        parse_pairs(args.set),
+        vary=_vary(args.vary),
+        task=task.name,
+        head=head,
+        frozen=args.frozen,
+        fixed=asked,
     )
-    device = choose_device(args.device)
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {args.threads}")
-        torch.set_num_threads(args.threads)
-    out = args.out or Path("results") / (task.name if task.heads else dataset)
+    out = args.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
     path = out / RESULTS
+    on_ray = args.engine == "ray"
+    device = ("cuda" if args.gpus_per_run else "cpu") if on_ray else choose_device(args.device)
+    threads = args.threads or max(1, _cores() // (args.jobs or 1))
+    how = How(
+        device=device,
+        channels_last=args.layout == "channels_last",
+        compiled=args.compile,
+        where=where,
+        saved=out.absolute() / SAVED,
+    )
+    engine = _engine(args, threads)
+    team = join(device)
+    if engine is not None and team.size > 1:
+        raise ValueError(f"jobs and engine belong to one process, and a launcher started {team.size}: leave them out")
+    if engine is not None and args.pictures:
+        raise ValueError("pictures are drawn in this process: leave out --jobs and --engine ray")
+    if engine is None and args.threads is not None:
+        torch.set_num_threads(threads)
+    images = load(task.name, dataset, where).for_recipe(recipe)
+    heading = announce(runs, recipe, images, f"{device}, {_computed(args, team.size)}", path)
+    listener = Progress(heading) if team.leads else Listener()
+    if args.pictures:
+        listener = pictures = PictureProgress(out / "pictures", heading)
+        engine = Here(team, lambda job, model, dataset: pictures.on_trained(job.run, model, dataset))
     try:
-        with PictureProgress(out / "pictures") if args.pictures else Progress() as progress:
-            outcome = sweep(runs, path, device=device, force=args.force, listener=progress)
+        with listener:
+            outcome = sweep(runs, path, how=how, engine=engine, team=team, force=args.force, listener=listener)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Finished runs are in {path}; the same command does the rest.", file=sys.stderr)
         return 130
+    if not team.leads:
+        return 0
     shown = path.exists()
     if shown:
         show(path, out, args.sort, args.format)
-    for failure in outcome.failures:
-        print(f"zoo: failed: {failure}", file=sys.stderr)
+    for failed in outcome.failures:
+        print(f"zoo: failed: {failed}", file=sys.stderr)
     return 1 if outcome.failures or not shown else 0
+
+
+def run_recipes(args: argparse.Namespace) -> int:
+    """List the recipes, or tell all of one."""
+    from tabulate import tabulate
+
+    from zoo.bench.recipes import RECIPES, recipe_row
+
+    rows = {args.name: recipe_row(args.name)} if args.name else RECIPES
+    if args.json:
+        told = [
+            {"name": name, "images": row.images, "source": row.source, "notes": row.notes, **row.recipe.to_dict()}
+            for name, row in rows.items()
+        ]
+        print(json.dumps(told, indent=2))
+    elif args.name:
+        row = rows[args.name]
+        print(f"{args.name}, for {row.images}\n")
+        print("\n".join(f"  {sentence}" for sentence in row.recipe.describe()))
+        print(f"\nsource: {row.source}" + f"\nnotes: {row.notes}" * bool(row.notes))
+    else:
+        cells = [(name, row.images, row.recipe.epochs, row.recipe.batch_size, row.source) for name, row in rows.items()]
+        print(tabulate(cells, headers=("name", "images", "epochs", "batch", "source"), disable_numparse=True))
+    return 0
 
 
 def run_plot(args: argparse.Namespace) -> int:
@@ -148,7 +278,7 @@ def run_plot(args: argparse.Namespace) -> int:
     path = args.results / RESULTS if args.results.is_dir() else args.results
     if not path.is_file():
         raise ValueError(f"no results at {path}: give a file or folder that zoo bench wrote")
-    _require("matplotlib")
+    require("matplotlib")
     show(path, args.out or path.parent, args.sort, args.format)
     return 0
 
@@ -174,46 +304,90 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
         print(file)
 
 
-def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return `key=value` texts as a dict; a value is a Python literal if it reads as one, else a string.
+def announce(runs: Sequence[Any], recipe: Any, images: Any, computed: str, path: Path) -> str:
+    """Return what is about to happen: nets, images, recipe with its source, machine, files."""
+    from zoo.bench.recipes import RECIPES, recipe_name
+
+    nets, seeds = len({run.display for run in runs}), len({run.seed for run in runs})
+    size = "x".join(map(str, images.input_size))
+    name = recipe_name(recipe)
+    heading = f"recipe {name} ({RECIPES[name].source})" if name else "recipe of this command"
+    own = {run.display: run.recipe for run in runs if run.recipe != recipe}
+    return "\n".join(
+        [
+            f"{nets} net{'s' * (nets > 1)}, {seeds} seed{'s' * (seeds > 1)} each, on {images.name}: "
+            f"{images.train_size:,} training and {images.test_size:,} test images of {size}, "
+            f"{images.num_classes} classes",
+            f"{heading}:",
+            *(f"  {sentence}" for sentence in recipe.describe()),
+            *(f"  {net}: lr={other.lr:g}, {other.epochs} epochs, as its row says" for net, other in own.items()),
+            f"on {computed}; results go to {path}",
+        ]
+    )
+
+
+def _computed(args: argparse.Namespace, processes: int) -> str:
+    parts = [args.layout, *["compiled"] * args.compile]
+    if processes > 1:
+        parts.append(f"{processes} processes a run")
+    if args.engine == "ray":
+        parts.append(f"Ray{f' at {args.ray_address}' if args.ray_address else ''}")
+    if args.jobs:
+        parts.append(f"{args.jobs} runs at a time")
+    return ", ".join(parts)
+
+
+def _recipe(args: argparse.Namespace, default: Any) -> tuple[Any, dict[str, Any]]:
+    """The recipe that is asked for, and the fields that the user named.
 
     Raises:
-        ValueError: If a text has no `=`.
+        ValueError: If a recipe is unknown or two are given, or a field is unknown or out of range.
     """
-    parsed = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{pair!r} must have the form KEY=VALUE, such as order=pre")
-        try:
-            value = ast.literal_eval(text)
-            json.dumps(value, allow_nan=False)  # what cannot be stored is no value
-        except (ValueError, SyntaxError, TypeError):
-            value = text
-        parsed[key] = value
-    return parsed
+    from zoo.bench.recipes import recipe_row
+
+    names = [text for text in args.recipe if "=" not in text]
+    if len(names) > 1:
+        raise ValueError(f"recipe {names[0]!r} and recipe {names[1]!r} were given: choose one")
+    asked = parse_pairs([text for text in args.recipe if "=" in text])
+    if args.epochs is not None:
+        asked["epochs"] = args.epochs
+    # What accelerate was configured with is the user's word, too.
+    if args.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
+        asked.setdefault("amp", "bfloat16")
+    recipe = recipe_row(names[0]).recipe if names else default
+    return recipe.changed(**asked), asked
 
 
-def parse_size(text: str) -> tuple[int, int, int]:
-    """Read `224` (three channels, square) or `CxHxW`.
-
-    Raises:
-        ValueError: If the text is neither.
-    """
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) not in (1, 3) or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
-    channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
-    return channels, height, width
+def _vary(given: Sequence[Sequence[str]]) -> Mapping[str, list[Any]]:
+    for key, *values in given:
+        if not values:
+            raise ValueError(f"vary {key!r} needs values, such as: --vary order post pre")
+    return {key: [parse_value(value) for value in values] for key, *values in given}
 
 
-def _require(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"module {module!r} is not installed: pip install 'backbone-zoo[bench]'")
+def _engine(args: argparse.Namespace, threads: int) -> Any:
+    """What computes the runs; None for this process."""
+    from zoo.bench.engines import Processes, Ray
+
+    if args.engine == "ray":
+        return Ray(
+            address=args.ray_address,
+            cpus=args.threads or 1,
+            gpus=args.gpus_per_run,
+            retries=args.retries,
+            workers=args.jobs,
+        )
+    for option, value in (("ray_address", args.ray_address), ("gpus_per_run", args.gpus_per_run)):
+        if value:
+            raise ValueError(f"{option} {value!r} belongs to --engine ray")
+    return Processes(args.jobs, threads, args.retries) if args.jobs and args.jobs > 1 else None
 
 
-def _add_table_options(parser: argparse.ArgumentParser) -> None:
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _add_table_options(parser: Any) -> None:
     parser.add_argument("--sort", default="", metavar="COLUMN", help="column (default: accuracy, miou or map)")
     parser.add_argument(
         "--format", nargs="+", choices=("md", "csv", "json"), default=["md"], help="files of the table (default: md)"
@@ -235,22 +409,3 @@ def _head(args: argparse.Namespace, task: Any) -> str:
     if name is not None and name not in task.heads:
         raise ValueError(f"unknown {task.head_option.strip('-')} {name!r}: choose from {', '.join(task.heads)}")
     return name or ""
-
-
-def choose_device(name: str) -> str:
-    """The device of that name; ``auto`` is the GPU if there is one.
-
-    Raises:
-        ValueError: If it is none of torch's, or not there.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is none of torch's: use cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not there: torch sees no CUDA; use cpu")
-    return name

@@ -1,44 +1,119 @@
-"""The image sets of the benchmark, held in memory as normalised tensors.
+"""The image sets of the benchmark that are held in memory, and what the training loop asks of any set.
 
-A new set is one function that returns a `Dataset` and one row in `DATASETS`.
+A new built-in set is one function that returns a `Dataset` and one row in `DATASETS`; `zoo.bench.images` opens those of
+timm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.transforms import v2
 
+from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
 from zoo.bench.recipe import Recipe
+from zoo.bench.recipes import RECIPES
+
+TEST_BATCH_SIZE = 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """A labelled image set, split in two.
+class ImageSet:
+    """What the training loop asks of a set; `Dataset` holds one in memory, `zoo.bench.images.Stream` reads one.
 
     Attributes:
-        name: The key in `DATASETS`.
-        train_images: (N, C, H, W) float32, normalised with the statistics of the training half.
-        train_labels: (N,) int64; what a task other than classification predicts, see `zoo.bench.tasks`.
-        test_images: (M, C, H, W) float32, normalised with the same statistics.
-        test_labels: The same of the test images.
+        name: As it is asked for: a key of `DATASETS`, or as timm names it.
         num_classes: Number of classes.
-        fill: Normalised value of the background, which a shifted image shows at its border.
+        test_labels: (M,) int64 of the test images; what a task other than classification predicts, see
+            `zoo.bench.tasks`.
     """
 
     name: str
+    num_classes: int
+    test_labels: Any
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        raise NotImplementedError
+
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        raise NotImplementedError
+
+    @property
+    def test_size(self) -> int:
+        """Number of test images."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, sizes and classes as they are stored with a result."""
+        return {
+            "name": self.name,
+            "train": self.train_size,
+            "test": self.test_size,
+            "num_classes": self.num_classes,
+            "input_size": list(self.input_size),
+        }
+
+    def for_recipe(self, recipe: Recipe) -> Self:
+        """Return the set as a recipe wants its images.
+
+        Raises:
+            ValueError: If the set cannot give them.
+        """
+        raise NotImplementedError
+
+    def on(self, device: torch.device) -> Self:
+        """Return the set with batches on a device."""
+        raise NotImplementedError
+
+    def train_batches(
+        self, recipe: Recipe, generator: torch.Generator, *, rank: int = 0, of: int = 1
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """Yield images and targets of an epoch, without the incomplete last batch.
+
+        Args:
+            recipe: Batch size and changes of the images.
+            generator: What chance is drawn from; it moves on by one epoch.
+            rank: Of several processes that share each batch, this one's number.
+            of: How many there are.
+        """
+        raise NotImplementedError
+
+    def test_batches(self, *, rank: int = 0, of: int = 1) -> Iterator[tuple[Tensor, Any]]:
+        """Yield test images and their targets, every ``of``-th from ``rank`` on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset(ImageSet):
+    """A labelled image set, split in two, in memory.
+
+    Attributes:
+        train_images: (N, C, H, W), either float32 and normalised with the statistics of the training half, or bytes.
+        train_labels: Of the training images, as `test_labels` are.
+        test_images: (M, C, H, W), of the same kind, normalised with the same statistics.
+        fill: Normalised value of the background, which a shifted image shows at its border; one for all channels, or
+            one for each.
+        mean: Of each channel of the training half, in [0, 1]: what normalising subtracts.
+        std: What it divides by.
+    """
+
     train_images: Tensor
     train_labels: Any
     test_images: Tensor
-    test_labels: Any
-    num_classes: int
-    fill: float
+    fill: float | Tensor
+    mean: Tensor
+    std: Tensor
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -46,15 +121,94 @@ class Dataset:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
-    def describe(self) -> dict[str, Any]:
-        """Return name, sizes and classes as they are stored with a result."""
-        return {
-            "name": self.name,
-            "train": len(self.train_images),
-            "test": len(self.test_images),
-            "num_classes": self.num_classes,
-            "input_size": list(self.input_size),
-        }
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return len(self.train_images)
+
+    @property
+    def test_size(self) -> int:
+        """Number of test images."""
+        return len(self.test_images)
+
+    def for_recipe(self, recipe: Recipe) -> Self:
+        """Return the set as a recipe wants its images.
+
+        Raises:
+            ValueError: If it wants another size.
+        """
+        if recipe.image_size:
+            raise ValueError(
+                f"recipe field image_size must be 0 for {self.name}, whose images are used as they are, got "
+                f"{recipe.image_size}"
+            )
+        return self
+
+    def on(self, device: torch.device) -> Self:
+        """Return the set with its images and training labels on a device."""
+        images = {name: getattr(self, name).to(device) for name in ("train_images", "test_images", "mean", "std")}
+        return replace(self, **images, train_labels=to_device(self.train_labels, device))
+
+    def train_batches(
+        self, recipe: Recipe, generator: torch.Generator, *, rank: int = 0, of: int = 1
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """See `ImageSet.train_batches`."""
+        draws = draw(self.train_size, recipe, generator)
+        draws = replace(draws, order=draws.order.to(self.train_images.device))
+        for start in range(0, self.train_size - recipe.batch_size + 1, recipe.batch_size):
+            own = slice(start + rank, start + recipe.batch_size, of)
+            chosen = draws.order[own]
+            seeds = [] if draws.seeds is None else draws.seeds[own].tolist()
+            images = self.train_images[chosen]
+            if changes := byte_changes(recipe):
+                images = each(self._bytes(images), seeds, v2.Compose(changes))
+            images = self._normalised(images)
+            if recipe.max_shift:
+                fill = 0.0 if recipe.border == "mean" else self.fill
+                images = shift_images(images, draws.shifts[own].to(images.device), fill, recipe.border)
+            if draws.flips is not None:
+                images = flip_images(images, draws.flips[own].to(images.device))
+            if changes := erasing(recipe):
+                images = each(images, seeds, v2.Compose(changes))
+            labels = take(self.train_labels, chosen)
+            if recipe.mixup or recipe.cutmix:
+                images, labels = mix(images, labels, self.num_classes, recipe, seeds[0])
+            yield images, labels
+
+    def test_batches(self, *, rank: int = 0, of: int = 1) -> Iterator[tuple[Tensor, Any]]:
+        """Yield test images and their targets, every ``of``-th from ``rank`` on."""
+        own = torch.arange(rank, self.test_size, of)
+        for chosen in own.split(TEST_BATCH_SIZE):
+            images = self._normalised(self.test_images[chosen.to(self.test_images.device)])
+            yield images, take(self.test_labels, chosen)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        return (images.float() / 255 - _channels(self.mean)) / _channels(self.std)
+
+    def _bytes(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            return images
+        return ((images * _channels(self.std) + _channels(self.mean)) * 255).round().clamp(0, 255).byte()
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values.reshape(1, -1, 1, 1)
+
+
+def take(targets: Any, chosen: Tensor) -> Any:
+    """Return the targets of some images: of a tensor by its first dimension, of a list by position."""
+    if isinstance(targets, Tensor):
+        return targets[chosen.to(targets.device)]
+    return [targets[i] for i in chosen.tolist()]
+
+
+def to_device(targets: Any, device: torch.device) -> Any:
+    """Return targets on a device."""
+    if isinstance(targets, Tensor):
+        return targets.to(device)
+    return [{key: value.to(device) for key, value in target.items()} for target in targets]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +269,12 @@ def load_digits() -> Dataset:
         test_labels=labels[test],
         num_classes=10,
         fill=float(-mean / std),
+        mean=mean,
+        std=std,
     )
 
 
-DATASETS = {
-    "digits": DatasetRow(
-        load=load_digits,
-        recipe=Recipe(epochs=8, batch_size=32, lr=0.1, weight_decay=5e-4, warmup_epochs=1, max_shift=2),
-    ),
-}
+DATASETS = {"digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe)}
 
 
 def dataset_row(name: str) -> DatasetRow:

@@ -17,7 +17,7 @@ from zoo import detection_backbone, registry
 from zoo.bench.scenes import NUM_CLASSES
 
 if TYPE_CHECKING:
-    from zoo.bench.data import Dataset
+    from zoo.bench.data import ImageSet
     from zoo.bench.recipe import Recipe
     from zoo.bench.results import Run
 
@@ -45,7 +45,7 @@ PYRAMID_CHANNELS = 64
 MAX_BOXES = 50
 
 
-def build_segmenter(run: Run, dataset: Dataset) -> nn.Module:
+def build_segmenter(run: Run, dataset: ImageSet) -> nn.Module:
     """Build decoder and encoder: images (N, 3, H, W) -> logits (N, classes, H, W).
 
     Raises:
@@ -85,7 +85,7 @@ def mean_iou(predictions: Tensor, masks: Tensor) -> float:
     return float(MulticlassJaccardIndex(NUM_CLASSES, average="macro")(predictions, masks.cpu()))
 
 
-def build_detector(run: Run, dataset: Dataset) -> nn.Module:
+def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
     """Build a detector of torchvision over a feature pyramid of the net; in evaluation images -> a dict an image.
 
     Raises:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bench.data import Dataset
+from zoo.bench.data import Dataset, ImageSet, take
 from zoo.bench.progress import Progress
 from zoo.bench.report import write_atomically
 from zoo.bench.results import Run
 from zoo.bench.scenes import BACKGROUND
-from zoo.bench.tasks import take, task_row
+from zoo.bench.tasks import task_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +45,16 @@ class PictureProgress(Progress):
 
     Args:
         folder: Where the pictures go; made when the first is drawn.
+        heading: See `Progress`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, heading: str = "") -> None:
+        super().__init__(heading)
         self._folder = folder
 
-    def on_trained(self, run: Run, model: nn.Module, dataset: Dataset) -> None:
+    def on_trained(self, run: Run, model: nn.Module, dataset: ImageSet) -> None:
         """Write the picture of a run, and the line that says where."""
+        assert isinstance(dataset, Dataset)  # the dense tasks have no others
         title = f"{run.display}, seed {run.seed}"
         figure = draw_predictions(run.task, model, dataset, title)
         buffer = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from zoo.bench.results import Run
 from zoo.bench.runner import Listener
 from zoo.bench.tasks import task_row
-from zoo.bench.train import EpochMetrics
+from zoo.bench.train import EpochMetrics, Moment
 
 
 class Progress(Listener):
@@ -20,18 +19,23 @@ class Progress(Listener):
 
     Where the stream (standard error unless told) is no terminal there is no bar: only the lines, each complete as soon
     as it is known.
+
+    Args:
+        heading: Text above it all, shown when every net is known to work and training begins.
+        stream: Where it is written.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, heading: str = "", stream: TextIO | None = None) -> None:
+        self._heading = heading
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
-        self._epochs_seen = 0
+        self._done: dict[str, float] = {}  # epochs of each run; several may be under way
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._close()
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def on_count(self, display: str, done: int, total: int) -> None:
         """Show which net is counted."""
@@ -42,23 +46,28 @@ class Progress(Listener):
 
     def on_start(self, runs: int, skipped: int, epochs: int) -> None:
         """Replace the bar by one over epochs."""
-        self._close()
+        self.close()
+        if self._heading and runs:
+            self._line(self._heading)
         if skipped:
             self._line(f"{skipped} finished run{'s' * (skipped > 1)} found, {runs} to do")
         if epochs:
             self._bar = self._new_bar(epochs, "epoch")
 
+    def on_moment(self, run: Run, moment: Moment) -> None:
+        """Advance the bar by a part of an epoch."""
+        self._advance(run, moment.done)
+
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
-        """Advance the bar."""
-        self._epochs_seen = metrics.epoch
+        """Advance the bar and show the score."""
         if self._bar is not None:
             score = f"{100 * metrics.test_score:.1f} %"
             self._bar.set_description(f"{run.display}, seed {run.seed}: {score}", refresh=False)
-            self._bar.update()
+        self._advance(run, metrics.epoch)
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """Write the line of a finished run."""
-        self._epochs_seen = 0
+        self._advance(run, run.recipe.epochs)
         task = task_row(run.task)
         score, error = 100 * record[f"test_{task.metric}"], 100 * record["standard_error"]
         self._line(
@@ -68,19 +77,27 @@ class Progress(Listener):
 
     def on_failure(self, run: Run, message: str) -> None:
         """Write the line of a failed run and pass over the epochs that it will not do."""
-        if self._bar is not None:
-            self._bar.update(run.recipe.epochs - self._epochs_seen)
-        self._epochs_seen = 0
+        self._advance(run, run.recipe.epochs)
         self._line(f"failed: {message}")
 
+    def _advance(self, run: Run, epochs: float) -> None:
+        # A run that is tried again begins with what was done before.
+        step = max(0.0, epochs - self._done.get(run.key, 0.0))
+        self._done[run.key] = max(epochs, self._done.get(run.key, 0.0))
+        if self._bar is not None:
+            self._bar.update(step)
+
     def _new_bar(self, total: int, unit: str) -> tqdm:
-        return tqdm(total=total, unit=unit, file=self._stream, disable=not self._stream.isatty(), dynamic_ncols=True)
+        form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}<{remaining}]"
+        return tqdm(
+            total=total,
+            unit=unit,
+            file=self._stream,
+            disable=not self._stream.isatty(),
+            dynamic_ncols=True,
+            bar_format=form,
+        )
 
     def _line(self, text: str) -> None:
         tqdm.write(text, file=self._stream)
         self._stream.flush()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

@@ -3,36 +3,71 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 AMP_DTYPES = ("", "bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
-KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+SCHEDULES = ("cosine", "steps")
+BORDERS = ("background", "mean", "reflect")
+AUGMENTS = ("", "trivial", "rand")
+KINDS: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "str": str,
+    "tuple[float, ...]": tuple,
+}
+FIRST_FIELDS = (
+    *("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay"),
+    *("warmup_epochs", "label_smoothing", "max_shift", "amp"),
+)
+"""Fields that are always stored; a later one is only where it is not the default, so that keys of old runs hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Stochastic gradient descent, or AdamW, with a linear warm-up and a half-cosine down to zero.
+    """Stochastic gradient descent, or AdamW, with a linear warm-up and a half-cosine or steps after it.
 
     Weight decay acts on convolution and linear weights only, not on norms and biases (He et al. 2018,
-    arXiv:1812.01187).
+    arXiv:1812.01187), unless `decay_all` is set.
     Every field is part of a run's key: change one and the run counts as a new one.
 
     Attributes:
         epochs: Passes over the training set.
-        batch_size: Images a step; the incomplete last batch of an epoch is dropped, because a net that ends in a
-            1x1 map cannot normalise a batch of one image.
+        batch_size: Images a step, over all processes; the incomplete last batch of an epoch is dropped, because a net
+            that ends in a 1x1 map cannot normalise a batch of one image.
         lr: Peak learning rate, reached after the warm-up.
         momentum: Momentum of the gradient average; AdamW takes it for its first beta.
         nesterov: Whether the momentum looks ahead; sgd only.
         weight_decay: L2 factor of the decayed weights.
         warmup_epochs: Length of the linear warm-up in epochs; fractions are allowed.
         label_smoothing: Share of the target that is spread over all classes.
-        max_shift: Each training image moves by a uniform -n..n pixels along both axes. There is no flip: a mirrored
-            2 is not a 2.
+        max_shift: Each training image moves by a uniform -n..n pixels along both axes, which is the "pad n, crop" of
+            the papers. Sets that are read from disk batch by batch are cropped instead, see `crop_scale`.
         amp: Autocast type of the forward pass; empty means float32 throughout. bfloat16 needs no loss scaling.
         optimizer: sgd or adamw (Loshchilov and Hutter 2017, arXiv:1711.05101).
+        schedule: What follows the warm-up: ``cosine`` falls along a half-cosine to zero, ``steps`` multiplies by
+            `step_factor` at each of `step_at`.
+        step_at: Moments of the steps as rising shares of all epochs, so that they move with `epochs`.
+        step_factor: See `schedule`.
+        warmup_lr: Learning rate that the warm-up begins with.
+        decay_all: Whether norms and biases decay, too, as they did in the papers' own code before 2018.
+        flip: Whether a training image is mirrored left to right with probability 1/2. Not for digits: a mirrored 2 is
+            not a 2.
+        border: What a moved image shows where it was not: its ``background``, the ``mean`` of all training images
+            (zeros after normalising), or itself, ``reflect``-ed.
+        crop_scale: Smallest share of the area that a training crop of a set on disk takes, before it is resized to
+            `image_size`, with aspect ratios from 3/4 to 4/3 (Szegedy et al. 2014, arXiv:1409.4842).
+        image_size: Height and width to which images of a set on disk are brought; 0 for 224.
+        colour: Strength of random changes of brightness, contrast and saturation, as in torchvision's ColorJitter.
+        augment: One random operation an image, ``trivial`` (TrivialAugment, arXiv:2103.10158), or two, ``rand``
+            (RandAugment, arXiv:1909.13719), in torchvision's versions.
+        erase: Probability that a rectangle of a training image is erased (arXiv:1708.04896).
+        mixup: Alpha of mixup (arXiv:1710.09412); 0 for none.
+        cutmix: Alpha of CutMix (arXiv:1905.04899); where both are given each batch takes one of them by chance.
+        ema: Decay a step of an average of the weights, which is then what is tested; 0 for none.
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -49,24 +84,59 @@ class Recipe:
     max_shift: int = 0
     amp: str = ""
     optimizer: str = "sgd"
+    schedule: str = "cosine"
+    step_at: tuple[float, ...] = ()
+    step_factor: float = 0.1
+    warmup_lr: float = 0.0
+    decay_all: bool = False
+    flip: bool = False
+    border: str = "background"
+    crop_scale: float = 0.08
+    image_size: int = 0
+    colour: float = 0.0
+    augment: str = ""
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.step_at, Sequence) and not isinstance(self.step_at, str):
+            object.__setattr__(self, "step_at", tuple(self.step_at))  # JSON knows no tuples
         for field in fields(self):
-            value = getattr(self, field.name)
-            _check(field.name, value, isinstance(value, KINDS[str(field.type)]), f"be of type {field.type}")
-            if field.type == "float":  # 1 and 1.0 ask for the same run
+            value, kind = getattr(self, field.name), str(field.type)
+            good = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+            _check(field.name, value, good, f"be of type {kind}")
+            if kind == "float":  # 1 and 1.0 ask for the same run
                 object.__setattr__(self, field.name, float(value))
         for name in ("epochs", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "be at least 1")
         _check("lr", self.lr, self.lr > 0, "be positive")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "lie in [0, 1)")
         _check("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "be False without momentum")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "not be negative")
-        _check("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "not be negative")
-        _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "lie in [0, 1)")
-        _check("max_shift", self.max_shift, self.max_shift >= 0, "not be negative")
-        _check("amp", self.amp, self.amp in AMP_DTYPES, f"be one of {AMP_DTYPES}")
-        _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"be one of {OPTIMIZERS}")
+        for name in ("weight_decay", "warmup_epochs", "max_shift", "warmup_lr", "image_size", "colour"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
+        for name in ("mixup", "cutmix"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
+        for name in ("label_smoothing", "ema"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        _check("erase", self.erase, 0 <= self.erase <= 1, "lie in [0, 1]")
+        _check("crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "lie in (0, 1]")
+        _check("step_factor", self.step_factor, 0 < self.step_factor < 1, "lie in (0, 1)")
+        choices = {
+            "amp": AMP_DTYPES,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "border": BORDERS,
+            "augment": AUGMENTS,
+        }
+        for name, known in choices.items():
+            _check(name, getattr(self, name), getattr(self, name) in known, f"be one of {known}")
+        rising = all(isinstance(at, int | float) and 0 < at < 1 for at in self.step_at)
+        rising = rising and list(self.step_at) == sorted(set(self.step_at))
+        _check("step_at", self.step_at, rising, "be rising shares of the epochs, between 0 and 1")
+        fits = bool(self.step_at) == (self.schedule == "steps")
+        _check("step_at", self.step_at, fits, "have shares with schedule 'steps', and none with another")
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a moment of the run.
@@ -76,7 +146,9 @@ class Recipe:
         """
         warmup = min(self.warmup_epochs, self.epochs / 2)  # a run of one epoch still needs a peak inside it
         if epoch < warmup:
-            return self.lr * epoch / warmup
+            return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / warmup
+        if self.schedule == "steps":
+            return self.lr * self.step_factor ** sum(epoch >= at * self.epochs for at in self.step_at)
         return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup)))
 
     def changed(self, **changes: Any) -> Recipe:
@@ -92,14 +164,51 @@ class Recipe:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types; the optimizer only where it is not sgd.
+        """Return the fields as plain JSON types; those that came later only where they are not the default.
 
         So the keys of runs that were stored before there was a choice stay as they are.
         """
-        fields = asdict(self)
-        if self.optimizer == "sgd":
-            del fields["optimizer"]
-        return fields
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if key in FIRST_FIELDS or value != DEFAULTS[key]
+        }
+
+    def describe(self) -> list[str]:
+        """Return what it does, as sentences without full stops."""
+        rate = f"learning rate {self.lr:g}"
+        if self.warmup_epochs:
+            rate += f", rising from {self.warmup_lr:g} over {self.warmup_epochs:g} epochs"
+        if self.schedule == "steps":
+            moments = ", ".join(f"{at * self.epochs:g}" for at in self.step_at)
+            rate += f", times {self.step_factor:g} at epochs {moments}"
+        else:
+            rate += ", falling to 0 along a half-cosine"
+        decayed = "all parameters" if self.decay_all else "convolution and linear weights"
+        moving = f"{'Nesterov ' * (self.nesterov and self.optimizer == 'sgd')}momentum {self.momentum:g}"
+        crop = f"crops of {100 * self.crop_scale:g} to 100 % of the area at {self.image_size} px"
+        images = [
+            *[crop] * bool(self.image_size),
+            *[f"moved by up to {self.max_shift} pixels ({self.border} at the border)"] * bool(self.max_shift),
+            *["mirrored by chance"] * self.flip,
+            *[f"colours changed by up to {self.colour:g}"] * bool(self.colour),
+            *[f"one random operation each ({self.augment})"] * bool(self.augment),
+            *[f"a rectangle erased with probability {self.erase:g}"] * bool(self.erase),
+            *[f"mixup {self.mixup:g}"] * bool(self.mixup),
+            *[f"cutmix {self.cutmix:g}"] * bool(self.cutmix),
+        ]
+        return [
+            f"{self.epochs} epochs of batches of {self.batch_size}, {self.amp or 'float32'}",
+            f"{self.optimizer}, {moving}, weight decay {self.weight_decay:g} on {decayed}",
+            rate,
+            "training images: " + (", ".join(images) or "as they are"),
+            *[f"label smoothing {self.label_smoothing:g}"] * bool(self.label_smoothing),
+            *[f"tested is an average of the weights with decay {self.ema:g}"] * bool(self.ema),
+        ]
+
+
+DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+"""Value of each field that need not be given; of all that a stored line leaves out."""
 
 
 def _check(name: str, value: object, fine: bool, rule: str) -> None:

@@ -9,7 +9,7 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from zoo import files
 from zoo.bench.against import published_error
-from zoo.bench.recipe import Recipe
+from zoo.bench.recipe import DEFAULTS
 from zoo.bench.results import CLASSIFY
 from zoo.bench.tasks import Task, standard_error, task_row
 
@@ -117,9 +117,9 @@ def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     datasets = sorted({record["dataset"]["name"] for record in records})
     if len(datasets) > 1:
         raise ValueError(f"results hold the datasets {', '.join(datasets)}: keep one file for each")
-    # A field that is not stored has its default: the optimizer, in all lines from before there was a choice.
-    default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    recipes = [{**default, **record["recipe"]} for record in records]
+    # A field that is not stored has its default.
+    recipes = [{**DEFAULTS, **record["recipe"]} for record in records]
+    recipes = [{key: tuple(v) if isinstance(v, list) else v for key, v in recipe.items()} for recipe in recipes]
     varied = [key for key in (recipes[0] if recipes else {}) if len({str(recipe.get(key)) for recipe in recipes}) > 1]
     # What more than half of the runs have in common is not worth a word.
     usual = {

@@ -1,4 +1,7 @@
-"""Results on disk: one JSON line a finished run, appended in one write and never touched again."""
+"""Results on disk: one JSON line a run that has ended, appended in one write and never touched again.
+
+A line with an ``error`` is a run that failed. It is not finished: asked for again, it is tried again.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,9 @@ def append_result(path: Path, record: Mapping[str, Any]) -> None:
     """Append one record as one line, on disk when this returns.
 
     The line goes out in one write to a descriptor that always appends, under a lock, so that a kill loses no finished
-    run and two benches may share a file. If an earlier writer died within its line, this one starts a new line.
+    run and two benches may share a file. A line that does not fit on the disk is taken back; of an earlier writer that
+    died within its line, the part that is there is removed. So a file holds whole lines only, but for the moment of a
+    write.
 
     Args:
         path: The file; it and its folder are made if missing.
@@ -107,7 +112,7 @@ def append_result(path: Path, record: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If the record has no `key`, or holds what JSON cannot.
-        OSError: If the line did not fit on the disk; readers skip its first part.
+        OSError: If the line did not fit on the disk.
     """
     if "key" not in record:
         raise ValueError("record must have a 'key': take Run.key")
@@ -116,15 +121,18 @@ def append_result(path: Path, record: Mapping[str, Any]) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         with _locked(descriptor):
-            size = os.fstat(descriptor).st_size
-            if size and _last_byte(descriptor, size) != b"\n":
-                line = b"\n" + line
-            written = os.write(descriptor, line)
-            os.fsync(descriptor)
+            size = _whole_lines(descriptor)
+            try:
+                written = os.write(descriptor, line)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+            if written != len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(f"{path}: a result of {len(line)} bytes did not fit; is the disk full?")
     finally:
         os.close(descriptor)
-    if written != len(line):
-        raise OSError(f"{path}: only {written} of {len(line)} bytes of a result were written; is the disk full?")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -155,12 +163,19 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 def finished_keys(path: Path) -> set[str]:
     """Return the keys of all finished runs in a file."""
-    return {record["key"] for record in read_results(path)}
+    return {record["key"] for record in read_results(path) if "error" not in record}
 
 
 def newest_results(path: Path) -> list[dict[str, Any]]:
-    """Return one record a key, the last that was written."""
-    return list({record["key"]: record for record in read_results(path)}.values())
+    """Return one record a finished run, the last that was written."""
+    return list({record["key"]: record for record in read_results(path) if "error" not in record}.values())
+
+
+def failed_runs(path: Path) -> list[dict[str, Any]]:
+    """Return the last record of each run that has failed and was never finished."""
+    records = read_results(path)
+    finished = {record["key"] for record in records if "error" not in record}
+    return list({record["key"]: record for record in records if record["key"] not in finished}.values())
 
 
 @contextmanager
@@ -170,6 +185,24 @@ def _locked(descriptor: int) -> Generator[None]:
     yield
 
 
-def _last_byte(descriptor: int, size: int) -> bytes:
-    os.lseek(descriptor, size - 1, os.SEEK_SET)
-    return os.read(descriptor, 1)
+def _whole_lines(descriptor: int) -> int:
+    """Bytes of a file's whole lines; what follows the last is cut off, or ended where it is a record."""
+    size = os.fstat(descriptor).st_size
+    # From the end in steps: a line is short and a file may be long.
+    tail = b""
+    start = size
+    while start and b"\n" not in tail:
+        step = min(1 << 16, start)
+        start -= step
+        os.lseek(descriptor, start, os.SEEK_SET)
+        tail = os.read(descriptor, step) + tail
+    rest = tail.rpartition(b"\n")[2]
+    if not rest:
+        return size
+    try:
+        json.loads(rest)
+    except ValueError:  # the beginning of a JSON object is never JSON itself
+        os.ftruncate(descriptor, size - len(rest))
+        return size - len(rest)
+    os.write(descriptor, b"\n")  # whole, and somebody's editor left out the end
+    return size + 1

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from zoo import registry
-from zoo.bench.data import Dataset
-from zoo.bench.machine import describe_device, git_revision, versions
+from zoo.bench.attempt import How, Job, Line, build
+from zoo.bench.data import ImageSet
+from zoo.bench.engines import Engine, Event, Here
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY, Run, append_result, finished_keys
-from zoo.bench.tasks import load, task_row, trivial_score
-from zoo.bench.train import EpochMetrics, Trained, train
+from zoo.bench.tasks import load, task_row
+from zoo.bench.team import Team
+from zoo.bench.train import EpochMetrics, Moment
 from zoo.complexity import count
 
 LINEUPS = ("default", "all")
+SAVED = "running"
+"""Folder beside the results that holds the states of runs in progress."""
 GIVEN = ("num_classes", "in_chans", "device", "dtype", "pretrained")
 
 
 class Listener:
     """Receives what happens in a sweep; the base class keeps silent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more will happen."""
 
     def on_count(self, display: str, done: int, total: int) -> None:
         """A net is about to be counted."""
@@ -33,17 +48,17 @@ class Listener:
     def on_start(self, runs: int, skipped: int, epochs: int) -> None:
         """Training begins: runs and epochs ahead, runs that are already in the file."""
 
+    def on_moment(self, run: Run, moment: Moment) -> None:
+        """A run is within an epoch."""
+
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
         """An epoch has ended."""
-
-    def on_trained(self, run: Run, model: nn.Module, dataset: Dataset) -> None:
-        """The model of a run has its final weights; it is in evaluation mode and gone after this."""
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """A run is on disk."""
 
     def on_failure(self, run: Run, message: str) -> None:
-        """A run has failed; nothing was written for it."""
+        """A run has failed; its line says so, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +110,7 @@ def plan(
     seeds: Sequence[int],
     overrides: Mapping[str, Any] | None = None,
     *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
     task: str = CLASSIFY,
     head: str = "",
     frozen: bool = False,
@@ -106,18 +122,31 @@ def plan(
     A net whose row says that it needs another learning rate or more epochs gets them, except for fields of the recipe
     that are ``fixed``.
 
+    Args:
+        names: Models.
+        dataset: Name of the image set.
+        recipe: How to train.
+        seeds: One run each.
+        overrides: Changed fields of the specifications, the same for all nets.
+        vary: Fields with several values each: one net for every combination.
+        task: Name of the task.
+        head: What the nets are built into.
+        frozen: Whether they keep their first weights.
+        fixed: Fields of the recipe that no row changes.
+
     Raises:
         ValueError: If an override is one that the benchmark sets itself, or the task has no such head.
     """
-    overrides = dict(overrides or {})
+    overrides, vary = dict(overrides or {}), dict(vary or {})
     head = task_row(task).head(head)
     for key in GIVEN:
-        if key in overrides:
+        if key in overrides or key in vary:
             raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
+    variants = [overrides | dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     return [
         Run(
             name=name,
-            overrides=overrides,
+            overrides=variant,
             dataset=dataset,
             recipe=_own_recipe(name, recipe, fixed),
             seed=seed,
@@ -127,6 +156,7 @@ def plan(
         )
         for seed in dict.fromkeys(seeds)
         for name in dict.fromkeys(map(_own_name, names))
+        for variant in variants
     ]
 
 
@@ -134,79 +164,87 @@ def sweep(
     runs: Sequence[Run],
     path: Path,
     *,
-    device: str | torch.device = "cpu",
+    how: How | None = None,
+    engine: Engine | None = None,
+    team: Team | None = None,
     force: bool = False,
     listener: Listener | None = None,
 ) -> Outcome:
-    """Train what is missing and append each finished run to the results file.
+    """Train what is missing and append the line of each run that ends to the results file.
 
     All nets are built and counted before the first is trained, so that a wrong name or override stops the sweep at
-    once. A run that fails later (a loss that is not finite, not enough memory) does not stop the others.
+    once. A run that fails later (a loss that is not finite, not enough memory) has a line with its error and does not
+    stop the others; the next sweep tries it again. A line that cannot be written is tried again after each further run
+    and at the end; if that fails, too, the state of its run stays on disk, from which the next sweep makes the line.
 
     Args:
         runs: What is asked, see `plan`.
-        path: The results file; runs whose key it has are skipped.
-        device: Where to train.
+        path: The results file; runs that it has finished are skipped.
+        how: Where and how to compute; on the CPU, with states beside the results, unless told.
+        engine: What computes the runs; one after the other in this process unless told.
+        team: The processes that run this very sweep together; one of them writes.
         force: Train also what the file has; the newest line of a key is the one that reports show.
         listener: Told about progress.
 
     Raises:
         ValueError: If a net cannot be built or does not take the images.
     """
-    listener = listener or Listener()
-    device = torch.device(device)
-    done = set() if force else finished_keys(path)
+    listener, team = listener or Listener(), team or Team()
+    how = how or How(saved=path.parent.absolute() / SAVED)
+    engine = engine or Here(team if team.size > 1 else None)
+    done = team.agree(set() if force else finished_keys(path))
     missing = [run for run in runs if run.key not in done]
-    facts = _facts(missing, listener)
+    facts = _facts(missing, how, listener)
     listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
-    finished, failures = 0, []
-    for run in missing:
-        if not force and run.key in finished_keys(path):  # another bench on the same file was quicker
-            continue
+
+    def jobs() -> Iterator[Job]:
+        for run in missing:
+            # Another bench on the same file may have been quicker.
+            if force or not team.agree(run.key in finished_keys(path)):
+                yield Job(run=run, facts=facts[run.display, run.dataset], how=how)
+
+    ended, failures = 0, []
+    unwritten: list[tuple[Job, Line]] = []
+
+    def tell(job: Job, event: Event) -> None:
+        if isinstance(event, Moment):
+            listener.on_moment(job.run, event)
+        else:
+            listener.on_epoch(job.run, event)
+
+    for job, line in engine(jobs(), tell):
+        ended += 1
+        if team.leads:
+            unwritten = _write([*unwritten, (job, line)], path)
+        if "error" in line:
+            failures.append(f"{_title(job.run)}: {line['error']}")
+            listener.on_failure(job.run, failures[-1])
+        else:
+            listener.on_finish(job.run, line)
+    for job, line in _write(unwritten, path):
+        if "error" not in line:
+            state = f": its state is in {job.how.saved}, from which the same command makes it" if job.how.saved else ""
+            failures.append(f"{_title(job.run)}: the line could not be written to {path}{state}")
+    return Outcome(finished=ended - len(failures), skipped=len(runs) - ended, failures=tuple(failures))
+
+
+def _title(run: Run) -> str:
+    return f"{run.display}, seed {run.seed}"
+
+
+def _write(lines: Sequence[tuple[Job, Line]], path: Path) -> list[tuple[Job, Line]]:
+    """Append lines and remove the states of their runs; return those for which there was no room."""
+    left = []
+    for job, line in lines:
         try:
-            trained = _train(run, device, listener)
-        except (RuntimeError, ValueError) as error:
-            failures.append(f"{run.display}, seed {run.seed}: {error}")
-            listener.on_failure(run, failures[-1])
-            continue
-        record = make_record(run, facts[run.display, run.dataset], trained, device)
-        append_result(path, record)
-        finished += 1
-        listener.on_finish(run, record)
-    return Outcome(finished=finished, skipped=len(runs) - finished - len(failures), failures=tuple(failures))
-
-
-def build(run: Run, dataset: Dataset) -> nn.Module:
-    """Build the net of a run for the classes of its dataset, with what its task puts around it."""
-    return task_row(run.task).build(run, dataset)
-
-
-def make_record(run: Run, facts: Mapping[str, Any], trained: Trained, device: torch.device) -> dict[str, Any]:
-    """Return all that is stored of a finished run, in the order in which a reader wants it."""
-    task, dataset = task_row(run.task), load(run.task, run.dataset)
-    metrics = trained.to_dict(task.metric)
-    score = f"test_{task.metric}"
-    return {
-        "key": run.key,
-        "name": run.name,
-        "overrides": dict(run.overrides),
-        "display": run.display,
-        "task": run.task,
-        "head": run.head,
-        "frozen": run.frozen,
-        **facts,
-        "dataset": dataset.describe(),
-        "recipe": run.recipe.to_dict(),
-        "seed": run.seed,
-        score: metrics.pop(score),
-        "standard_error": metrics.pop("standard_error"),
-        f"trivial_{task.metric}": trivial_score(run.task, run.dataset),
-        **metrics,
-        "versions": versions(*task.modules),
-        "device": describe_device(device),
-        "git_revision": git_revision(),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+            append_result(path, line)
+        except OSError as error:
+            warnings.warn(f"{error}; the line is kept and tried again", stacklevel=2)
+            left.append((job, line))
+        else:
+            if job.saved is not None and "error" not in line:
+                job.saved.remove()
+    return left
 
 
 def _own_name(name: str) -> str:
@@ -226,28 +264,13 @@ def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
     return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
 
 
-def _train(run: Run, device: torch.device, listener: Listener) -> Trained:
-    dataset = load(run.task, run.dataset)
-    return train(
-        lambda: build(run, dataset),
-        dataset,
-        run.recipe,
-        task=task_row(run.task),
-        seed=run.seed,
-        device=device,
-        label=run.display,
-        on_epoch=lambda metrics: listener.on_epoch(run, metrics),
-        on_trained=lambda model: listener.on_trained(run, model, dataset),
-    )
-
-
-def _facts(runs: Sequence[Run], listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
+def _facts(runs: Sequence[Run], how: How, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
     """Family, specification and counts of each net on each dataset."""
     nets = {(run.display, run.dataset): run for run in runs}
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (net, run) in enumerate(nets.items()):
         listener.on_count(run.display, number, len(nets))
-        dataset = load(run.task, run.dataset)
+        dataset: ImageSet = load(run.task, run.dataset, how.where).for_recipe(run.recipe)
         try:
             spec = _spec(run)
             model = build(run, dataset)

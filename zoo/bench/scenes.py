@@ -162,6 +162,8 @@ def _dataset(train: int, test: int, labels: object) -> Dataset:
         test_labels=labels(test_targets),
         num_classes=NUM_CLASSES,
         fill=float(-mean / std),
+        mean=mean,
+        std=std,
     )
 
 

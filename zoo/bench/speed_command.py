@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.command import DESCRIPTION, choose_device, parse_size
+from zoo.bench.options import DESCRIPTION, choose_device, parse_size
 
 HELP = """\
 Measure nets side by side on this machine: time of a forward pass and of a training step, images a second, peak memory,

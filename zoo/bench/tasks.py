@@ -21,16 +21,19 @@ from torch.nn.functional import cross_entropy
 
 from zoo import registry
 from zoo.bench import dense
-from zoo.bench.data import DATASETS, Dataset, DatasetRow, load_dataset
+from zoo.bench.data import DATASETS, Dataset, DatasetRow, ImageSet, load_dataset
+from zoo.bench.images import BUILT_IN, Where, is_external, open_set
 from zoo.bench.recipe import Recipe
+from zoo.bench.recipes import RECIPES
 from zoo.bench.results import CLASSIFY, Run
 from zoo.bench.scenes import detection_scenes, segmentation_scenes
 
 AUXILIARY_WEIGHT = 0.3
 """Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
-# AdamW: decoders and detectors around nets that start from nothing hardly learn classes with sgd in so few steps.
-DENSE_RECIPE = Recipe(epochs=24, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_epochs=1, optimizer="adamw")
+MODERN = "modern_cifar", "modern_imagenet"
+"""Recipes of sets that are no row here: for small images, and for those that are read from disk."""
+DENSE_RECIPE = RECIPES["scenes"].recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Task:
         name: The key in `TASKS`.
         metric: Key of the metric in results and tables, such as "accuracy" in ``test_accuracy``.
         title: The metric as headings and axes call it.
-        datasets: Image sets, the default one first, each with the recipe of this task.
+        datasets: Built-in image sets, the default one first, each with the recipe of this task.
         build: Run, dataset -> the model to train.
         loss: Model in training mode, images, targets, recipe -> the loss, and the number of images of the batch that
             were answered rightly, or None where there is no such number.
@@ -58,13 +61,14 @@ class Task:
         trivial_title: See there.
         countable: Model -> what maps images to maps or logits: without post-processing, which no counter can trace.
         modules: Packages that it needs beyond those of the extra `bench`; all are in the extra `downstream`.
+        external: Whether it takes sets that timm opens, too.
     """
 
     name: str
     metric: str
     title: str
     datasets: Mapping[str, DatasetRow]
-    build: Callable[[Run, Dataset], nn.Module]
+    build: Callable[[Run, ImageSet], nn.Module]
     loss: Callable[[nn.Module, Tensor, Any, Recipe], tuple[Tensor, Tensor | None]]
     predict: Callable[[nn.Module, Tensor], Any]
     score: Callable[[Any, Any], float]
@@ -76,6 +80,7 @@ class Task:
     trivial_title: str = ""
     countable: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     modules: tuple[str, ...] = ()
+    external: bool = False
 
     def row(self, dataset: str) -> DatasetRow:
         """Return the row of an image set.
@@ -119,13 +124,31 @@ def task_row(name: str) -> Task:
     return TASKS[name]
 
 
-def load(task: str, dataset: str) -> Dataset:
+def load(task: str, dataset: str, where: Where = BUILT_IN) -> ImageSet:
     """Load an image set with the targets of a task, once a process.
 
     Raises:
-        ValueError: If there is no such task, or no such set in it.
+        ValueError: If there is no such task, or no such set for it, or it cannot be read.
     """
+    if task_row(task).external and is_external(dataset):
+        return _open(dataset, where)
     return load_dataset(dataset) if task == CLASSIFY else _load(task, dataset)
+
+
+def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
+    """Return the recipe of an image set: that of its row, or a modern one for sets that timm opens.
+
+    Raises:
+        ValueError: See `load`.
+    """
+    row = task_row(task)
+    if not (row.external and is_external(dataset)):
+        return row.row(dataset).recipe
+    small, large = (RECIPES[name].recipe for name in MODERN)
+    return small if isinstance(load(task, dataset, where), Dataset) else large
+
+
+_open = cache(open_set)
 
 
 @cache
@@ -141,20 +164,6 @@ def trivial_score(task: str, dataset: str) -> float | None:
         return None
     targets = load(task, dataset).test_labels
     return row.score(row.trivial(targets), targets)
-
-
-def take(targets: Any, chosen: Tensor) -> Any:
-    """Return the targets of some images: of a tensor by its first dimension, of a list by position."""
-    if isinstance(targets, Tensor):
-        return targets[chosen]
-    return [targets[i] for i in chosen.tolist()]
-
-
-def to_device(targets: Any, device: torch.device) -> Any:
-    """Return targets on a device."""
-    if isinstance(targets, Tensor):
-        return targets.to(device)
-    return [{key: value.to(device) for key, value in target.items()} for target in targets]
 
 
 def standard_error(share: float, images: int) -> float:
@@ -176,7 +185,7 @@ def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: A
     return statistics.stdev(parts) / math.sqrt(blocks)
 
 
-def _build_classifier(run: Run, dataset: Dataset) -> nn.Module:
+def _build_classifier(run: Run, dataset: ImageSet) -> nn.Module:
     model = registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
     if run.frozen:
         model.requires_grad_(False)
@@ -187,11 +196,12 @@ def _build_classifier(run: Run, dataset: Dataset) -> nn.Module:
 def _classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     outputs = model(images)
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    named = labels.argmax(1) if labels.is_floating_point() else labels  # mixed images have shares of classes
     loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     for other in auxiliary:
         smoothing = recipe.label_smoothing
         loss = loss + AUXILIARY_WEIGHT * cross_entropy(other.float(), labels, label_smoothing=smoothing)
-    return loss, (logits.argmax(1) == labels).sum()
+    return loss, (logits.argmax(1) == named).sum()
 
 
 def _accuracy(predictions: Tensor, labels: Tensor) -> float:
@@ -211,6 +221,7 @@ TASKS = {
             predict=lambda model, images: model(images).argmax(1).cpu(),
             score=_accuracy,
             error=lambda score, _, labels: standard_error(score, len(labels)),
+            external=True,
         ),
         Task(
             name="segment",

@@ -1,10 +1,11 @@
-"""The training loop of the benchmark: plain torch, data in memory, the same batches for every net of a seed."""
+"""The training loop of the benchmark: plain torch, the same batches for every net of a seed, resumable by the epoch."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -12,16 +13,23 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from zoo.bench.data import Dataset
-from zoo.bench.machine import PeakMemory
+from zoo.bench.data import ImageSet
+from zoo.bench.machine import PeakMemory, versions
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY
-from zoo.bench.tasks import TASKS, Task, take, to_device
+from zoo.bench.saved import Saved
+from zoo.bench.tasks import TASKS, Task
+from zoo.bench.team import Team, interleave
 
-EVAL_BATCH_SIZE = 100
+MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
+"""Fields of a recipe that change images, for which targets other than a class would have to change, too."""
+
+
+PULSE = 1.0
+"""Seconds after which a run tells how far it is."""
 
 
 class DivergedError(RuntimeError):
@@ -51,6 +59,17 @@ class EpochMetrics:
         return {key.replace("score", metric): value for key, value in fields.items()}
 
 
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is within an epoch; told of every `PULSE` seconds.
+
+    Attributes:
+        done: Epochs gone by, with fractions.
+    """
+
+    done: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished training run.
@@ -63,6 +82,7 @@ class Trained:
         cpu_seconds: CPU time of the process over the same span, all threads together.
         images_per_second: Training images over the wall time of the training steps alone.
         peak_memory: Bytes (see `machine.PeakMemory`), None where the system does not tell.
+        resumed: Where the run went on after it had been stopped: epochs done by then, and versions that did them.
     """
 
     epochs: tuple[EpochMetrics, ...]
@@ -72,49 +92,69 @@ class Trained:
     cpu_seconds: float
     images_per_second: float
     peak_memory: int | None
+    resumed: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Return the fields as plain JSON types, the scores under the name of the metric."""
         fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key != "epochs"}
-        return {**fields, "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
-
-
-def shift_images(images: Tensor, shifts: Tensor, fill: float) -> Tensor:
-    """Move each image by its own whole number of pixels: (N, C, H, W) -> (N, C, H, W).
-
-    Args:
-        images: (N, C, H, W).
-        shifts: (N, 2) int64, pixels down and pixels to the right; negative is up and left.
-        fill: Value of the pixels that come in at the border.
-    """
-    height, width = images.shape[-2:]
-    border = int(shifts.abs().max()) if len(shifts) else 0
-    padded = pad(images, (border, border, border, border), value=fill)
-    rows = torch.arange(height, device=images.device) + (border - shifts[:, :1])  # (N, H)
-    columns = torch.arange(width, device=images.device) + (border - shifts[:, 1:])  # (N, W)
-    number = torch.arange(len(images), device=images.device)[:, None, None]
-    # The index puts channels last, (N, H, W, C); the permutation hands them back without a copy.
-    return padded[number, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if not fields.pop("resumed"):
+            return {**fields, "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
+        return {**fields, "resumed": list(self.resumed), "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
 
 
 def train(
     make_model: Callable[[], nn.Module],
-    dataset: Dataset,
+    dataset: ImageSet,
+    recipe: Recipe,
+    *,
+    device: str | torch.device = "cpu",
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+    **options: Any,
+) -> Trained:
+    """Run `training` to its end.
+
+    Args:
+        make_model: See `training`, as all that is not named here.
+        dataset: See there.
+        recipe: See there.
+        device: Where to train, in this process alone.
+        on_epoch: Called after each epoch.
+        **options: See there.
+
+    Raises:
+        DivergedError: See there.
+        ValueError: See there.
+    """
+    epochs = training(make_model, dataset, recipe, team=Team(device), **options)
+    while True:
+        try:
+            event = next(epochs)
+        except StopIteration as end:
+            return end.value
+        if on_epoch is not None and isinstance(event, EpochMetrics):
+            on_epoch(event)
+
+
+def training(
+    make_model: Callable[[], nn.Module],
+    dataset: ImageSet,
     recipe: Recipe,
     *,
     task: Task | None = None,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    team: Team | None = None,
+    channels_last: bool = True,
+    compiled: bool = False,
+    saved: Saved | None = None,
     label: str = "model",
-    on_epoch: Callable[[EpochMetrics], None] | None = None,
     on_trained: Callable[[nn.Module], None] | None = None,
-) -> Trained:
-    """Train a new net and test it after every epoch.
+) -> Generator[EpochMetrics | Moment, None, Trained]:
+    """Train a new net and test it after every epoch: yields what each epoch gave, and how far it is; returns the whole.
 
-    The seed fixes initialisation, order, shifts and dropout; order and shifts come from a generator of their own, so
-    that every net of a seed sees the same batches, however many random numbers it draws itself. On the CPU a run
-    repeats bit for bit with the same number of threads; CUDA kernels may differ in the last digits. The caller's
-    random state is left as it was.
+    The seed fixes initialisation, order, changes of the images and dropout; order and changes come from a generator of
+    their own, so that every net of a seed sees the same batches, however many random numbers it draws itself. On the
+    CPU a run repeats bit for bit with the same number of threads, also when it was stopped and goes on from what is
+    saved; CUDA kernels may differ in the last digits. The caller's random state is left as it was.
 
     Args:
         make_model: Builds what the task trains, for classification the net: (N, C, H, W) -> (N, classes). Called once,
@@ -124,125 +164,222 @@ def train(
         recipe: How to train.
         task: What to train for; classification unless told.
         seed: Seed of the run.
-        device: Where to train.
+        team: The processes that share each batch, and their device; this one on the CPU unless told.
+        channels_last: Memory format of weights and images.
+        compiled: Whether `torch.compile` has the net first.
+        saved: Where the state is kept after every epoch, and taken from; nowhere unless told.
         label: Name of the net in an error.
-        on_epoch: Called after each epoch.
         on_trained: Called with the final model, in evaluation mode.
 
     Raises:
         DivergedError: If a loss is not finite; the message names net and epoch.
-        ValueError: If the training set is smaller than one batch, or images are to be shifted whose targets cannot be.
+        ValueError: If the training set is smaller than one batch, the processes cannot share a batch evenly, or images
+            are to be changed whose targets cannot be.
     """
-    task = task or TASKS[CLASSIFY]
-    if recipe.max_shift and task.name != CLASSIFY:
-        raise ValueError(
-            f"recipe field max_shift must be 0 for task {task.name}, got {recipe.max_shift}: "
-            "images would move and their targets not"
-        )
-    if len(dataset.train_images) < recipe.batch_size:
-        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train_images)} training images")
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    task, team = task or TASKS[CLASSIFY], team or Team()
+    _check(dataset, recipe, task, team)
+    device = team.device
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = dataset.for_recipe(recipe).on(device)
+
+    def begin() -> _Run:
         torch.manual_seed(seed)
-        model = make_model().to(device).to(memory_format=torch.channels_last)
-        trained = _run(model, task, dataset, recipe, torch.Generator().manual_seed(seed), device, label, on_epoch)
-        if on_trained is not None:
-            on_trained(model.eval())
+        model = make_model().to(device).to(memory_format=layout)
+        return _Run(model, task, images, recipe, seed, team, layout, compiled, label)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run = begin()
+        if saved is not None and (state := team.agree(saved.read() if team.leads else None)):
+            try:
+                run.restore(state)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:  # of another version, or not ours at all
+                warnings.warn(f"{saved.path} does not fit {label}, which begins anew: {error}", stacklevel=2)
+                run = begin()
+        while len(run.history) < recipe.epochs:
+            metrics = yield from run.epoch()
+            if saved is not None and team.leads:
+                saved.write(run.state())
+            yield metrics
+        trained = run.trained()
+        if on_trained is not None and team.leads:
+            on_trained(run.tested.eval())
         return trained
 
 
-def _run(
-    model: nn.Module,
-    task: Task,
-    dataset: Dataset,
-    recipe: Recipe,
-    generator: torch.Generator,
-    device: torch.device,
-    label: str,
-    on_epoch: Callable[[EpochMetrics], None] | None,
-) -> Trained:
-    optimizer = _optimizer(model, recipe)
-    train_set = (dataset.train_images.to(device), to_device(dataset.train_labels, device))
-    test_images = dataset.test_images.to(device)
-    steps = len(dataset.train_images) // recipe.batch_size
-    history: list[EpochMetrics] = []
-    predictions, train_seconds = None, 0.0
-    memory = PeakMemory(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    for epoch in range(recipe.epochs):
-        epoch_start = time.perf_counter()
+def _check(dataset: ImageSet, recipe: Recipe, task: Task, team: Team) -> None:
+    for name in MOVING:
+        if task.name != CLASSIFY and (value := getattr(recipe, name)):
+            raise ValueError(
+                f"recipe field {name} must be {type(value)()!r} for task {task.name}, got {value}: "
+                "images would move and their targets not"
+            )
+    if dataset.train_size < recipe.batch_size:
+        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {dataset.train_size} training images")
+    if recipe.batch_size % team.size:
+        raise ValueError(f"batch_size {recipe.batch_size} must be a multiple of the {team.size} processes")
+
+
+class _Run:
+    """A training run between two epochs: all of its state."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        dataset: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        team: Team,
+        layout: torch.memory_format,
+        compiled: bool,
+        label: str,
+    ) -> None:
+        self.task, self.dataset, self.recipe, self.seed, self.team, self.label = (
+            task,
+            dataset,
+            recipe,
+            seed,
+            team,
+            label,
+        )
+        self.layout = layout
+        self.net: Any = team.shared(model)
+        self.model = getattr(self.net, "module", self.net) if team.size > 1 else model
+        self.average = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        if compiled:
+            self.net = torch.compile(self.net)
+        self.optimizer = _optimizer(self.model, recipe)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.history: list[EpochMetrics] = []
+        self.predictions: Any = None
+        self.memory = PeakMemory(team.device)
+        self.spent = {"seconds": 0.0, "cpu_seconds": 0.0, "train_seconds": 0.0, "peak_memory": 0.0}
+        self.resumed: list[dict[str, Any]] = []
+
+    @property
+    def tested(self) -> nn.Module:
+        """What is tested: the net, or the average of its weights."""
+        return self.model if self.average is None else self.average.module
+
+    def epoch(self) -> Generator[Moment, None, EpochMetrics]:
+        """Train for one epoch and test; yields how far it is."""
+        recipe, team, device = self.recipe, self.team, self.team.device
+        epoch, steps = len(self.history), self.dataset.train_size // self.recipe.batch_size
+        start, cpu_start = time.perf_counter(), time.process_time()
+        told = start
+        if team.size > 1:  # what nets draw, such as dropout, differs between shares and repeats when a run goes on
+            torch.manual_seed(self.seed + team.size * epoch + team.rank)
         # Sums stay on the device: reading them at every step would stall a GPU.
         loss_sum = torch.zeros((), device=device)
         correct: Tensor | None = None
-        model.train()
-        for step, (images, labels) in enumerate(_batches(*train_set, recipe, dataset.fill, generator)):
-            for group in optimizer.param_groups:
+        self.net.train()
+        batches = self.dataset.train_batches(recipe, self.generator, rank=team.rank, of=team.size)
+        for step, (images, labels) in enumerate(batches):
+            for group in self.optimizer.param_groups:
                 group["lr"] = recipe.lr_at(epoch + (step + 0.5) / steps)
-            optimizer.zero_grad(set_to_none=True)
-            with _autocast(device, recipe):
-                loss, hits = task.loss(model, images, labels, recipe)
-            loss.backward()
-            optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            with team.whole_batch():
+                with _autocast(device, recipe):
+                    images = images.contiguous(memory_format=self.layout)
+                    loss, hits = self.task.loss(self.net, images, labels, recipe)
+                loss.backward()
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.model, step=epoch * steps + step)
             loss_sum += loss.detach()
             if hits is not None:
                 correct = hits if correct is None else correct + hits
-        mean_loss = float(loss_sum) / steps
+            if (now := time.perf_counter()) > told + PULSE:
+                told = now
+                yield Moment(epoch + (step + 1) / steps)
+        mean_loss = float(team.total(loss_sum)) / (steps * team.size)
         if not math.isfinite(mean_loss):
-            raise DivergedError(f"{label}: the loss is {mean_loss} in epoch {epoch + 1} of {recipe.epochs}")
-        train_seconds += time.perf_counter() - epoch_start
-        predictions = _predict(model, task, test_images, device, recipe)
+            raise DivergedError(f"{self.label}: the loss is {mean_loss} in epoch {epoch + 1} of {recipe.epochs}")
+        trained = time.perf_counter()
+        self.predictions = self.predict()
         metrics = EpochMetrics(
             epoch=epoch + 1,
-            lr=optimizer.param_groups[0]["lr"],
+            lr=self.optimizer.param_groups[0]["lr"],
             train_loss=mean_loss,
-            train_score=None if correct is None else int(correct) / (steps * recipe.batch_size),
-            test_score=task.score(predictions, dataset.test_labels),
-            seconds=time.perf_counter() - epoch_start,
+            train_score=None if correct is None else int(team.total(correct)) / (steps * recipe.batch_size),
+            test_score=self.task.score(self.predictions, self.dataset.test_labels),
+            seconds=time.perf_counter() - start,
         )
-        history.append(metrics)
-        if on_epoch is not None:
-            on_epoch(metrics)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    score = history[-1].test_score
-    return Trained(
-        epochs=tuple(history),
-        test_score=score,
-        standard_error=task.error(score, predictions, dataset.test_labels),
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        images_per_second=steps * recipe.batch_size * recipe.epochs / train_seconds,
-        peak_memory=memory.read(),
-    )
+        self.history.append(metrics)
+        self.spent["train_seconds"] += trained - start
+        self.spent["seconds"] += time.perf_counter() - start
+        self.spent["cpu_seconds"] += time.process_time() - cpu_start
+        self.spent["peak_memory"] = max(self.spent["peak_memory"], self.memory.read() or 0)
+        return metrics
+
+    @torch.no_grad()
+    def predict(self) -> Any:
+        """Predictions for all test images, on the CPU: one tensor, or one list."""
+        net = self.net if self.average is None else self.average.module
+        net.eval()
+        parts = []
+        for images, _ in self.dataset.test_batches(rank=self.team.rank, of=self.team.size):
+            with _autocast(self.team.device, self.recipe):
+                parts.append(self.task.predict(net, images.contiguous(memory_format=self.layout)))
+        own = torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
+        return interleave(self.team.gather(own))
+
+    def trained(self) -> Trained:
+        """Return the whole, after the last epoch."""
+        if self.predictions is None:  # stopped between the last epoch and its result
+            self.predictions = self.predict()
+        score, epochs = self.history[-1].test_score, len(self.history)
+        steps = self.dataset.train_size // self.recipe.batch_size
+        return Trained(
+            epochs=tuple(self.history),
+            test_score=score,
+            standard_error=self.task.error(score, self.predictions, self.dataset.test_labels),
+            seconds=self.spent["seconds"],
+            cpu_seconds=self.spent["cpu_seconds"],
+            images_per_second=steps * self.recipe.batch_size * epochs / self.spent["train_seconds"],
+            peak_memory=int(self.spent["peak_memory"]) or None,
+            resumed=tuple(self.resumed),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on, as tensors and plain values."""
+        on_gpu = self.team.device.type == "cuda"
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.team.device) if on_gpu else None,
+            "history": [asdict(metrics) for metrics in self.history],
+            "spent": dict(self.spent),
+            "versions": versions(),
+            "resumed": list(self.resumed),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned in another process."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if self.team.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.team.device)
+        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
+        self.spent = dict(state["spent"])
+        self.resumed = [*state["resumed"], {"epochs": len(self.history), "versions": state["versions"]}]
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = param_groups_weight_decay(model, recipe.weight_decay)
+    if recipe.decay_all:
+        groups: Any = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
+    else:
+        groups = param_groups_weight_decay(model, recipe.weight_decay)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def _batches(
-    images: Tensor, labels: Any, recipe: Recipe, fill: float, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Any]]:
-    order = torch.randperm(len(images), generator=generator)
-    shifts = torch.randint(-recipe.max_shift, recipe.max_shift + 1, (len(images), 2), generator=generator)
-    order, shifts = order.to(images.device), shifts.to(images.device)
-    for start in range(0, len(images) - recipe.batch_size + 1, recipe.batch_size):
-        chosen = order[start : start + recipe.batch_size]
-        batch = shift_images(images[chosen], shifts[chosen], fill) if recipe.max_shift else images[chosen]
-        yield batch.contiguous(memory_format=torch.channels_last), take(labels, chosen)
-
-
-@torch.no_grad()
-def _predict(model: nn.Module, task: Task, images: Tensor, device: torch.device, recipe: Recipe) -> Any:
-    """Predictions for all images, on the CPU: one tensor, or one list."""
-    model.eval()
-    parts = []
-    for batch in images.split(EVAL_BATCH_SIZE):
-        with _autocast(device, recipe):
-            parts.append(task.predict(model, batch.contiguous(memory_format=torch.channels_last)))
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
 
 
 def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast | nullcontext[None]:

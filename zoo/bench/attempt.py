@@ -1,0 +1,169 @@
+"""One run, from what is asked to the line that is stored: for this process, another one, or another machine."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.bench.data import ImageSet
+from zoo.bench.images import BUILT_IN, Where
+from zoo.bench.machine import describe_device, git_revision, versions
+from zoo.bench.recipes import recipe_name
+from zoo.bench.results import Run
+from zoo.bench.saved import Saved
+from zoo.bench.tasks import load, task_row, trivial_score
+from zoo.bench.team import Team
+from zoo.bench.train import DivergedError, EpochMetrics, Moment, Trained, training
+
+Line = dict[str, Any]
+"""What is stored of a run that has ended."""
+TRACE_LINES = 30
+"""Of a failed run's traceback that its line keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How runs are computed; no part of what they are.
+
+    Attributes:
+        device: A torch device.
+        channels_last: Memory format of weights and images.
+        compiled: Whether `torch.compile` has the nets first.
+        where: Where the image sets lie.
+        saved: Folder of the states of runs in progress; without it, nothing is kept of a run that is stopped.
+    """
+
+    device: str = "cpu"
+    channels_last: bool = True
+    compiled: bool = False
+    where: Where = BUILT_IN
+    saved: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, with what is known of its net beforehand.
+
+    Attributes:
+        run: What is asked.
+        facts: Family, specification, counts, stages and taps, as they are stored.
+        how: How it is computed.
+    """
+
+    run: Run
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
+
+    @property
+    def saved(self) -> Saved | None:
+        """The state of this run on disk."""
+        return Saved(self.how.saved / f"{self.run.key}.pt") if self.how.saved else None
+
+
+def build(run: Run, dataset: ImageSet) -> nn.Module:
+    """Build the net of a run for the classes of its dataset, with what its task puts around it."""
+    return task_row(run.task).build(run, dataset)
+
+
+def attempt(
+    job: Job, team: Team | None = None, on_trained: Callable[[nn.Module, ImageSet], None] | None = None
+) -> Iterator[EpochMetrics | Moment | Line]:
+    """Train what a job asks for: yields what each epoch gave, and last the line, with an ``error`` if it failed.
+
+    Of several processes that train together, one that fails alone raises, for the others wait for it.
+
+    Args:
+        job: What is asked.
+        team: The processes that train together; this one on the job's device unless told.
+        on_trained: Called with the final model in evaluation mode, and its images.
+    """
+    run, how = job.run, job.how
+    team = team or Team(how.device)
+    try:
+        dataset = load(run.task, run.dataset, how.where)
+        trained = yield from training(
+            lambda: build(run, dataset),
+            dataset,
+            run.recipe,
+            task=task_row(run.task),
+            seed=run.seed,
+            team=team,
+            channels_last=how.channels_last,
+            compiled=how.compiled,
+            saved=job.saved,
+            label=run.display,
+            on_trained=None if on_trained is None else lambda model: on_trained(model, dataset),
+        )
+        line = make_record(job, trained, dataset, team)
+    except Exception as error:
+        if team.size > 1 and not isinstance(error, DivergedError | ValueError):
+            raise
+        trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
+        line = failure(job, f"{type(error).__name__}: {error}", "\n".join(trace))
+    yield line
+
+
+def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Line:
+    """Return all that is stored of a finished run, in the order in which a reader wants it."""
+    run, task = job.run, task_row(job.run.task)
+    metrics = trained.to_dict(task.metric)
+    score = f"test_{task.metric}"
+    return {
+        **asked(run),
+        **job.facts,
+        "dataset": dataset.for_recipe(run.recipe).describe(),
+        "recipe": run.recipe.to_dict(),
+        "recipe_name": recipe_name(run.recipe),
+        "seed": run.seed,
+        score: metrics.pop(score),
+        "standard_error": metrics.pop("standard_error"),
+        f"trivial_{task.metric}": trivial_score(run.task, run.dataset),
+        **metrics,
+        "versions": versions(*task.modules),
+        "device": describe_device(team.device),
+        "computed": {
+            "processes": team.size,
+            "layout": "channels_last" if job.how.channels_last else "contiguous",
+            "compile": job.how.compiled,
+        },
+        **_when(),
+    }
+
+
+def failure(job: Job, error: str, trace: str = "") -> Line:
+    """Return what is stored of a run that failed."""
+    return {
+        **asked(job.run),
+        "dataset": {"name": job.run.dataset},
+        "recipe": job.run.recipe.to_dict(),
+        "seed": job.run.seed,
+        "error": error,
+        "traceback": trace,
+        "versions": versions(),
+        "device": describe_device(torch.device(job.how.device)),
+        **_when(),
+    }
+
+
+def asked(run: Run) -> dict[str, Any]:
+    """What every line begins with."""
+    return {
+        "key": run.key,
+        "name": run.name,
+        "overrides": dict(run.overrides),
+        "display": run.display,
+        "task": run.task,
+        "head": run.head,
+        "frozen": run.frozen,
+    }
+
+
+def _when() -> dict[str, Any]:
+    return {"git_revision": git_revision(), "finished_at": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -1,0 +1,301 @@
+"""Image sets by the names that timm gives them: small images held in memory, others read batch by batch.
+
+`open_set` takes what `timm.data.create_dataset` takes, ``torch/cifar10``, ``hfds/NAME`` and the like, and ``folder``
+for one folder a class in one folder a split. Images of one size up to 96 px become a `zoo.bench.data.Dataset`; all
+other sets a `Stream`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from tqdm import tqdm
+
+from zoo.bench.augment import byte_changes, draw, erasing, mix, seeded
+from zoo.bench.data import TEST_BATCH_SIZE, Dataset, ImageSet
+from zoo.bench.recipe import Recipe
+from zoo.evaluation import open_dataset
+
+FOLDER = "folder"
+SMALL = 96
+"""Largest side in pixels of images that are held in memory."""
+MEMORY = 4 * 2**30
+"""Bytes that a set in memory may take."""
+PROBED = 32
+"""Images that are looked at to tell whether all have one size; reading the others checks it."""
+SIZE = 224
+"""Side of the images of a `Stream` where the recipe names none."""
+CROP = 0.875
+"""Share of the resized image that a test crop takes, as in most papers."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's images; what streams are normalised with."""
+CPU = torch.device("cpu")
+TEST_SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where image sets lie and how they are read; no part of what a run is.
+
+    Attributes:
+        folder: Of the set; None for built-in sets.
+        download: Whether a set that is not there may be fetched.
+        workers: Processes that read images; 0 for none.
+    """
+
+    folder: Path | None = None
+    download: bool = False
+    workers: int = 2
+
+
+BUILT_IN = Where()
+"""For sets that need no place."""
+
+
+def set_name(name: str, where: Where) -> str:
+    """Return the name that results are stored under: ``folder`` becomes ``folder/<its last part>``."""
+    if name == FOLDER and where.folder is not None:
+        return f"{FOLDER}/{where.folder.resolve().name}"
+    return name
+
+
+def is_external(name: str) -> bool:
+    """Whether a name asks for a set that timm opens."""
+    return name == FOLDER or "/" in name
+
+
+def open_set(name: str, where: Where) -> ImageSet:
+    """Open both halves of a set; the test half is called ``validation`` or ``test``.
+
+    Raises:
+        ValueError: If there is no such set, or no folder is given, or the halves are the same or do not fit.
+    """
+    if where.folder is None:
+        raise ValueError(f"dataset {name!r} needs a folder: give --data-dir, and --download to fetch it into there")
+    if where.download:
+        where.folder.mkdir(parents=True, exist_ok=True)
+    kind = FOLDER if name.startswith(f"{FOLDER}/") else name
+    halves = [_open(kind, where, splits) for splits in (("train",), TEST_SPLITS)]
+    roots = [getattr(getattr(half, "reader", None), "root", None) for half in halves]
+    classes = [_classes(half) for half in halves]
+    if kind == FOLDER and roots[0] == roots[1]:
+        raise ValueError(f"data-dir {str(where.folder)!r} must hold the folders train and validation (or val, test)")
+    if classes[0] != classes[1]:
+        raise ValueError(f"dataset {name!r}: training and test images have different classes; one folder a class each")
+    train, test = halves
+    stream = Stream(
+        name=name,
+        num_classes=len(classes[0]),
+        test_labels=torch.tensor(_labels(test)),
+        train=train,
+        test=test,
+        workers=where.workers,
+    )
+    return _in_memory(stream) or stream
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stream(ImageSet):
+    """A labelled image set that is read from disk batch by batch.
+
+    Attributes:
+        train: Position -> (image, class), without any changes.
+        test: The same of the test images.
+        workers: Processes that read.
+        side: Height and width that all images are brought to.
+        device: Where batches go.
+    """
+
+    train: Any
+    test: Any
+    workers: int = 0
+    side: int = SIZE
+    device: torch.device = CPU
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return 3, self.side, self.side
+
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return len(self.train)
+
+    @property
+    def test_size(self) -> int:
+        """Number of test images."""
+        return len(self.test)
+
+    def for_recipe(self, recipe: Recipe) -> Self:
+        """Return the set with images of the recipe's size.
+
+        Raises:
+            ValueError: If the recipe moves images, which is for images of one size.
+        """
+        if recipe.max_shift:
+            raise ValueError(
+                f"recipe field max_shift must be 0 for {self.name}, whose images are cropped, got {recipe.max_shift}: "
+                "take a recipe for ImageNet"
+            )
+        return replace(self, side=recipe.image_size or SIZE)
+
+    def on(self, device: torch.device) -> Self:
+        """Return the set with batches that go to a device."""
+        return replace(self, device=device)
+
+    def train_batches(
+        self, recipe: Recipe, generator: torch.Generator, *, rank: int = 0, of: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `ImageSet.train_batches`; every image is read and changed by the seed that is drawn for it."""
+        draws = draw(self.train_size, replace(recipe, image_size=self.side), generator)
+        assert draws.seeds is not None
+        keys = list(zip(draws.order.tolist(), draws.seeds.tolist(), strict=True))
+        own: list[tuple[int, int]] = []
+        for start in range(0, self.train_size - recipe.batch_size + 1, recipe.batch_size):
+            own += keys[start + rank : start + recipe.batch_size : of]
+        share = recipe.batch_size // of
+        batches = self._batches(_Changed(self.train, _Training(recipe, self.side)), own, share)
+        for number, (images, labels) in enumerate(batches):
+            if recipe.mixup or recipe.cutmix:
+                images, labels = mix(images, labels, self.num_classes, recipe, own[number * share][1])
+            yield images, labels
+
+    def test_batches(self, *, rank: int = 0, of: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `ImageSet.test_batches`; images are resized, and their middle is cut out."""
+        prepare = create_transform(
+            (3, self.side, self.side), is_training=False, interpolation="bilinear", mean=MEAN, std=STD, crop_pct=CROP
+        )
+        own = [(position, 0) for position in range(rank, self.test_size, of)]
+        yield from self._batches(_Changed(self.test, prepare), own, TEST_BATCH_SIZE)
+
+    def _batches(self, images: Any, keys: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        pinned = self.device.type == "cuda"
+        loader = DataLoader(
+            images,
+            batch_size=size,
+            sampler=keys,
+            num_workers=self.workers,
+            pin_memory=pinned,
+            # Not torch's own random numbers, which belong to the net.
+            generator=torch.Generator(),
+        )
+        for batch, labels in loader:
+            yield batch.to(self.device, non_blocking=pinned), labels.to(self.device, non_blocking=pinned)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """Images by (position, seed)."""
+
+    images: Any
+    change: Any
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        position, seed = key
+        image, label = self.images[position]
+        with seeded(seed):
+            return self.change(image.convert("RGB")), int(label)
+
+
+class _Training:
+    """A crop of an image of any size, changed and normalised."""
+
+    def __init__(self, recipe: Recipe, side: int) -> None:
+        steps: list[Any] = [v2.PILToTensor(), v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), antialias=True)]
+        steps += [v2.RandomHorizontalFlip()] * recipe.flip
+        steps += byte_changes(recipe)
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        self.change = v2.Compose([*steps, *erasing(recipe)])
+
+    def __call__(self, image: Any) -> Tensor:
+        return self.change(image)
+
+
+def _open(kind: str, where: Where, splits: Sequence[str]) -> Any:
+    """The first of the splits that there is."""
+    for split in splits:
+        try:
+            return open_dataset(kind, str(where.folder), split=split, download=where.download)
+        except ValueError:
+            if split == splits[-1]:
+                raise
+    raise AssertionError("no split was asked for")
+
+
+def _classes(half: Any) -> list[str]:
+    """Names of the classes, in their order."""
+    known = getattr(getattr(half, "reader", None), "class_to_idx", None)
+    if known:
+        return sorted(known, key=known.__getitem__)
+    names = getattr(half, "classes", None)
+    return list(map(str, names)) if names else list(map(str, range(max(_labels(half)) + 1)))
+
+
+def _labels(half: Any) -> list[int]:
+    """Class of each image, without reading images where the set tells."""
+    reader = getattr(half, "reader", None)
+    if reader is not None and hasattr(reader, "samples"):
+        return [int(label) for _, label in reader.samples]
+    if reader is not None and hasattr(reader, "iter_targets"):
+        return [int(label) for label in reader.iter_targets()]
+    for name in ("targets", "labels"):
+        if getattr(half, name, None) is not None:
+            return [int(label) for label in getattr(half, name)]
+    return [int(label) for _, label in half]
+
+
+def _in_memory(stream: Stream) -> Dataset | None:
+    """The set in memory, where its images are small and of one size."""
+    sizes = {
+        stream_half[i][0].size
+        for stream_half in (stream.train, stream.test)
+        for i in range(min(PROBED, len(stream_half)))
+    }
+    total = stream.train_size + stream.test_size
+    width, height = next(iter(sizes))
+    if len(sizes) > 1 or max(width, height) > SMALL or total * 3 * width * height > MEMORY:
+        return None
+    halves = []
+    bar = tqdm(total=total, desc=f"reading {stream.name}", unit="image", leave=False, disable=not sys.stderr.isatty())
+    with bar:
+        for half in (stream.train, stream.test):
+            images = torch.empty(len(half), 3, height, width, dtype=torch.uint8)
+            labels = torch.empty(len(half), dtype=torch.int64)
+            for i in range(len(half)):
+                image, label = half[i]
+                if image.size != (width, height):
+                    return None
+                images[i], labels[i] = functional.pil_to_tensor(image.convert("RGB")), int(label)
+                bar.update()
+            halves += [images, labels]
+    # From how often each of the 256 values occurs: exact, and no copy of the set as numbers of eight bytes.
+    values = torch.arange(256, dtype=torch.float64) / 255
+    often = torch.stack([halves[0][:, c].flatten().bincount(minlength=256) for c in range(3)]).double()
+    often /= often.sum(1, keepdim=True)
+    mean = (often * values).sum(1)
+    std = ((often * values.square()).sum(1) - mean.square()).sqrt().clamp(min=1e-6)
+    return Dataset(
+        name=stream.name,
+        train_images=halves[0],
+        train_labels=halves[1],
+        test_images=halves[2],
+        test_labels=halves[3],
+        num_classes=stream.num_classes,
+        fill=(-mean / std).float(),
+        mean=mean.float(),
+        std=std.float(),
+    )
