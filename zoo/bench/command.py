@@ -189,7 +189,8 @@ def run_bench(args: argparse.Namespace) -> int:
         check_at_least(name, getattr(args, name), least)
     where = Where(folder=args.data_dir, download=args.download, workers=args.workers)
     dataset = set_name(args.dataset or next(iter(task.datasets)), where)
-    recipe, asked = _recipe(args, default_recipe(task.name, dataset, where))
+    base, asked = _recipe(args, default_recipe(task.name, dataset, where))
+    recipe = base.changed(**asked)
     sort_rows([], args.sort, task)  # a wrong column is an error now, too
     if args.names:
         names = expand_names(args.names)
@@ -228,7 +229,7 @@ def run_bench(args: argparse.Namespace) -> int:
     if engine is None and args.threads is not None:
         torch.set_num_threads(threads)
     images = load(task.name, dataset, where).for_recipe(recipe)
-    heading = announce(runs, recipe, images, f"{device}, {_computed(args, team.size)}", path)
+    heading = announce(runs, base, recipe, images, f"{device}, {_computed(args, team.size)}", path)
     listener = Progress(heading) if team.leads else Listener()
     if args.pictures:
         listener = pictures = PictureProgress(out / "pictures", heading)
@@ -269,7 +270,8 @@ def run_recipes(args: argparse.Namespace) -> int:
         print(f"\nsource: {row.source}" + f"\nnotes: {row.notes}" * bool(row.notes))
     else:
         cells = [(name, row.images, row.recipe.epochs, row.recipe.batch_size, row.source) for name, row in rows.items()]
-        print(tabulate(cells, headers=("name", "images", "epochs", "batch", "source"), disable_numparse=True))
+        headers = ("name", "images", "epochs", "batch", "source")
+        print(tabulate(cells, headers=headers, maxcolwidths=[None] * 4 + [64], disable_numparse=True))
     return 0
 
 
@@ -304,14 +306,15 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
         print(file)
 
 
-def announce(runs: Sequence[Any], recipe: Any, images: Any, computed: str, path: Path) -> str:
-    """Return what is about to happen: nets, images, recipe with its source, machine, files."""
+def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed: str, path: Path) -> str:
+    """Return what is about to happen: nets, images, recipe with its source and what is changed, machine, files."""
     from zoo.bench.recipes import RECIPES, recipe_name
 
     nets, seeds = len({run.display for run in runs}), len({run.seed for run in runs})
     size = "x".join(map(str, images.input_size))
-    name = recipe_name(recipe)
-    heading = f"recipe {name} ({RECIPES[name].source})" if name else "recipe of this command"
+    name, before = recipe_name(base), base.to_dict()
+    changed = ", ".join(f"{key}={value}" for key, value in recipe.to_dict().items() if before.get(key) != value)
+    heading = f"recipe {name}{f' with {changed}' if changed else ''} ({RECIPES[name].source})"
     own = {run.display: run.recipe for run in runs if run.recipe != recipe}
     return "\n".join(
         [
@@ -338,7 +341,7 @@ def _computed(args: argparse.Namespace, processes: int) -> str:
 
 
 def _recipe(args: argparse.Namespace, default: Any) -> tuple[Any, dict[str, Any]]:
-    """The recipe that is asked for, and the fields that the user named.
+    """The named recipe that is asked for, and the fields that are to be changed.
 
     Raises:
         ValueError: If a recipe is unknown or two are given, or a field is unknown or out of range.
@@ -354,8 +357,7 @@ def _recipe(args: argparse.Namespace, default: Any) -> tuple[Any, dict[str, Any]
     # What accelerate was configured with is the user's word, too.
     if args.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
         asked.setdefault("amp", "bfloat16")
-    recipe = recipe_row(names[0]).recipe if names else default
-    return recipe.changed(**asked), asked
+    return (recipe_row(names[0]).recipe if names else default), asked
 
 
 def _vary(given: Sequence[Sequence[str]]) -> Mapping[str, list[Any]]:

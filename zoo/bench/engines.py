@@ -239,9 +239,10 @@ class _Worker:
 def _serve(pipe: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all processes; the parent ends these
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        for event in events(pipe.recv(), threads):
-            pipe.send(event)
+    with suppress(EOFError, ConnectionError):  # the parent has nothing more to ask
+        while True:
+            for event in events(pipe.recv(), threads):
+                pipe.send(event)
 
 
 def _end_with_parent() -> None:

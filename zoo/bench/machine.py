@@ -53,7 +53,7 @@ def versions(*modules: str) -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result, and of some more."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class is no plain value
         "timm": timm.__version__,
         "zoo": zoo.__version__,
         **{module: version(module) for module in modules},

@@ -138,13 +138,18 @@ class Recipe:
         fits = bool(self.step_at) == (self.schedule == "steps")
         _check("step_at", self.step_at, fits, "have shares with schedule 'steps', and none with another")
 
+    @property
+    def rise(self) -> float:
+        """Epochs of warm-up: no more than half of all, for a run of one epoch needs a peak, too."""
+        return min(self.warmup_epochs, self.epochs / 2)
+
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a moment of the run.
 
         Args:
             epoch: Epochs gone by, with fractions: 0 at the first step, `epochs` after the last.
         """
-        warmup = min(self.warmup_epochs, self.epochs / 2)  # a run of one epoch still needs a peak inside it
+        warmup = self.rise
         if epoch < warmup:
             return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / warmup
         if self.schedule == "steps":
@@ -177,8 +182,8 @@ class Recipe:
     def describe(self) -> list[str]:
         """Return what it does, as sentences without full stops."""
         rate = f"learning rate {self.lr:g}"
-        if self.warmup_epochs:
-            rate += f", rising from {self.warmup_lr:g} over {self.warmup_epochs:g} epochs"
+        if self.rise:
+            rate += f", rising from {self.warmup_lr:g} over {self.rise:g} epoch{'s' * (self.rise != 1)}"
         if self.schedule == "steps":
             moments = ", ".join(f"{at * self.epochs:g}" for at in self.step_at)
             rate += f", times {self.step_factor:g} at epochs {moments}"
@@ -198,7 +203,7 @@ class Recipe:
             *[f"cutmix {self.cutmix:g}"] * bool(self.cutmix),
         ]
         return [
-            f"{self.epochs} epochs of batches of {self.batch_size}, {self.amp or 'float32'}",
+            f"{self.epochs} epoch{'s' * (self.epochs > 1)} of batches of {self.batch_size}, {self.amp or 'float32'}",
             f"{self.optimizer}, {moving}, weight decay {self.weight_decay:g} on {decayed}",
             rate,
             "training images: " + (", ".join(images) or "as they are"),

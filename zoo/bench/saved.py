@@ -32,7 +32,8 @@ class Saved:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a broken or foreign file makes of the reader: the run starts anew
-            warnings.warn(f"{self.path} cannot be read, its run begins anew: {error}", stacklevel=2)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            warnings.warn(f"{self.path} cannot be read, its run begins anew: {reason}", stacklevel=2)
             return None
         return state if isinstance(state, dict) else None
 
@@ -48,6 +49,7 @@ class Saved:
 
     def remove(self) -> None:
         """Remove the file, and its folder where it was the last."""
-        self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # others are in it, or there is none
+        with suppress(OSError):  # there is none
+            self.path.unlink()
+        with suppress(OSError):  # others are in it
             self.path.parent.rmdir()

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.overrides import TorchFunctionMode
 
 
@@ -76,7 +75,8 @@ class LaunchedTeam(Team):
             raise ValueError("module 'accelerate' is not installed: pip install 'backbone-zoo[bench]'")
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        # Some nets have parameters that lead nowhere (fabrics of type d), and drop path leaves others out by chance.
+        # Some nets have parameters that lead nowhere (fabrics of type d). Of the others torch says once that the search
+        # was in vain.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         # The recipe knows the type of the forward pass; a setting of the launcher is not part of what a run is.
         on_cpu = torch.device(device).type == "cpu"
@@ -149,6 +149,22 @@ class _WholeBatchNorms(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over all processes, and of its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
 def _whole_batch_norm(
     func: Any,
     x: Tensor,
@@ -167,7 +183,7 @@ def _whole_batch_norm(
     wide = x.double()  # the square of a mean is taken from the mean of squares
     count = torch.full((1,), x.numel() / x.shape[1], dtype=torch.float64)
     sums = torch.cat([wide.sum(dims), wide.square().sum(dims), count])
-    sums = all_reduce(sums)
+    sums = _Sum.apply(sums)
     total = sums[-1]
     mean, square = (sums[:-1] / total).chunk(2)
     var = square - mean.square()

@@ -1,0 +1,427 @@
+"""Runs that stop and go on, fail, die, and are computed elsewhere: states, processes, Ray, teams."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.bench import engines, results, runner
+from zoo.bench.attempt import How
+from zoo.bench.data import load_dataset
+from zoo.bench.engines import Processes, Ray
+from zoo.bench.recipes import RECIPES
+from zoo.bench.results import Run, read_results
+from zoo.bench.saved import Saved
+from zoo.bench.team import interleave, join
+from zoo.bench.train import EpochMetrics, Trained, training
+from zoo.cli import main
+
+DIGITS = RECIPES["digits"].recipe
+TINY = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
+
+
+def net() -> nn.Module:
+    """A net that draws random numbers of its own and has norms."""
+    return zoo.create_model("preresnet20_cifar", num_classes=10, drop_rate=0.2, drop_path_rate=0.3, **TINY)
+
+
+def runs(seeds: int, epochs: int = 1, names: tuple[str, ...] = ("preresnet20_cifar",)) -> list[Run]:
+    # Long steps: few of them, so that a run of an epoch takes a moment.
+    return runner.plan(names, "digits", DIGITS.changed(epochs=epochs, batch_size=64), range(seeds), TINY)
+
+
+def curves(path: Path) -> dict[str, Any]:
+    """What repeats from run to run, by key."""
+    return curves_of(read_results(path))
+
+
+def curves_of(lines: Iterable[Any]) -> dict[str, Any]:
+    parts = ("train_loss", "train_accuracy", "test_accuracy")
+    return {line["key"]: [[epoch[part] for part in parts] for epoch in line["epochs"]] for line in lines}
+
+
+class Watch(runner.Listener):
+    """Calls something after every epoch, and remembers failures."""
+
+    def __init__(self, act: Callable[[Run, EpochMetrics], None] = lambda *_: None) -> None:
+        self.act, self.failed = act, []
+
+    def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
+        self.act(run, metrics)
+
+    def on_failure(self, run: Run, message: str) -> None:
+        self.failed.append(message)
+
+
+# ---------------------------------------------------------------- states
+
+
+def advance(run: Iterator[Any], epochs: int) -> Trained | None:
+    """Take so many epochs of a training; the whole, where it ends before."""
+    while epochs:
+        try:
+            epochs -= isinstance(next(run), EpochMetrics)
+        except StopIteration as end:
+            return end.value
+    return None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9},
+        {"mixup": 0.2, "cutmix": 1.0, "augment": "trivial", "erase": 0.3, "flip": True, "border": "reflect"},
+    ],
+    ids=["plain", "average", "changed images"],
+)
+def test_a_run_that_was_stopped_repeats_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe, weights = DIGITS.changed(epochs=4, batch_size=299, **changes), []
+
+    def begin(name: str) -> Iterator[Any]:
+        return training(
+            net,
+            load_dataset("digits"),
+            recipe,
+            seed=3,
+            saved=Saved(tmp_path / name),
+            on_trained=lambda model: weights.append([*model.state_dict().values()]),
+        )
+
+    whole = advance(begin("whole"), 9)
+    for epochs in (1, 2):  # stopped twice: after one epoch, and after two more
+        stopped = begin("parts")
+        assert advance(stopped, epochs) is None
+        torch.rand(3)  # between processes anything may happen
+    parts = advance(begin("parts"), 9)
+    assert whole is not None
+    assert parts is not None
+    assert [(e.train_loss, e.test_score, e.lr) for e in whole.epochs] == [
+        (e.train_loss, e.test_score, e.lr) for e in parts.epochs
+    ]
+    assert all(map(torch.equal, weights[0], weights[1]))
+    assert [stop["epochs"] for stop in parts.resumed] == [1, 3]
+    assert parts.resumed[0]["versions"]["torch"] == torch.__version__
+    assert whole.resumed == ()
+
+
+def test_a_state_of_something_else_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+
+    def score() -> float:
+        trained = advance(training(net, load_dataset("digits"), DIGITS.changed(epochs=1), saved=Saved(path)), 9)
+        assert trained is not None
+        return trained.epochs[0].train_loss
+
+    first = score()
+    for content in (b"nothing that torch reads", path.read_bytes()[:-100]):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"run.pt cannot be read, its run begins anew"):
+            assert score() == first
+    torch.save({"model": {"weight": torch.ones(2)}, "history": []}, path)
+    with pytest.warns(UserWarning, match=r"run.pt does not fit model, which begins anew"):
+        assert score() == first
+
+
+def test_a_state_runs_no_code(tmp_path: Path) -> None:
+    path, trap = tmp_path / "run.pt", tmp_path / "trap"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trap),)
+
+    torch.save({"model": Trap()}, path)
+    with pytest.warns(UserWarning, match=r"cannot be read"):
+        assert Saved(path).read() is None
+    assert not trap.exists()
+
+
+def test_states_go_when_the_line_is_there(tmp_path: Path) -> None:
+    seen = []
+    watch = Watch(lambda run, _: seen.append((tmp_path / runner.SAVED / f"{run.key}.pt").is_file()))
+    assert runner.sweep(runs(1, epochs=2), tmp_path / "r.jsonl", listener=watch).finished == 1
+    assert seen == [True, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_a_disk_without_room_loses_no_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, tries = tmp_path / "r.jsonl", []
+    write = os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        if content.startswith(b'{"key"'):
+            tries.append(content)
+            raise OSError("no space left on device")
+        return write(descriptor, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "write", full)
+        with pytest.warns(UserWarning, match=r"no space left on device; the line is kept and tried again"):
+            outcome = runner.sweep(runs(2), path)
+    assert len(tries) == 5  # the first at its end, both at that of the second, both at the end of all
+    assert len(set(tries)) == 2
+    assert outcome.finished == 0
+    assert all("the line could not be written" in failure for failure in outcome.failures)
+    assert read_results(path) == []
+    seen: list[int] = []
+    outcome = runner.sweep(runs(2), path, listener=Watch(lambda _, metrics: seen.append(metrics.epoch)))
+    assert outcome.finished == 2
+    assert seen == []  # nothing was trained again
+    assert [(line["seed"], len(line["epochs"])) for line in read_results(path)] == [(0, 1), (1, 1)]
+    stored = [json.loads(line) for line in sorted(set(tries))]
+    assert curves(path) == curves_of(stored)
+    assert [line["standard_error"] for line in read_results(path)] == [
+        line["standard_error"] for line in sorted(stored, key=lambda line: line["seed"])
+    ]
+
+
+def test_a_state_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    how = How(saved=tmp_path / "file")
+    with pytest.warns(UserWarning, match=r"could not be written, the run cannot be resumed here"):
+        assert runner.sweep(runs(1), tmp_path / "r.jsonl", how=how).finished == 1
+
+
+# ---------------------------------------------------------------- processes
+
+
+def sweep_quietly(path: str, seeds: int, epochs: int) -> None:
+    """A sweep in a process of its own."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a line that the last kill has cut off
+        runner.sweep(runs(seeds, epochs), Path(path))
+
+
+@pytest.fixture(scope="module")
+def fork() -> Any:
+    """Processes that begin at once, from one that has imported all there is to import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["zoo.bench.runner", "sklearn.datasets", __name__])
+    return context
+
+
+def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any) -> None:
+    undisturbed, path = tmp_path / "undisturbed" / "r.jsonl", tmp_path / "killed" / "r.jsonl"
+    seeds, epochs, chance = 4, 5, random.Random(0)
+    whole = fork.Process(target=sweep_quietly, args=(str(undisturbed), seeds, epochs))
+    whole.start()
+    whole.join()
+    length = sum(line["seconds"] for line in read_results(undisturbed))
+    done: set[str] = set()
+    killed = 0
+    for _ in range(10):
+        process = fork.Process(target=sweep_quietly, args=(str(path), seeds, epochs))
+        process.start()
+        process.join(chance.uniform(0.0, 0.35) * length)
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            now = results.finished_keys(path)
+        assert done <= now
+        done = now
+    assert killed >= 5  # on a machine that gets faster meanwhile the last ones find nothing to do
+    sweep_quietly(str(path), seeds, epochs)
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert sorted(line["seed"] for line in lines) == list(range(seeds))  # each once
+    assert curves(path) == curves(undisturbed)
+    assert any("resumed" in line for line in lines)
+    assert not (path.parent / runner.SAVED).exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Curves of eight runs, one after the other in this process, on one thread."""
+    path = tmp_path_factory.mktemp("alone") / "r.jsonl"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    runner.sweep(eight(), path)
+    torch.set_num_threads(threads)
+    return curves(path)
+
+
+def eight() -> list[Run]:
+    return runs(4, epochs=2, names=("preresnet20_cifar", "resnet20_cifar"))
+
+
+def workers() -> list[psutil.Process]:
+    """Processes that compute runs for this one, the oldest first."""
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_processes_give_the_same_lines_and_those_that_die_are_replaced(tmp_path: Path, alone: dict[str, Any]) -> None:
+    """The process of one run dies once, that of another each time."""
+    path, (once, always, *_) = tmp_path / "r.jsonl", eight()
+    tries: list[str] = []
+
+    def kill(run: Run, metrics: EpochMetrics) -> None:
+        if run.key == always.key or (run.key == once.key and run.key not in tries):
+            tries.append(run.key)
+            for child in workers():  # which of them it is nobody knows; the other one's run has its second try, too
+                child.kill()
+
+    watch = Watch(kill)
+    outcome = runner.sweep([once, *eight()[2:]], path, engine=Processes(2), listener=watch)
+    assert (outcome.finished, outcome.failures, watch.failed) == (7, (), [])
+    assert tries == [once.key]
+    assert {line["device"]["threads"] for line in read_results(path)} == {1}
+    outcome = runner.sweep([always], path, engine=Processes(2), listener=watch)
+    assert tries == [once.key, always.key, always.key]
+    assert outcome.failures == tuple(watch.failed)
+    *finished, failed = read_results(path)
+    assert failed["key"] == always.key
+    assert failed["error"] == "its process ended with signal SIGKILL; was there enough memory?"
+    assert curves_of(finished) == {key: curve for key, curve in alone.items() if key != always.key}
+    assert not workers()
+
+
+def sweep_in_processes(path: str, pipe: Any) -> None:
+    """A sweep that tells the numbers of its processes after each epoch."""
+    watch = Watch(lambda *_: pipe.send([child.pid for child in multiprocessing.active_children()]))
+    runner.sweep(runs(2, epochs=1000), Path(path), engine=Processes(2), listener=watch)
+
+
+def test_processes_end_with_the_sweep(tmp_path: Path, fork: Any) -> None:
+    children: list[int] = []
+    sweeps = []
+    for how in (signal.SIGKILL, signal.SIGINT):
+        receiver, sender = fork.Pipe(duplex=False)
+        process = fork.Process(target=sweep_in_processes, args=(str(tmp_path / how.name / "r.jsonl"), sender))
+        process.start()
+        sweeps.append((process, how, receiver))
+    for process, how, receiver in sweeps:
+        found = receiver.recv()
+        assert len(found) == 2
+        children += found
+        os.kill(process.pid, how)
+        process.join()
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in children):
+        assert time.monotonic() < deadline, "processes go on without their parent"
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- Ray
+
+
+def test_ray_gives_the_same_lines_and_a_worker_that_dies_is_replaced(tmp_path: Path, alone: dict[str, Any]) -> None:
+    path, victims = tmp_path / "r.jsonl", []
+
+    def kill_once(run: Run, metrics: EpochMetrics) -> None:
+        if run.seed == 1 and not victims:
+            workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::events" in (p.info["cmdline"] or [""])[0]]
+            victims.append(len(workers))
+            workers[0].kill()
+
+    watch = Watch(kill_once)
+    outcome = runner.sweep(eight(), path, engine=Ray(workers=2), listener=watch)
+    assert (outcome.finished, outcome.failures, watch.failed) == (8, (), [])
+    assert victims[0] >= 1
+    assert curves(path) == alone
+
+
+# ---------------------------------------------------------------- teams
+
+NETS = {
+    "preresnet20_cifar": TINY,  # norms, which see the whole batch
+    "lenet5_cifar": {},  # none
+    "fabric_a_l3_s3_c32x2_post_cifar": {"type": "d", "columns": 2, "channels": (8, 8, 8)},  # dead parameters
+}
+
+
+class Wide(nn.Module):
+    """A net in float64, in which two orders of summation agree for longer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.net = zoo.create_model(name, num_classes=10, **NETS[name]).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.double())
+
+
+def train_in_team(out: Path) -> None:
+    """Train `NETS`, and one more by the command; for one process, or any number of them together."""
+    torch.set_num_threads(1)
+    team, found = join("cpu"), {}
+    for name in NETS:
+        epochs = training(lambda name=name: Wide(name), load_dataset("digits"), DIGITS.changed(epochs=2), team=team)
+        found[name] = [[e.train_loss, e.train_score, e.test_score] for e in epochs if isinstance(e, EpochMetrics)]
+    if team.leads:
+        out.mkdir()
+        (out / "curves.json").write_text(json.dumps({"size": team.size, "curves": found}))
+    assert main(["bench", "lenet5_cifar", "--epochs", "1", "--device", "cpu", "--out", str(out)]) == 0
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    train_in_team(tmp_path / "1")
+    torch.set_num_threads(threads)
+    script = tmp_path / "team.py"
+    script.write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from {Path(__file__).stem} import train_in_team\ntrain_in_team(Path({str(tmp_path / '2')!r}))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / size / "curves.json").read_text()) for size in "12")
+    assert (one["size"], two["size"]) == (1, 2)
+    for name in NETS:
+        for (loss, *scores), (other, *others) in zip(one["curves"][name], two["curves"][name], strict=True):
+            assert other == pytest.approx(loss, rel=1e-6)  # the sum of the losses is float32
+            assert others == scores
+    lines = [line for size in "12" for line in read_results(tmp_path / size / "results.jsonl")]  # one of two writes
+    assert [line["computed"]["processes"] for line in lines] == [1, 2]
+    assert lines[0]["key"] == lines[1]["key"]
+    assert lines[1]["epochs"][0]["train_loss"] == pytest.approx(lines[0]["epochs"][0]["train_loss"], rel=1e-4)
+
+
+def test_a_batch_must_be_shared_evenly() -> None:
+    class Three(engines.Team):
+        size = 3
+
+    with pytest.raises(ValueError, match=r"batch_size 32 must be a multiple of the 3 processes"):
+        next(training(net, load_dataset("digits"), DIGITS, team=Three()))
+
+
+def test_processes_see_disjoint_shares_of_every_batch() -> None:
+    """Together they are the batch of one process, image by image."""
+    digits, recipe = load_dataset("digits"), DIGITS.changed(flip=True, erase=0.5, augment="trivial")
+
+    def batches(rank: int, of: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(5)
+        chosen = digits.train_batches(recipe, generator, rank=rank, of=of)
+        return [batch for batch, _ in zip(chosen, range(3), strict=False)]
+
+    for (whole, labels), *shares in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
+        for rank, (images, own) in enumerate(shares):
+            assert torch.equal(images, whole[rank::2])
+            assert torch.equal(own, labels[rank::2])
+    tested = [[images for images, _ in digits.test_batches(rank=rank, of=2)] for rank in range(2)]
+    assert torch.equal(torch.cat(tested[0]), digits.test_images[::2])
+    assert torch.equal(torch.cat(tested[1]), digits.test_images[1::2])
+
+
+def test_shares_are_put_together_in_order() -> None:
+    whole = torch.arange(7)
+    assert torch.equal(interleave([whole[0::3], whole[1::3], whole[2::3]]), whole)
+    assert interleave([["a", "c"], ["b"]]) == ["a", "b", "c"]
+    assert all(a < b for a, b in pairwise(interleave([whole.tolist()])))
