@@ -582,6 +582,15 @@ def test_a_plan_compares_all_nets_before_the_next_seed() -> None:
     assert [(run.name, run.seed) for run in runs] == [("b", 4), ("a", 4), ("b", 2), ("a", 2)]
 
 
+def test_a_plan_varies_overrides_in_all_combinations() -> None:
+    vary = {"order": ["post", "pre"], "squeeze": [0, 16]}
+    runs = runner.plan(["a"], "digits", RECIPE, [0, 1], {"close": False}, vary=vary)
+    assert [run.overrides for run in runs[:4]] == [
+        {"close": False, "order": order, "squeeze": squeeze} for order in ("post", "pre") for squeeze in (0, 16)
+    ]
+    assert [run.seed for run in runs] == [0] * 4 + [1] * 4
+
+
 def test_the_lineups_are_nested() -> None:
     default = runner.lineup("default")
     assert "resnet20_cifar" in default

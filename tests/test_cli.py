@@ -137,6 +137,16 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["bench", "resnet20_cifar", "--lineup", "all"], r"lineup 'all' was given together with names"),
         (["bench", "--lineup", "big"], r"unknown lineup 'big'"),
         (["bench", "resnet20_cifar", "--sort", "size"], r"unknown column 'size'"),
+        (["bench", "resnet20_cifar", "--dataset", "torch/cifar10"], r"dataset 'torch/cifar10' needs a folder"),
+        (["bench", "resnet20_cifar", "--recipe", "wrn"], r"unknown recipe 'wrn': choose from digits, "),
+        (["bench", "resnet20_cifar", "--recipe", "digits", "--recipe", "scenes"], r"'digits' and recipe 'scenes'"),
+        (["bench", "resnet20_cifar", "--recipe", "modern_imagenet"], r"image_size must be 0 for digits"),
+        (["bench", "resnet20_cifar", "--vary", "order"], r"vary 'order' needs values"),
+        (["bench", "resnet20_cifar", "--vary", "in_chans", "1", "3"], r"override 'in_chans' is set by the benchmark"),
+        (["bench", "resnet20_cifar", "--jobs", "0"], r"jobs must be at least 1, got 0"),
+        (["bench", "resnet20_cifar", "--retries", "-1"], r"retries must be at least 0, got -1"),
+        (["bench", "resnet20_cifar", "--ray-address", "auto"], r"ray_address 'auto' belongs to --engine ray"),
+        (["bench", "--task", "segment", "--pictures", "--jobs", "2"], r"pictures are drawn in this process"),
         (["plot", "nowhere"], r"no results at nowhere"),
         (["speed", "resnet20_cifarr"], r"resnet20_cifarr.*resnet20_cifar"),
         (["speed", "timm:no_such_net"], r"name ('timm:no_such_net') is not a model of timm"),
@@ -256,7 +266,21 @@ def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "verb", ["list", "info", "count", "bench", "plot", "report", "speed", "weights", "convert", "verify", "validate"]
+    "verb",
+    [
+        "list",
+        "info",
+        "count",
+        "bench",
+        "recipes",
+        "plot",
+        "report",
+        "speed",
+        "weights",
+        "convert",
+        "verify",
+        "validate",
+    ],
 )
 def test_help_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

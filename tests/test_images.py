@@ -1,0 +1,373 @@
+"""Image sets that timm opens: in memory or read batch by batch, changed by chance that repeats; and recipes."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from zoo.bench.augment import draw, flip_images, mix, shift_images
+from zoo.bench.data import Dataset, load_dataset
+from zoo.bench.images import Stream, Where, open_set, set_name
+from zoo.bench.options import parse_value
+from zoo.bench.recipe import Recipe
+from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
+from zoo.bench.results import read_results
+from zoo.bench.tasks import default_recipe, load
+from zoo.cli import main
+
+# timm leaves it to the garbage collector to close the images that it has read.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PLAIN = Recipe(epochs=1, batch_size=4, lr=0.1)
+
+
+def picture(number: int, width: int, height: int) -> Image.Image:
+    """An image that no other number has."""
+    values = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def write_folder(root: Path, sizes: list[tuple[int, int]], splits: tuple[str, str] = ("train", "validation")) -> Path:
+    """Three classes; twelve training images and six test images."""
+    for split, images in zip(splits, (12, 6), strict=True):
+        for i in range(images):
+            path = root / split / f"class{i % 3}" / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(i + 100 * (split != "train"), *sizes[i % len(sizes)]).save(path)
+    return root
+
+
+def write_mnist(root: Path) -> Path:
+    """Files as torchvision's MNIST has them, of scikit-learn's digits."""
+    digits = load_dataset("digits")
+    for name, images, labels in (
+        ("train", digits.train_images[:64], digits.train_labels[:64]),
+        ("t10k", digits.test_images[:30], digits.test_labels[:30]),
+    ):
+        grey = images[:, 0, 2:30, 2:30]
+        grey = (255 * (grey - grey.min()) / (grey.max() - grey.min())).byte().numpy()
+        for kind, values in (("images-idx3", grey), ("labels-idx1", labels.byte().numpy())):
+            path = root / "MNIST" / "raw" / f"{name}-{kind}-ubyte"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
+            path.write_bytes(header + values.tobytes())
+    return root
+
+
+def batches(images: Any, recipe: Recipe, seed: int = 0, **share: int) -> list[tuple[Tensor, Tensor]]:
+    return list(images.train_batches(recipe, torch.Generator().manual_seed(seed), **share))
+
+
+def all_tested(images: Any) -> tuple[Tensor, Tensor]:
+    parts: Iterator[Any] = images.test_batches()
+    found = list(parts)
+    return torch.cat([image for image, _ in found]), torch.cat([label for _, label in found])
+
+
+# ---------------------------------------------------------------- opening
+
+
+def test_small_images_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
+    images = open_set("folder/set", Where(folder=write_folder(tmp_path, [(20, 16)])))
+    assert isinstance(images, Dataset)
+    assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
+    assert images.input_size == (3, 16, 20)
+    assert images.train_labels.bincount().tolist() == [4, 4, 4]
+    first = np.asarray(picture(0, 20, 16)).transpose(2, 0, 1)
+    assert np.array_equal(images.train_images[0].numpy(), first)
+    assert images.train_images.dtype == torch.uint8
+    # The statistics are those of the training half.
+    pixels = images.train_images.double() / 255
+    assert images.mean.double() == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-6)
+    assert images.std.double() == pytest.approx(pixels.std((0, 2, 3), correction=0), abs=1e-6)
+    seen, labels = all_tested(images)
+    expected = (images.test_images / 255 - images.mean.view(3, 1, 1)) / images.std.view(3, 1, 1)
+    assert torch.allclose(seen, expected)
+    assert torch.equal(labels, images.test_labels)
+
+
+@pytest.mark.parametrize("sizes", [[(20, 16), (16, 20)], [(120, 100)]], ids=["several sizes", "large"])
+def test_other_images_are_read_batch_by_batch(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    images = open_set("folder/set", Where(folder=write_folder(tmp_path, sizes), workers=0))
+    assert isinstance(images, Stream)
+    assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
+    assert images.for_recipe(PLAIN).input_size == (3, 224, 224)
+    images = images.for_recipe(PLAIN.changed(image_size=24))
+    assert images.input_size == (3, 24, 24)
+    assert images.describe()["input_size"] == [3, 24, 24]
+    seen, labels = all_tested(images)
+    assert seen.shape == (6, 3, 24, 24)
+    assert torch.equal(labels, images.test_labels)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]  # by folders
+    assert torch.equal(all_tested(images)[0], seen)  # nothing is drawn
+    found = batches(images, PLAIN)
+    assert [batch.shape for batch, _ in found] == [(4, 3, 24, 24)] * 3
+    assert sorted(torch.cat([labels for _, labels in found]).tolist()) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_what_is_drawn_for_a_streamed_image_does_not_depend_on_who_reads_it(tmp_path: Path) -> None:
+    where = write_folder(tmp_path, [(40, 30), (30, 40)])
+    recipe = PLAIN.changed(image_size=24, flip=True, augment="rand", colour=0.4, erase=0.5)
+    alone, crowd = (open_set("folder/set", Where(folder=where, workers=n)).for_recipe(recipe) for n in (0, 2))
+    state = torch.get_rng_state()
+    first = batches(alone, recipe)
+    assert torch.equal(torch.get_rng_state(), state)  # the net's random numbers are untouched
+    for (images, labels), (same, own) in zip(first, batches(crowd, recipe), strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, own)
+    for rank in range(2):
+        for (images, labels), (share, own) in zip(first, batches(alone, recipe, rank=rank, of=2), strict=True):
+            assert torch.equal(share, images[rank::2])
+            assert torch.equal(own, labels[rank::2])
+    assert not torch.equal(first[0][0], batches(alone, recipe, seed=1)[0][0])
+
+
+def test_torchvision_sets_by_their_names(tmp_path: Path) -> None:
+    images = open_set("torch/mnist", Where(folder=write_mnist(tmp_path)))
+    assert isinstance(images, Dataset)
+    assert (images.train_size, images.test_size, images.num_classes) == (64, 30, 10)
+    assert images.input_size == (3, 28, 28)  # grey becomes three channels
+    assert torch.equal(images.train_images[:, 0], images.train_images[:, 2])
+
+
+def test_hugging_face_sets_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = write_folder(tmp_path / "set", [(20, 16)])
+    images = open_set(f"hfds/{folder}", Where(folder=tmp_path / "cache", download=True))
+    assert isinstance(images, Dataset)
+    assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
+    assert images.train_labels.bincount().tolist() == [4, 4, 4]
+
+
+def test_wrong_sets_are_explained(tmp_path: Path) -> None:
+    def message(name: str, folder: Path | None) -> str:
+        with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is what is tested
+            open_set(name, Where(folder=folder))
+        return str(error.value)
+
+    flat = tmp_path / "flat"
+    write_folder(flat, [(20, 16)])
+    (flat / "train").rename(flat / "a")
+    (flat / "validation").rename(flat / "b")
+    other = write_folder(tmp_path / "other", [(20, 16)])
+    (other / "validation" / "class2").rename(other / "validation" / "class9")
+    (tmp_path / "empty").mkdir()
+    assert "needs a folder: give --data-dir" in message("torch/cifar10", None)
+    assert "is not a folder" in message("torch/cifar10", tmp_path / "nowhere")
+    assert "'torch/cifar10' cannot be read" in message("torch/cifar10", tmp_path / "empty")
+    assert "'torch/nonsense' cannot be read" in message("torch/nonsense", tmp_path / "empty")
+    assert "Found 0 images" in message("folder/empty", tmp_path / "empty")
+    assert "must hold the folders train and validation" in message("folder/flat", flat)  # or all would be both halves
+    assert "training and test images have different classes" in message("folder/other", other)
+
+
+def test_the_name_of_a_folder_tells_sets_apart(tmp_path: Path) -> None:
+    assert set_name("folder", Where(folder=tmp_path / "flowers")) == "folder/flowers"
+    assert set_name("torch/cifar10", Where(folder=tmp_path)) == "torch/cifar10"
+    assert set_name("digits", Where()) == "digits"
+
+
+def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:
+    memory = open_set("folder/m", Where(folder=write_folder(tmp_path / "m", [(20, 16)])))
+    stream = open_set("folder/s", Where(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)])))
+    with pytest.raises(ValueError, match=r"image_size must be 0 for folder/m, .* got 224"):
+        memory.for_recipe(RECIPES["modern_imagenet"].recipe)
+    with pytest.raises(ValueError, match=r"max_shift must be 0 for folder/s, .* got 4: take a recipe for ImageNet"):
+        stream.for_recipe(RECIPES["modern_cifar"].recipe)
+
+
+def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path) -> None:
+    small = Where(folder=write_folder(tmp_path / "m", [(20, 16)]))
+    large = Where(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)]))
+    assert default_recipe("classify", "folder/m", small) == RECIPES["modern_cifar"].recipe
+    assert default_recipe("classify", "folder/s", large) == RECIPES["modern_imagenet"].recipe
+    assert default_recipe("classify", "digits") == RECIPES["digits"].recipe
+    with pytest.raises(ValueError, match=r"unknown dataset 'folder/m': choose from scenes"):
+        load("segment", "folder/m", small)
+
+
+def test_a_folder_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "flowers", [(70, 60), (60, 70)])
+    options = ["epochs=1", "batch_size=4", "image_size=64"]
+    command = ["bench", "resnet_test", "--dataset", "folder", "--data-dir", str(folder), "--workers", "0"]
+    command += ["--bf16", "--layout", "contiguous", "--out", str(tmp_path / "out")]
+    assert main([*command, *[word for option in options for word in ("--recipe", option)]]) == 0
+    told = capsys.readouterr().err
+    assert "on folder/flowers: 12 training and 6 test images of 3x64x64, 3 classes" in told
+    assert "recipe modern_imagenet with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
+    [line] = read_results(tmp_path / "out" / "results.jsonl")
+    assert line["dataset"] == {
+        "name": "folder/flowers",
+        "train": 12,
+        "test": 6,
+        "num_classes": 3,
+        "input_size": [3, 64, 64],
+    }
+    assert line["computed"] == {"processes": 1, "layout": "contiguous", "compile": False}
+    assert line["recipe"]["amp"] == "bfloat16"
+    assert line["recipe_name"] == ""
+
+
+# ---------------------------------------------------------------- changes of images
+
+
+def test_what_comes_in_at_the_border() -> None:
+    images = torch.arange(2 * 3 * 3, dtype=torch.float32).reshape(1, 2, 3, 3)
+    right = torch.tensor([[0, 1]])
+    filled = shift_images(images, right, torch.tensor([-1.0, -2.0]))
+    assert filled[0, 0].tolist() == [[-1, 0, 1], [-1, 3, 4], [-1, 6, 7]]
+    assert filled[0, 1, 0].tolist() == [-2, 9, 10]
+    reflected = shift_images(images, right, 0.0, "reflect")
+    assert reflected[0, 0].tolist() == [[1, 0, 1], [4, 3, 4], [7, 6, 7]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6))
+def test_flips_mirror_the_chosen_images(flips: list[bool]) -> None:
+    images = torch.arange(len(flips) * 6.0).reshape(len(flips), 1, 2, 3)
+    flipped = flip_images(images, torch.tensor(flips))
+    for image, other, flip in zip(images, flipped, flips, strict=True):
+        assert torch.equal(other, image.flip(-1) if flip else image)
+
+
+def test_draws_for_new_fields_leave_the_old_ones_alone() -> None:
+    """A recipe with flips sees the images in the order of the one without."""
+    plain, more = PLAIN.changed(max_shift=2), PLAIN.changed(max_shift=2, flip=True, erase=0.5)
+    first, second = (draw(50, recipe, torch.Generator().manual_seed(1)) for recipe in (plain, more))
+    assert torch.equal(first.order, second.order)
+    assert torch.equal(first.shifts, second.shifts)
+    assert (first.flips, first.seeds) == (None, None)
+    assert second.flips is not None
+    assert second.seeds is not None
+    assert len(second.seeds.unique()) == 50
+
+
+@pytest.mark.parametrize("field", ["mixup", "cutmix"])
+def test_mixed_images_have_the_shares_of_both_classes(field: str) -> None:
+    images = torch.stack([torch.full((3, 8, 8), float(i)) for i in range(4)])
+    labels = torch.arange(4)
+    mixed, shares = mix(images, labels, 4, PLAIN.changed(**{field: 1.0}), seed=5)
+    assert shares.sum(1) == pytest.approx(torch.ones(4))
+    # Constant images, so the mean of a mixed one is the mean of the two values by their shares.
+    assert mixed.mean((1, 2, 3)) == pytest.approx(shares @ torch.arange(4.0), abs=1e-5)
+    assert ((shares > 0).sum(1) == 2).all()
+    again, _ = mix(images, labels, 4, PLAIN.changed(**{field: 1.0}), seed=5)
+    assert torch.equal(mixed, again)
+    assert mix(images, labels, 4, PLAIN, seed=5) == (images, labels)
+
+
+def test_changes_of_digits_keep_what_they_are() -> None:
+    """Bytes are made of normalised images and back; an erased rectangle is the mean of all images."""
+    digits = load_dataset("digits")
+    few = digits.on(torch.device("cpu"))
+    same = batches(few, PLAIN.changed(batch_size=64, colour=1e-9))[0][0]  # goes through bytes, changes nothing
+    plain = batches(few, PLAIN.changed(batch_size=64))[0][0]
+    assert float((same - plain).abs().max()) < 1.5 / 255 / float(digits.std)
+    erased = batches(few, PLAIN.changed(batch_size=64, erase=1.0))[0][0]
+    changed = (erased != plain).flatten(1)
+    assert changed.any(1).float().mean() > 0.9
+    assert (erased.flatten(1)[changed] == 0).all()
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_recipes_say_what_the_papers_say() -> None:
+    """Learning rates at the moments that the sources name."""
+    rates = {
+        "resnet_cifar": {0: 0.1, 81.9: 0.1, 82.1: 0.01, 123.1: 0.001},  # 32,000 and 48,000 of 64,000 steps
+        "resnet110_cifar": {0: 0.01, 1: 0.1},
+        "preresnet_cifar": {80.9: 0.1, 81.1: 0.01, 122.1: 0.001},
+        "wide_resnet_cifar": {59.9: 0.1, 60.1: 0.02, 120.1: 0.004, 160.1: 0.0008},
+        "densenet_cifar": {149.9: 0.1, 150.1: 0.01, 225.1: 0.001},
+        "resnext_cifar": {149.9: 0.1, 150.1: 0.01, 225.1: 0.001},
+        "fabric_cifar": {59.9: 0.1, 60.1: 0.01, 80.1: 0.001},
+        "resnet_imagenet": {29.9: 0.1, 30.1: 0.01, 60.1: 0.001},
+        "fishnet_imagenet": {29.9: 0.1, 30.1: 0.01, 90.1: 0.0001},
+    }
+    for name, moments in rates.items():
+        recipe = recipe_row(name).recipe
+        for epoch, rate in moments.items():
+            assert recipe.lr_at(epoch) == pytest.approx(rate), (name, epoch)
+    decays = {name: row.recipe.weight_decay for name, row in RECIPES.items()}
+    assert decays["wide_resnet_cifar"] == decays["resnext_cifar"] == decays["fabric_cifar"] == 5e-4
+    assert decays["resnet_cifar"] == decays["densenet_cifar"] == decays["fishnet_imagenet"] == 1e-4
+    assert RECIPES["wide_resnet_cifar"].recipe.border == "reflect"
+    assert not RECIPES["resnet_cifar"].recipe.nesterov
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name: str) -> None:
+    row = RECIPES[name]
+    stored = row.recipe.to_dict()
+    assert Recipe(**stored) == row.recipe
+    assert recipe_name(row.recipe) == name or RECIPES[recipe_name(row.recipe)].recipe == row.recipe
+    assert row.source
+    assert not any(sentence.endswith(".") for sentence in row.recipe.describe())
+
+
+def test_a_changed_recipe_has_no_name() -> None:
+    assert recipe_name(RECIPES["digits"].recipe.changed(lr=0.05)) == ""
+    with pytest.raises(ValueError, match=r"unknown recipe 'wrn': choose from digits, "):
+        recipe_row("wrn")
+
+
+def test_steps_move_with_the_epochs() -> None:
+    short = RECIPES["wide_resnet_cifar"].recipe.changed(epochs=10)
+    assert [short.lr_at(epoch) for epoch in (2.9, 3.1, 6.1, 8.1)] == pytest.approx([0.1, 0.02, 0.004, 0.0008])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "steps"}, r"step_at must have shares with schedule 'steps'"),
+        ({"step_at": (0.5,)}, r"step_at must have shares with schedule 'steps', and none with another"),
+        ({"schedule": "steps", "step_at": (0.7, 0.5)}, r"step_at must be rising shares"),
+        ({"schedule": "steps", "step_at": (0.5, 1.0)}, r"step_at must be rising shares"),
+        ({"schedule": "linear"}, r"schedule must be one of \('cosine', 'steps'\), got 'linear'"),
+        ({"border": "black"}, r"border must be one of"),
+        ({"augment": "auto"}, r"augment must be one of"),
+        ({"flip": 1}, r"flip must be of type bool, got 1"),
+        ({"erase": 2.0}, r"erase must lie in \[0, 1\], got 2.0"),
+        ({"ema": 1.0}, r"ema must lie in \[0, 1\), got 1.0"),
+        ({"crop_scale": 0.0}, r"crop_scale must lie in \(0, 1\], got 0.0"),
+        ({"mixup": -1.0}, r"mixup must not be negative, got -1.0"),
+        ({"epochs": True}, r"epochs must be of type int, got True"),
+    ],
+)
+def test_wrong_fields_of_a_recipe_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PLAIN.changed(**changes)
+
+
+def test_recipes_are_listed_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+    assert main(["recipes", "wide_resnet_cifar"]) == 0
+    told = capsys.readouterr().out
+    assert "times 0.2 at epochs 60, 120, 160" in told
+    assert "source: Zagoruyko and Komodakis 2016, arXiv:1605.07146" in told
+    assert main(["recipes", "wrn"]) == 2
+    assert "unknown recipe 'wrn': choose from" in capsys.readouterr().err
+
+
+def test_values_of_the_command_line() -> None:
+    assert [parse_value(text) for text in ("3", "0.5", "(1, 2)", "True", "pre", "1e999")] == [
+        3,
+        0.5,
+        (1, 2),
+        True,
+        "pre",
+        "1e999",
+    ]
