@@ -60,6 +60,13 @@ def test_recipes_are_series_of_their_own(tmp_path: Path) -> None:
     assert contents_of(tmp_path, run("a"))["series"][only["series"]]["title"] == "measured"
 
 
+def test_named_recipes_are_called_by_their_names(tmp_path: Path) -> None:
+    steps = {"recipe__schedule": "steps", "recipe__step_at": [0.5], "recipe_name": "resnet_cifar"}
+    contents = contents_of(tmp_path, run("a"), run("b", **steps))
+    titles = [contents["series"][row["series"]]["title"] for row in measured(contents)]
+    assert titles == ["measured, schedule=cosine, step_at=()", "measured, recipe resnet_cifar"]
+
+
 def test_data_sets_and_tasks_stay_apart(tmp_path: Path) -> None:
     lines = [run("a"), run("b", dataset__name="cifar")]
     dense = run("c", task="segment", dataset__name="scenes", test_accuracy=None)
@@ -149,6 +156,15 @@ def test_a_failed_run_is_told_of(tmp_path: Path) -> None:
     contents = contents_of(tmp_path, run("a"), failed)
     assert contents["failures"] == [{"name": "b", "seed": 3, "error": "the loss is nan"}]
     assert len(measured(contents)) == 1
+
+
+def test_a_run_that_was_finished_has_not_failed(tmp_path: Path) -> None:
+    """Not before it was tried again, and not when it was forced to."""
+    failed = {"key": "a-0", "name": "a", "seed": 0, "error": "the loss is nan"}
+    for lines in ((failed, run("a")), (run("a"), failed)):
+        contents = contents_of(tmp_path, *lines)
+        assert contents["failures"] == []
+        assert len(measured(contents)) == 1
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:

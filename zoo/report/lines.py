@@ -47,13 +47,14 @@ OPTIONAL = {
     "peak_memory": int,
     "standard_error": float,
     "task": str,
+    "recipe_name": str,
 }
 NAMES: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
 @dataclass(kw_only=True)
 class Lines:
-    """What some files hold; of lines with one key the last that was read.
+    """What some files hold; of lines with one key the last that was read, but no failure after a finished run.
 
     Attributes:
         runs: Finished runs of `zoo bench`.
@@ -86,11 +87,13 @@ def read_lines(paths: Sequence[Path]) -> Lines:
         content = path.read_bytes()
         number = 0
         for number, record in _records(path, content, found.warnings):
-            newest[record["key"]] = record
             try:
                 _check_line(record)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
+            if "error" not in newest.get(record["key"], {"error": ""}) and "error" in record:
+                continue  # a run that was finished and failed when it was forced again is finished
+            newest[record["key"]] = record
         # Two levels tell a reader which file it was, and not where somebody's home is.
         name = "/".join(path.parts[-2:])
         found.files.append({"name": name, "lines": number, "sha256": hashlib.sha256(content).hexdigest()[:16]})
