@@ -1,0 +1,374 @@
+"""The results that the zoo publishes of itself: counts of every net, and topologies of one size compared on digits.
+
+python benchmarks/study.py --jobs 2
+python benchmarks/study.py --only counts
+python benchmarks/study.py --only study --seeds 0 --out results/study
+
+Counts go to OUT/counts.csv. The study trains every CIFAR-scale topology at three sizes that are matched in parameters,
+three seeds each, one recipe; its lines, tables, pictures and report go to OUT/digits. What is there is not trained
+again, so the command also draws everything anew from the stored lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+import zoo
+from zoo.bench.attempt import How
+from zoo.bench.engines import Here, Processes
+from zoo.bench.plot import COLOURS, MARKERS
+from zoo.bench.progress import Progress
+from zoo.bench.recipes import RECIPES
+from zoo.bench.report import write_atomically
+from zoo.bench.results import Run, newest_results
+from zoo.bench.runner import SAVED, plan, sweep
+from zoo.cli import main as zoo_command
+from zoo.complexity import count
+
+OUT = Path(__file__).resolve().parent / "results"
+SIZES = {"S": 100_000, "M": 300_000, "L": 1_000_000}
+"""Parameters of the three sizes; every net is within `CLOSE` of them."""
+CLOSE = 0.05
+COUNTS = ("name", "family", "params", "macs", "fvcore_flops", "activations", "input_size", "uncounted")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A topology at three sizes.
+
+    Attributes:
+        label: As tables and pictures call it.
+        preset: Its row in the registry.
+        sizes: Changed fields of the specification, smallest first: widths, where nothing else is needed.
+    """
+
+    label: str
+    preset: str
+    sizes: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
+
+
+def _stages(*widths: tuple[int, ...], stem: bool = True, **others: Any) -> tuple[Any, ...]:
+    """Widths of the stages at each size; the stem is as wide as the first."""
+    return tuple({"widths": own} | ({"stem_width": own[0]} if stem else {}) | others for own in widths)
+
+
+def _fish(unit: int, **blocks: tuple[int, ...]) -> Mapping[str, Any]:
+    """A fish whose widths are multiples of one number, with more blocks where widths alone miss the size."""
+    return {
+        "stem_width": 2 * unit,
+        "tail_widths": (4 * unit, 8 * unit, 16 * unit),
+        "body_widths": (16 * unit, 12 * unit, 8 * unit),
+        **blocks,
+    }
+
+
+def _inception(scale: float) -> Mapping[str, Any]:
+    """All widths of the preset times a number."""
+    spec = zoo.model_entry("googlenet16_bn_cifar").spec
+    names = ("stem_widths", "ones", "three_reduces", "threes", "five_reduces", "fives", "projections")
+    return {name: tuple(round(width * scale) for width in getattr(spec, name)) for name in names}
+
+
+STUDY = (
+    Topology("plain", "plain20_cifar", _stages((10, 20, 39), (17, 34, 67), (31, 62, 124))),
+    Topology("ResNet", "resnet20_cifar", _stages((10, 20, 39), (17, 34, 67), (31, 62, 124))),
+    Topology("pre-activation", "preresnet20_cifar", _stages((10, 19, 38), (17, 34, 67), (31, 61, 123))),
+    Topology("wide", "wide_resnet16_2_cifar", _stages((12, 24, 48), (21, 42, 84), (39, 78, 156), stem=False)),
+    Topology(
+        "ResNeXt",
+        "resnext20_4x8d_cifar",
+        (
+            {"widths": (36, 73, 146), "mid_widths": (20, 36, 72)},
+            {"widths": (65, 129, 259), "mid_widths": (32, 64, 128)},
+            {"widths": (118, 237, 474), "mid_widths": (60, 120, 236)},
+        ),
+    ),
+    Topology(
+        "squeeze-excite",
+        "seresnet20_projection_cifar",
+        _stages((10, 19, 38), (17, 34, 67), (30, 60, 120), squeeze=8),
+    ),
+    Topology(
+        "DenseNet",
+        "densenet40_k12_bc_cifar",
+        (
+            {"growth_rate": 9, "stem_width": 18},
+            {"growth_rate": 16, "stem_width": 32},
+            {"growth_rate": 29, "stem_width": 58},
+        ),
+    ),
+    Topology(
+        "VGG",
+        "vgg11_c32_bn_cifar",
+        _stages((7, 13, 27, 54, 54), (12, 23, 46, 92, 92), (21, 42, 84, 169, 169), stem=False),
+    ),
+    Topology("GoogLeNet", "googlenet16_bn_cifar", (_inception(0.568), _inception(0.994), _inception(1.824))),
+    Topology(
+        "highway",
+        "highway11_cifar",
+        (
+            {"widths": (10, 21, 42), "last_width": 162},
+            {"widths": (18, 36, 72), "last_width": 288},
+            {"widths": (33, 66, 132), "last_width": 522},
+        ),
+    ),
+    Topology(
+        "BagNet",
+        "bagnet17_cifar",
+        (
+            {"widths": (48, 96, 192), "stem_width": 12},
+            {"widths": (84, 168, 336), "stem_width": 21},
+            {"widths": (152, 304, 608), "stem_width": 38},
+        ),
+    ),
+    Topology(
+        "wider ResNet",
+        "wider_resnet13_cifar",
+        (
+            {"widths": (14, 29, 58, 115), "mid_widths": (14, 29, 29, 58), "stem_width": 7},
+            {"widths": (25, 50, 100, 200), "mid_widths": (25, 50, 50, 100), "stem_width": 12},
+            {"widths": (46, 92, 184, 368), "mid_widths": (46, 92, 92, 184), "stem_width": 23},
+        ),
+    ),
+    Topology(
+        "FRRN",
+        "frrn_small_cifar",
+        (
+            {"width": 13, "lanes": 7, "down_widths": (20, 27, 33), "up_widths": (27, 20)},
+            {"width": 23, "lanes": 12, "down_widths": (35, 46, 58), "up_widths": (46, 35)},
+            {"width": 42, "lanes": 21, "down_widths": (64, 85, 106), "up_widths": (85, 64)},
+        ),
+    ),
+    Topology(
+        "LeNet",
+        "lenet5_cifar",
+        (
+            {"widths": (8, 20), "wide": (154, 108)},
+            {"widths": (13, 36), "wide": (266, 186)},
+            {"widths": (24, 65), "wide": (486, 340)},
+        ),
+    ),
+    Topology(
+        "FishNet",
+        "fishnet58_cifar",
+        (
+            _fish(3, tail_blocks=(1, 1, 2), head_blocks=(1, 2, 1)),
+            _fish(5, head_blocks=(1, 1, 2)),
+            _fish(10, head_blocks=(1, 2, 1)),
+        ),
+    ),
+    Topology(
+        "fabric",
+        "fabric_a_l3_s3_c32x2_post_cifar",
+        ({"channels": (24, 44, 88)}, {"channels": (40, 76, 156)}, {"channels": (72, 144, 284)}),
+    ),
+)
+
+
+def study_runs(seeds: Iterable[int]) -> dict[str, tuple[Topology, str, Run]]:
+    """Topology, size and run, by the key of the run; the small ones first, all of them with the first seed."""
+    runs = {}
+    for seed in seeds:
+        for number, size in enumerate(SIZES):
+            for topology in STUDY:
+                recipe = RECIPES["digits"].recipe
+                [run] = plan([topology.preset], "digits", recipe, [seed], topology.sizes[number])
+                runs[run.key] = topology, size, run
+    return runs
+
+
+def write_counts(path: Path) -> None:
+    """Count every net of the registry, for one image of its own size."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COUNTS, lineterminator="\n")
+    writer.writeheader()
+    for name in tqdm(zoo.list_models(), desc="counting", unit="net", disable=not sys.stderr.isatty()):
+        entry = zoo.model_entry(name)
+        counts = count(zoo.create_model(name, device="meta"), entry.input_size).to_dict()
+        size = "x".join(map(str, entry.input_size))
+        row = {"name": name, "family": entry.family, **counts, "input_size": size}
+        row["uncounted"] = json.dumps(counts["uncounted"])
+        writer.writerow({column: row[column] for column in COUNTS})
+    write_atomically(path, buffer.getvalue().encode())
+    print(path)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A topology at one size, over the seeds; scores and deviation in percent."""
+
+    label: str
+    size: str
+    params: int
+    macs: int
+    scores: tuple[float, ...]
+    recipe: str
+
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def deviation(self) -> float:
+        """Over the seeds; 0 for a single one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
+def points(lines: Sequence[Mapping[str, Any]], runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Point]:
+    """What the stored lines say of the study, in its order; lines of other runs are passed over."""
+    common = RECIPES["digits"].recipe
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    recipes: dict[tuple[str, str], str] = {}
+    for line in lines:
+        if line["key"] in runs:
+            topology, size, run = runs[line["key"]]
+            found.setdefault((topology.label, size), []).append(line)
+            own = [f"lr {run.recipe.lr:g}"] * (run.recipe.lr != common.lr)
+            own += [f"{run.recipe.epochs} epochs"] * (run.recipe.epochs != common.epochs)
+            recipes[topology.label, size] = ", ".join(own)
+    return [
+        Point(
+            label=topology.label,
+            size=size,
+            params=own[0]["counts"]["params"],
+            macs=own[0]["counts"]["macs"],
+            scores=tuple(100 * line["test_accuracy"] for line in own),
+            recipe=recipes[topology.label, size],
+        )
+        for topology in STUDY
+        for size in SIZES
+        if (own := found.get((topology.label, size)))
+    ]
+
+
+def table(study: Sequence[Point]) -> str:
+    """Markdown: a row a topology, a column a size; the best mean over the sizes first."""
+    by_label: dict[str, list[Point]] = {}
+    for point in study:
+        by_label.setdefault(point.label, []).append(point)
+    rows = []
+    for label, own in sorted(by_label.items(), key=lambda item: -statistics.fmean(p.mean for p in item[1])):
+        cells = {point.size: f"{point.mean:.2f} +- {point.deviation:.2f}" for point in own}
+        macs = {point.size: f"{point.macs / 1e6:.1f}" for point in own}
+        special = f" ({own[0].recipe})" if own[0].recipe else ""
+        rows.append([label + special, *(cells.get(s, "-") for s in SIZES), *(macs.get(s, "-") for s in SIZES)])
+    titles = [f"{size / 1e6:g} M" for size in SIZES.values()]
+    headers = ["topology", *(f"{title}: accuracy [%]" for title in titles), *(f"{title}: M MACs" for title in titles)]
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers=headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def draw(study: Sequence[Point], kind: str) -> bytes:
+    """Accuracy against parameters and multiply-adds, a line a topology, as png or svg."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullFormatter
+
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "zoo",
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(11, 5.2), dpi=160, layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, cost in zip(panels, ("params", "macs"), strict=True):
+            for number, topology in enumerate(STUDY):
+                own = [point for point in study if point.label == topology.label]
+                axes.errorbar(
+                    [getattr(point, cost) for point in own],
+                    [100 - point.mean for point in own],
+                    yerr=[min(point.deviation, 0.95 * (100 - point.mean)) for point in own],
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    linestyle=("-", "--", ":")[number // len(COLOURS)],
+                    linewidth=1.2,
+                    markersize=5,
+                    elinewidth=0.8,
+                    label=topology.label if cost == "params" else None,
+                )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel({"params": "parameters", "macs": "multiply-adds (FLOPs in most papers)"}[cost])
+            axes.grid(True, which="major", color="0.9", linewidth=0.6)
+        panels[0].invert_yaxis()
+        ticks = [0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 40, 60]
+        panels[0].yaxis.set_major_locator(FixedLocator(ticks))
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:g}"))
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+        seeds = max((len(point.scores) for point in study), default=0)
+        panels[0].set_ylabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
+        figure.legend(loc="outside right center", frameon=False, handlelength=2.4)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:
+    """Train what is missing, then write table, pictures and report; 1 if a run failed."""
+    path, runs = out / "results.jsonl", study_runs(seeds)
+    engine = Processes(jobs, threads) if jobs > 1 else Here()
+    torch.set_num_threads(threads)
+    heading = f"{len(STUDY)} topologies at {len(SIZES)} sizes, {len(seeds)} seeds each; lines go to {path}"
+    with Progress(heading) as progress:
+        outcome = sweep(
+            [run for _, _, run in runs.values()],
+            path,
+            how=How(saved=out.absolute() / SAVED),
+            engine=engine,
+            listener=progress,
+        )
+    study = points(newest_results(path), runs)
+    files = {f"study.{kind}": draw(study, kind) for kind in ("png", "svg")} | {"study.md": f"{table(study)}\n".encode()}
+    for name, content in files.items():
+        write_atomically(out / name, content)
+        print(out / name)
+    print(f"\n{table(study)}\n")
+    for failed in outcome.failures:
+        print(f"failed: {failed}", file=sys.stderr)
+    title = "Topologies of one size on handwritten digits"
+    return zoo_command(["report", str(path), "-o", str(out / "report.html"), "--title", title]) or bool(
+        outcome.failures
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Count every net, and compare topologies of one size on digits; what is done is not done again."
+    )
+    parser.add_argument("--only", choices=("counts", "study"), help="leave the other part out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="default: results, beside this script")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    args = build_parser().parse_args(argv)
+    if args.only != "study":
+        write_counts(args.out / "counts.csv")
+    return run_study(args.out / "digits", args.seeds, args.jobs, args.threads) if args.only != "counts" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
