@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import zoo
+import zoo.bench.__main__
 import zoo.cli
 import zoo.timm
 from zoo.bench.data import DATASETS
@@ -71,6 +72,8 @@ def test_commands_exist(page: Path) -> None:
                 parse(runpy.run_path(str(ROOT / script))["build_parser"](), args)
             case ["pip", "install", "-e", _]:
                 pass
+            case ["accelerate", "launch", *_] | ["torchrun", *_] if "zoo.bench" in words:
+                parse(zoo.bench.__main__.build_parser(), words[words.index("zoo.bench") + 1 :])
             case _:
                 pytest.fail(f"{page.name}: nothing here checks {' '.join(words)}")
 

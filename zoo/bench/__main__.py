@@ -6,9 +6,15 @@ import sys
 from zoo.bench.command import BENCH_EXAMPLES, BENCH_HELP, add_bench_options
 from zoo.bench.options import DESCRIPTION, run_verb
 
-if __name__ == "__main__":
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m zoo.bench", description=BENCH_HELP, epilog=BENCH_EXAMPLES, formatter_class=DESCRIPTION
     )
     add_bench_options(parser)
-    sys.exit(run_verb(parser.parse_args()))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(build_parser().parse_args()))

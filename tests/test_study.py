@@ -1,0 +1,105 @@
+"""The study of topologies of one size: what it compares is of one size, and every family takes part."""
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from zoo.bench.recipes import RECIPES
+from zoo.bench.results import read_results
+from zoo.complexity import count
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import study  # noqa: E402 - a script, which is no part of the package
+
+
+@pytest.mark.parametrize("topology", study.STUDY, ids=lambda topology: topology.label)
+def test_nets_of_one_size_have_as_many_parameters(topology: study.Topology) -> None:
+    for target, overrides in zip(study.SIZES.values(), topology.sizes, strict=True):
+        with torch.device("meta"):
+            net = zoo.create_model(topology.preset, num_classes=10, **overrides)
+        params = sum(parameter.numel() for parameter in net.parameters())
+        assert abs(params / target - 1) <= study.CLOSE, f"{topology.label}: {params:,} for {target:,}"
+
+
+def test_every_family_of_small_images_takes_part() -> None:
+    small = {entry.family for entry in map(zoo.model_entry, zoo.list_models()) if entry.name.endswith("_cifar")}
+    assert {zoo.model_entry(topology.preset).family for topology in study.STUDY} == small
+    assert len({topology.label for topology in study.STUDY}) == len(study.STUDY)
+
+
+def test_runs_are_told_apart_and_the_small_ones_come_first() -> None:
+    runs = study.study_runs([0, 1])
+    assert len(runs) == 2 * len(study.SIZES) * len(study.STUDY)
+    assert [size for _, size, run in runs.values() if run.seed == 0] == [
+        size for size in study.SIZES for _ in study.STUDY
+    ]
+
+
+def line(key: str, accuracy: float) -> dict[str, Any]:
+    return {"key": key, "counts": {"params": 100, "macs": 2_000_000}, "test_accuracy": accuracy}
+
+
+def test_tables_and_pictures_show_means_and_deviations() -> None:
+    runs = study.study_runs([0, 1])
+    of = {(topology.label, size, run.seed): key for key, (topology, size, run) in runs.items()}
+    lines = [line(of["VGG", "S", seed], accuracy) for seed, accuracy in ((0, 0.97), (1, 0.99))]
+    lines += [line(of["LeNet", "S", 0], 0.985), line(of["LeNet", "L", 0], 0.995), line("another study", 0.5)]
+    points = study.points(lines, runs)
+    assert [(point.label, point.size, point.mean) for point in points] == [
+        ("VGG", "S", pytest.approx(98)),
+        ("LeNet", "S", pytest.approx(98.5)),
+        ("LeNet", "L", pytest.approx(99.5)),
+    ]
+    assert points[0].deviation == pytest.approx(2**0.5)
+    text = study.table(points)
+    _, _, first, second = text.splitlines()
+    assert [cell.strip() for cell in first.split("|")[1:5]] == [
+        "LeNet (lr 0.02)",
+        "98.50 +- 0.00",
+        "-",
+        "99.50 +- 0.00",
+    ]
+    assert "98.00 +- 1.41" in second
+    assert study.draw(points, "png").startswith(b"\x89PNG")
+    assert study.draw(points, "svg") == study.draw(points, "svg")
+
+
+def test_the_study_runs_and_is_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = RECIPES["digits"]
+    monkeypatch.setitem(RECIPES, "digits", replace(row, recipe=row.recipe.changed(epochs=1)))
+    sizes = tuple({"widths": (n, n), "wide": (n, n)} for n in (2, 3, 4))
+    monkeypatch.setattr(study, "STUDY", (study.Topology("LeNet", "lenet5_cifar", sizes),))
+    threads = torch.get_num_threads()
+    command = ["--only", "study", "--seeds", "0", "--out", str(tmp_path)]
+    assert study.main(command) == 0
+    told = capsys.readouterr()
+    assert "1 topologies at 3 sizes, 1 seeds each" in told.err
+    assert "LeNet (lr 0.02)" in told.out
+    lines = read_results(tmp_path / "digits" / "results.jsonl")
+    assert [line["overrides"]["wide"] for line in lines] == [[2, 2], [3, 3], [4, 4]]
+    written = sorted(path.name for path in (tmp_path / "digits").iterdir())
+    assert written == ["report.html", "results.jsonl", "study.md", "study.png", "study.svg"]
+    assert study.main(command) == 0
+    assert len(read_results(tmp_path / "digits" / "results.jsonl")) == 3
+    torch.set_num_threads(threads)
+
+
+def test_counts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["resnet_test", "fabric_test"]
+    monkeypatch.setattr(zoo, "list_models", lambda: names)
+    assert study.main(["--only", "counts", "--out", str(tmp_path)]) == 0
+    rows = list(csv.DictReader((tmp_path / "counts.csv").read_text("ascii").splitlines()))
+    assert [row["name"] for row in rows] == names
+    counts = count(zoo.create_model("fabric_test", device="meta"), (3, 64, 64))
+    assert (int(rows[1]["params"]), int(rows[1]["macs"])) == (counts.params, counts.macs)
+    assert rows[1]["input_size"] == "3x64x64"
