@@ -425,3 +425,20 @@ def test_shares_are_put_together_in_order() -> None:
     assert torch.equal(interleave([whole[0::3], whole[1::3], whole[2::3]]), whole)
     assert interleave([["a", "c"], ["b"]]) == ["a", "b", "c"]
     assert all(a < b for a, b in pairwise(interleave([whole.tolist()])))
+
+
+def test_a_compiled_net_is_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler is asked once, its net sees every batch, and the weights are those of the net that it was given."""
+    seen: list[bool] = []
+
+    def compile_(model: nn.Module) -> nn.Module:
+        model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    options: dict[str, Any] = {"seed": 3, "on_trained": lambda model: weights.append(model.state_dict())}
+    recipe, weights = DIGITS.changed(epochs=1, batch_size=299), []
+    for compiled in (False, True):
+        assert advance(training(net, load_dataset("digits"), recipe, compiled=compiled, **options), 2) is not None
+    assert seen == [True] * 3 + [False] * 9
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
