@@ -86,9 +86,10 @@ def advance(run: Iterator[Any], epochs: int) -> Trained | None:
     [
         {},
         {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9},
+        {"precise_norms": True},
         {"mixup": 0.2, "cutmix": 1.0, "augment": "trivial", "erase": 0.3, "flip": True, "border": "reflect"},
     ],
-    ids=["plain", "average", "changed images"],
+    ids=["plain", "average", "precise norms", "changed images"],
 )
 def test_a_run_that_was_stopped_repeats_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe, weights = DIGITS.changed(epochs=4, batch_size=299, **changes), []

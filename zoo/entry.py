@@ -126,7 +126,8 @@ class Entry:
         lineups: Benchmark line-ups that the model is part of.
         lr_factor: Share of a recipe's learning rate that the net trains with where it does not with that of the others;
             `notes` say why.
-        epochs_factor: How many times a recipe's epochs it then needs.
+        epochs_factor: How many times a recipe's epochs it needs, likewise.
+        precise_norms: Whether a recipe has to estimate the statistics of its norms anew before a test, likewise.
         notes: What a reader must know: differences from the paper, readings of unclear parts.
         weights: Trained weights by tag, the default first; filled in by the registry from the family's ``WEIGHTS``,
             and from timm where that is the reference.
@@ -151,6 +152,7 @@ class Entry:
     lineups: tuple[str, ...] = ()
     lr_factor: float = 1.0
     epochs_factor: float = 1.0
+    precise_norms: bool = False
     notes: str = ""
     weights: Mapping[str, Weights] = field(default_factory=dict, hash=False)
     layouts: Mapping[str, Layout] = field(default_factory=dict, hash=False, repr=False)

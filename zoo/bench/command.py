@@ -312,8 +312,7 @@ def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed:
 
     nets, seeds = len({run.display for run in runs}), len({run.seed for run in runs})
     size = "x".join(map(str, images.input_size))
-    name, before = recipe_name(base), base.to_dict()
-    changed = ", ".join(f"{key}={value}" for key, value in recipe.to_dict().items() if before.get(key) != value)
+    name, changed = recipe_name(base), _differences(base, recipe)
     heading = f"recipe {name}{f' with {changed}' if changed else ''} ({RECIPES[name].source})"
     own = {run.display: run.recipe for run in runs if run.recipe != recipe}
     return "\n".join(
@@ -323,10 +322,15 @@ def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed:
             f"{images.num_classes} classes",
             f"{heading}:",
             *(f"  {sentence}" for sentence in recipe.describe()),
-            *(f"  {net}: lr={other.lr:g}, {other.epochs} epochs, as its row says" for net, other in own.items()),
+            *(f"  {net}, as its row says: {_differences(recipe, other)}" for net, other in own.items()),
             f"on {computed}; results go to {path}",
         ]
     )
+
+
+def _differences(before: Any, after: Any) -> str:
+    old = before.to_dict()
+    return ", ".join(f"{key}={value}" for key, value in after.to_dict().items() if old.get(key) != value)
 
 
 def _computed(args: argparse.Namespace, processes: int) -> str:

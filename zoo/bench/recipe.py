@@ -67,6 +67,9 @@ class Recipe:
         erase: Probability that a rectangle of a training image is erased (arXiv:1708.04896).
         mixup: Alpha of mixup (arXiv:1710.09412); 0 for none.
         cutmix: Alpha of CutMix (arXiv:1905.04899); where both are given each batch takes one of them by chance.
+        precise_norms: Whether the statistics of norms are estimated anew before each test, from training images that
+            pass the net as it is in evaluation. For nets whose maps differ between training and evaluation, as those
+            with dropped skips do (Li et al. 2018, arXiv:1801.05134).
         ema: Decay a step of an average of the weights, which is then what is tested; 0 for none.
 
     Raises:
@@ -98,6 +101,7 @@ class Recipe:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    precise_norms: bool = False
     ema: float = 0.0
 
     def __post_init__(self) -> None:
@@ -208,6 +212,7 @@ class Recipe:
             rate,
             "training images: " + (", ".join(images) or "as they are"),
             *[f"label smoothing {self.label_smoothing:g}"] * bool(self.label_smoothing),
+            *["statistics of norms are estimated anew before each test"] * self.precise_norms,
             *[f"tested is an average of the weights with decay {self.ema:g}"] * bool(self.ema),
         ]
 

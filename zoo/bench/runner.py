@@ -119,8 +119,8 @@ def plan(
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
     In this order a sweep that is stopped early has compared all nets once. A name or seed given twice counts once.
-    A net whose row says that it needs another learning rate or more epochs gets them, except for fields of the recipe
-    that are ``fixed``.
+    A net whose row says that it needs another learning rate, more epochs or precise norms gets them, except for fields
+    of the recipe that are ``fixed``.
 
     Args:
         names: Models.
@@ -260,7 +260,11 @@ def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
         entry = registry.model_entry(name)
     except ValueError:
         return recipe
-    changes = {"lr": recipe.lr * entry.lr_factor, "epochs": round(recipe.epochs * entry.epochs_factor)}
+    changes = {
+        "lr": recipe.lr * entry.lr_factor,
+        "epochs": round(recipe.epochs * entry.epochs_factor),
+        "precise_norms": recipe.precise_norms or entry.precise_norms,
+    }
     return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
 
 

@@ -28,6 +28,8 @@ MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
 """Fields of a recipe that change images, for which targets other than a class would have to change, too."""
 
 
+PRECISE_BATCHES = 200
+"""Batches that the statistics of norms are estimated from at the most, where a recipe asks for it."""
 PULSE = 1.0
 """Seconds after which a run tells how far it is."""
 
@@ -295,6 +297,8 @@ class _Run:
         mean_loss = float(team.total(loss_sum)) / (steps * team.size)
         if not math.isfinite(mean_loss):
             raise DivergedError(f"{self.label}: the loss is {mean_loss} in epoch {epoch + 1} of {recipe.epochs}")
+        if recipe.precise_norms:
+            self.settle_norms(steps)
         trained = time.perf_counter()
         self.predictions = self.predict()
         metrics = EpochMetrics(
@@ -311,6 +315,24 @@ class _Run:
         self.spent["cpu_seconds"] += time.process_time() - cpu_start
         self.spent["peak_memory"] = max(self.spent["peak_memory"], self.memory.read() or 0)
         return metrics
+
+    def settle_norms(self, steps: int) -> None:
+        """Give the norms of what is tested the statistics of training images that pass it as it is in evaluation."""
+        import zoo.complexity  # noqa: F401 - knows how to import fvcore without its warning
+
+        from fvcore.nn.precise_bn import BN_MODULE_TYPES, update_bn_stats  # isort: skip
+
+        net, recipe, team = self.tested, self.recipe, self.team
+        net.eval()
+        for norm in net.modules():
+            if isinstance(norm, BN_MODULE_TYPES):
+                norm.train()
+        # Numbers of their own: the next epoch is the one that it would be without this.
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = self.dataset.train_batches(recipe, generator, rank=team.rank, of=team.size)
+        images = (images.contiguous(memory_format=self.layout) for images, _ in batches)
+        with team.whole_batch(), _autocast(team.device, recipe):
+            update_bn_stats(net, images, min(steps, PRECISE_BATCHES))
 
     @torch.no_grad()
     def predict(self) -> Any:
