@@ -33,7 +33,7 @@ from zoo.bench.plot import COLOURS, MARKERS
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
 from zoo.bench.report import write_atomically
-from zoo.bench.results import Run, newest_results
+from zoo.bench.results import Run, failed_runs, newest_results
 from zoo.bench.runner import SAVED, plan, sweep
 from zoo.cli import main as zoo_command
 from zoo.complexity import count
@@ -208,13 +208,24 @@ def write_counts(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A topology at one size, over the seeds; scores and deviation in percent."""
+    """A topology at one size, over the seeds; scores and deviation in percent.
+
+    Attributes:
+        label: Of the topology.
+        size: Key of `SIZES`.
+        params: Parameters.
+        macs: Multiply-adds for one image.
+        scores: Accuracies, one a seed.
+        failed: Seeds without a score: the loss was not finite.
+        recipe: What is special in the recipe, where something is.
+    """
 
     label: str
     size: str
     params: int
     macs: int
     scores: tuple[float, ...]
+    failed: int
     recipe: str
 
     @property
@@ -228,18 +239,22 @@ class Point:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
-def points(lines: Sequence[Mapping[str, Any]], runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Point]:
-    """What the stored lines say of the study, in its order; lines of other runs are passed over."""
+def points(path: Path, runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Point]:
+    """What the stored lines say of the study, in its order; lines of other runs are passed over.
+
+    A topology that failed with every seed at some size has no point there.
+    """
     common = RECIPES["digits"].recipe
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     recipes: dict[tuple[str, str], str] = {}
-    for line in lines:
+    for line in newest_results(path):
         if line["key"] in runs:
             topology, size, run = runs[line["key"]]
             found.setdefault((topology.label, size), []).append(line)
             own = [f"lr {run.recipe.lr:g}"] * (run.recipe.lr != common.lr)
             own += [f"{run.recipe.epochs} epochs"] * (run.recipe.epochs != common.epochs)
             recipes[topology.label, size] = ", ".join(own)
+    lost = [runs[line["key"]] for line in failed_runs(path) if line["key"] in runs]
     return [
         Point(
             label=topology.label,
@@ -247,6 +262,7 @@ def points(lines: Sequence[Mapping[str, Any]], runs: Mapping[str, tuple[Topology
             params=own[0]["counts"]["params"],
             macs=own[0]["counts"]["macs"],
             scores=tuple(100 * line["test_accuracy"] for line in own),
+            failed=sum((other.label, place) == (topology.label, size) for other, place, _ in lost),
             recipe=recipes[topology.label, size],
         )
         for topology in STUDY
@@ -262,14 +278,19 @@ def table(study: Sequence[Point]) -> str:
         by_label.setdefault(point.label, []).append(point)
     rows = []
     for label, own in sorted(by_label.items(), key=lambda item: -statistics.fmean(p.mean for p in item[1])):
-        cells = {point.size: f"{point.mean:.2f} +- {point.deviation:.2f}" for point in own}
+        cells = {point.size: _cell(point) for point in own}
         macs = {point.size: f"{point.macs / 1e6:.1f}" for point in own}
         special = f" ({own[0].recipe})" if own[0].recipe else ""
-        rows.append([label + special, *(cells.get(s, "-") for s in SIZES), *(macs.get(s, "-") for s in SIZES)])
+        rows.append([label + special, *(cells.get(s, "failed") for s in SIZES), *(macs.get(s, "-") for s in SIZES)])
     titles = [f"{size / 1e6:g} M" for size in SIZES.values()]
     headers = ["topology", *(f"{title}: accuracy [%]" for title in titles), *(f"{title}: M MACs" for title in titles)]
     align = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(rows, headers=headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _cell(point: Point) -> str:
+    lost = f" ({point.failed} of {point.failed + len(point.scores)} failed)" if point.failed else ""
+    return f"{point.mean:.2f} +- {point.deviation:.2f}{lost}"
 
 
 def draw(study: Sequence[Point], kind: str) -> bytes:
@@ -335,7 +356,7 @@ def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:
             engine=engine,
             listener=progress,
         )
-    study = points(newest_results(path), runs)
+    study = points(path, runs)
     files = {f"study.{kind}": draw(study, kind) for kind in ("png", "svg")} | {"study.md": f"{table(study)}\n".encode()}
     for name, content in files.items():
         write_atomically(out / name, content)

@@ -4,14 +4,13 @@ import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import zoo
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import read_results
+from zoo.bench.results import append_result, read_results
 from zoo.complexity import count
 
 ROOT = Path(__file__).parents[1]
@@ -43,29 +42,33 @@ def test_runs_are_told_apart_and_the_small_ones_come_first() -> None:
     ]
 
 
-def line(key: str, accuracy: float) -> dict[str, Any]:
-    return {"key": key, "counts": {"params": 100, "macs": 2_000_000}, "test_accuracy": accuracy}
-
-
-def test_tables_and_pictures_show_means_and_deviations() -> None:
+def test_tables_and_pictures_show_means_and_deviations(tmp_path: Path) -> None:
     runs = study.study_runs([0, 1])
     of = {(topology.label, size, run.seed): key for key, (topology, size, run) in runs.items()}
-    lines = [line(of["VGG", "S", seed], accuracy) for seed, accuracy in ((0, 0.97), (1, 0.99))]
-    lines += [line(of["LeNet", "S", 0], 0.985), line(of["LeNet", "L", 0], 0.995), line("another study", 0.5)]
-    points = study.points(lines, runs)
-    assert [(point.label, point.size, point.mean) for point in points] == [
-        ("VGG", "S", pytest.approx(98)),
-        ("LeNet", "S", pytest.approx(98.5)),
-        ("LeNet", "L", pytest.approx(99.5)),
+    path = tmp_path / "r.jsonl"
+    for label, size, seed, accuracy in (
+        ("VGG", "S", 0, 0.97),
+        ("VGG", "S", 1, 0.99),
+        ("LeNet", "S", 0, 0.985),
+        ("LeNet", "L", 0, 0.995),
+    ):
+        counts = {"params": 100, "macs": 2_000_000}
+        append_result(path, {"key": of[label, size, seed], "counts": counts, "test_accuracy": accuracy})
+    append_result(path, {"key": of["LeNet", "L", 1], "error": "the loss is nan"})
+    append_result(path, {"key": "another study", "test_accuracy": 0.5})
+    points = study.points(path, runs)
+    assert [(point.label, point.size, point.mean, point.failed) for point in points] == [
+        ("VGG", "S", pytest.approx(98), 0),
+        ("LeNet", "S", pytest.approx(98.5), 0),
+        ("LeNet", "L", pytest.approx(99.5), 1),
     ]
     assert points[0].deviation == pytest.approx(2**0.5)
-    text = study.table(points)
-    _, _, first, second = text.splitlines()
+    _, _, first, second = study.table(points).splitlines()
     assert [cell.strip() for cell in first.split("|")[1:5]] == [
         "LeNet (lr 0.02)",
         "98.50 +- 0.00",
-        "-",
-        "99.50 +- 0.00",
+        "failed",
+        "99.50 +- 0.00 (1 of 2 failed)",
     ]
     assert "98.00 +- 1.41" in second
     assert study.draw(points, "png").startswith(b"\x89PNG")
