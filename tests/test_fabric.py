@@ -180,6 +180,20 @@ def test_equations_with_inputs_kept_and_remade(
     assert remade.call_count == (len(live) if least == 1 else 0)
 
 
+def test_equations_with_heavy_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their maps change the layout on the way in; no preset that is small enough for the other tests has them."""
+    monkeypatch.setattr(fabric_file, "HEAVY", 64)
+    net = settled(fabric("d", 4, (4, 8, 12), "conv", {"dtype": torch.float64}))
+    heavy = [path for path in net.modules() if isinstance(path, fabric_file.PlainPath) and path.heavy]
+    assert 0 < len(heavy) < len(net.spec.edges)
+    layouts = []
+    for path in heavy:
+        path.conv.register_forward_pre_hook(lambda _, args: layouts.append(args[0].is_contiguous()))
+    compare(net, torch.randn(2, 3, 13, 19, dtype=torch.float64))
+    assert layouts
+    assert all(layouts)
+
+
 def test_a_wrong_fabric_is_found() -> None:
     net = settled(fabric("a", 3, (8,) * 4, "post", {"dtype": torch.float64}, gate="scaled"))
     net.columns[1].get_submodule("1").down.gate.factor *= 1.01
