@@ -2,6 +2,7 @@
 
 python benchmarks/fabric_speed.py
 python benchmarks/fabric_speed.py fabric_a_l9_s6_c128_post_cifar --batch 64 --repeats 15 --json fabric.json
+python benchmarks/fabric_speed.py gridnet_l6_s5_c16x2 --batch 2 --input-size 96 --threads 1 --cpu-time
 
 Both sides share every operator of torch and every weight; what differs is how the graph is evaluated. Steps alternate
 and ratios are taken within pairs, as in speed.py, whose measuring this is.
@@ -42,33 +43,44 @@ NAMES = (
 )
 
 
-def make_step(name: str, plain: bool, mode: str, batch: int) -> Callable[[], object]:
-    """One step of a fresh net at its own input size: a forward pass, or forward, backward and SGD."""
+def make_step(name: str, plain: bool, mode: str, batch: int, size: int | None) -> Callable[[], object]:
+    """One step of a fresh net, at its own input size where none is given: a forward pass, or that, backward and SGD."""
     torch.manual_seed(0)
     net: Any = zoo.create_model(name)
     if plain:
         net = PlainFabric(net)
-    images = torch.randn(batch, *zoo.model_entry(name).input_size)
+    images = torch.randn(batch, *input_size(name, size))
     return measure.make_step(net, images, "train" if mode == "train" else "eval")
 
 
-def peak_memory(name: str, plain: bool, mode: str, batch: int) -> int | None:
+def input_size(name: str, size: int | None) -> tuple[int, int, int]:
+    """Channels, height and width of an image."""
+    own = zoo.model_entry(name).input_size
+    return (own[0], size, size) if size else own
+
+
+def peak_memory(name: str, plain: bool, mode: str, batch: int, size: int | None) -> int | None:
     """Bytes that building the net and two steps add at the peak; for a process of its own."""
     return measure.added_memory(
-        lambda: make_step(name, plain, mode, batch), lambda: make_step(name, plain, mode, 2)(), torch.device("cpu")
+        lambda: make_step(name, plain, mode, batch, size),
+        lambda: make_step(name, plain, mode, 2, size)(),
+        torch.device("cpu"),
     )
 
 
 def measure_net(name: str, mode: str, args: argparse.Namespace) -> dict:
     """Times and peak memory of both ways to evaluate one net."""
-    memory = [measure.in_fresh_process(peak_memory, name, plain, mode, args.batch) for plain in (False, True)]
-    steps = (make_step(name, False, mode, args.batch), make_step(name, True, mode, args.batch))
+    case = (mode, args.batch, args.input_size)
+    memory = [measure.in_fresh_process(peak_memory, name, plain, *case) for plain in (False, True)]
+    steps = [make_step(name, plain, *case) for plain in (False, True)]
     for step in steps:
         step()
-    times = compare(*measure.interleave(steps, args.repeats, measure.clocked(time.perf_counter)))
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    times = compare(*measure.interleave(steps, args.repeats, measure.clocked(clock)))
     return {
         "name": name,
         "mode": mode,
+        "input_size": input_size(name, args.input_size),
         "time": asdict(times),
         "memory": dict(zip(("ours", "plain"), memory, strict=True)),
     }
@@ -80,8 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", default=NAMES, help="fabrics of the zoo, or patterns")
     parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"], help="both")
     parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
+    parser.add_argument("--input-size", type=int, metavar="PX", help="height and width (default: each net's own)")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time of all threads instead of wall time: other users disturb less"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
     return parser
 
@@ -96,9 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for mode in args.mode:
             print(f"{name}, {mode} ...", file=sys.stderr, flush=True)
             rows.append(measure_net(name, mode, args))
-    result = {"rows": rows, "batch": args.batch, "repeats": args.repeats, "versions": versions()}
+    result = {"rows": rows, "batch": args.batch, "repeats": args.repeats, "cpu_time": args.cpu_time}
+    result["versions"] = versions()
     result["device"] = describe_device(torch.device("cpu"))
-    print(f"batch {args.batch}, {result['device']['name']}, {args.threads} threads, torch {torch.__version__}\n")
+    clock, device = "CPU" if args.cpu_time else "wall", result["device"]["name"]
+    print(f"batch {args.batch}, {clock} time, {device}, {args.threads} threads, torch {torch.__version__}\n")
     print(table(rows))
     if args.json:
         write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())
@@ -114,6 +132,7 @@ def table(rows: Sequence[dict]) -> str:
             (
                 row["name"],
                 row["mode"],
+                str(row["input_size"][-1]),
                 f"{at['ours_ms']:.0f}",
                 f"{at['theirs_ms']:.0f}",
                 f"{at['ratio']:.2f}",
@@ -123,7 +142,7 @@ def table(rows: Sequence[dict]) -> str:
                 f"{memory['ours'] / memory['plain']:.2f}" if known else "-",
             )
         )
-    header = ("net", "step", "ours ms", "plain ms", "speed x", "quartiles", "ours MiB", "plain MiB", "memory x")
+    header = ("net", "step", "px", "ours ms", "plain ms", "speed x", "quartiles", "ours MiB", "plain MiB", "memory x")
     return tabulate(cells, header, tablefmt="github", disable_numparse=True)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zoo
 from zoo import topology
 from zoo.layers import KeepAll
+from zoo.models import fabric as fabric_file
 from zoo.models.fabric import GATES, PLAIN, UNITS, Fabric, FabricSpec, Maps, SparseConv
 
 WIDE, DOUBLING = (128,) * 6, (32, 64, 128, 256, 512, 1024)
@@ -161,6 +163,35 @@ def compare(net: Fabric, x: Tensor) -> None:
         for (key, have), want in zip(ours.named_buffers(), plain.buffers(), strict=True):
             if key.rpartition(".")[0] + ".weight" in live:
                 torch.testing.assert_close(have, want, rtol=1e-9, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("least", [1, 10**9])
+@pytest.mark.parametrize(("type", "gate", "up"), [("a", "dropout", "nearest"), ("d", "gated", "bilinear")])
+def test_equations_with_inputs_kept_and_remade(
+    monkeypatch: pytest.MonkeyPatch, least: int, type: str, gate: str, up: str
+) -> None:
+    """Units ``pre`` keep their activated input where it is small and make it again where it is large."""
+    remade = Mock(side_effect=fabric_file.checkpoint)
+    monkeypatch.setattr(fabric_file, "checkpoint", remade)
+    monkeypatch.setattr(fabric_file, "REMAKE_FROM", least)
+    net = settled(fabric(type, 3, (4, 8, 12, 16), "pre", {"dtype": torch.float64}, gate=gate, up=up))
+    compare(net, torch.randn(3, 3, 13, 19, dtype=torch.float64))
+    live = topology.live_edges(net.spec.edges, net.spec.head_nodes)
+    assert remade.call_count == (len(live) if least == 1 else 0)
+
+
+def test_equations_with_heavy_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their maps change the layout on the way in; no preset that is small enough for the other tests has them."""
+    monkeypatch.setattr(fabric_file, "HEAVY", 64)
+    net = settled(fabric("d", 4, (4, 8, 12), "conv", {"dtype": torch.float64}))
+    heavy = [path for path in net.modules() if isinstance(path, fabric_file.PlainPath) and path.heavy]
+    assert 0 < len(heavy) < len(net.spec.edges)
+    layouts = []
+    for path in heavy:
+        path.conv.register_forward_pre_hook(lambda _, args: layouts.append(args[0].is_contiguous()))
+    compare(net, torch.randn(2, 3, 13, 19, dtype=torch.float64))
+    assert layouts
+    assert all(layouts)
 
 
 def test_a_wrong_fabric_is_found() -> None:
@@ -332,8 +363,9 @@ def test_layouts() -> None:
     assert all(t.is_contiguous() for t in net.forward_intermediates(x, intermediates_only=True)), "as it was given"
 
 
-def test_training_keeps_less() -> None:
+def test_training_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that the step holds for its backward pass, against the plain form."""
+    monkeypatch.setattr(fabric_file, "REMAKE_FROM", 1)
     for unit, gate in (("post", "none"), ("post", "gated"), ("pre", "gated")):
         net = fabric("a", 3, (16,) * 6, unit, gate=gate).train()
         kept = []
@@ -348,8 +380,9 @@ def test_training_keeps_less() -> None:
 
 
 @pytest.mark.parametrize("unit", ["conv", "post", "pre", "preshared"])
-def test_checkpointing_by_column(unit: str) -> None:
+def test_checkpointing_by_column(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
     """What a column frees and makes again is there when it runs a second time."""
+    monkeypatch.setattr(fabric_file, "REMAKE_FROM", 1)  # one checkpoint in another
     net = settled(fabric("d", 4, (8,) * 4, unit, {"dtype": torch.float64})).train()
     other = copy.deepcopy(net)
     other.set_grad_checkpointing()

@@ -55,10 +55,11 @@ What differs from the sources, and why:
       enlarge between scales of one size. The state dict stays. Enlarging has no dilated form, so features differ from
       those of the native net.
     * In evaluation mode batch norms are multiplied into the convolutions before them (see ``ConvNorm``); a training
-      step keeps signs where signs are enough, and makes the activated input of ``pre`` units again when it goes back.
-      On a CPU maps inside the columns have their channels last. All of it is exact to rounding. Tried, and not worth
-      it: the centre tap alone on 1x1 maps (3x3 convolutions of such maps are fast already), one convolution on the
-      concatenated inputs of a node (an eighth faster, but the concatenation is kept for the backward pass).
+      step keeps signs where signs are enough, and makes the activated input of ``pre`` units again when it goes back,
+      where that is a large map. On a CPU maps inside the columns have their channels last, but for 3x3 convolutions
+      with more weights than their maps have pixels. All of it is exact to rounding. Tried, and not worth it: the centre
+      tap alone on 1x1 maps (3x3 convolutions of such maps are fast already), one convolution on the concatenated inputs
+      of a node (an eighth faster, but the concatenation is kept for the backward pass).
     * The stem of the ImageNet nets (two 3x3 of stride 2) is ours: the papers know no larger image than 256 px.
 """
 
@@ -97,6 +98,16 @@ SKIPS = ("all", "within")
 HEADS = ("classify", "dense", "hypercolumn")
 STEMS = {"imagenet": 4, "cifar": 1}
 """Total stride of scale 0."""
+HEAVY = 2**18
+"""Product of a 3x3's input and output channels from which it takes maps in torch's own layout, on a CPU.
+
+With channels last it would bring its weights into another order every time, and there are more of them than pixels.
+"""
+REMAKE_FROM = 2**20
+"""Elements of an input from which ``pre`` units activate it again in the backward pass instead of keeping the result.
+
+Below (4 MiB in float32) there is little memory to save, and the Python of a checkpoint costs more than all else gains.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +361,7 @@ class PlainPath(nn.Module):
         conv = place.conv3x3(place.out_chs, bias=spec.conv_bias)
         self.move = Move(place, spec.up)
         self.conv = kit.conv(place.in_chs, conv) if spec.unit == "conv" else SparseConv(kit, place.in_chs, conv)
+        self.heavy = place.in_chs * place.out_chs >= HEAVY
         self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
 
     def forward(self, maps: Maps, like: Tensor) -> Tensor:
@@ -357,6 +369,8 @@ class PlainPath(nn.Module):
         x = maps.act[self.source]
         if self.rises:
             x = self.move(maps, like)
+        if self.heavy:
+            x = _channels_first(x)
         return self.drop_path(self.conv(x))
 
 
@@ -426,7 +440,7 @@ class BottleneckPath(nn.Module):
     def begin(self, x: Tensor, like: Tensor) -> Tensor:
         """The first 1x1 and its norm; in unit ``pre`` after the norm and the activation of the source."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
-            if self.first and isinstance(self.norm, nn.BatchNorm2d) and self.eager_training(x):
+            if self.remakes(x):
                 return self.reduce.norm(self._recomputed(x))
         if self.first and self.norm is not None:
             x = self.act(self.norm(x))
@@ -441,6 +455,13 @@ class BottleneckPath(nn.Module):
             and not torch.jit.is_tracing()
             and not torch.compiler.is_compiling()
             and x.requires_grad
+        )
+
+    @torch.jit.ignore
+    def remakes(self, x: Tensor) -> bool:
+        """Whether the activated input is made again in the backward pass: where it is, and where it is worth it."""
+        return (
+            self.first and isinstance(self.norm, nn.BatchNorm2d) and self.eager_training(x) and x.numel() >= REMAKE_FROM
         )
 
     @torch.jit.ignore
@@ -698,6 +719,11 @@ def _run_copy(column: Column, maps: Maps, wanted: list[int]) -> Maps:
 def _channels_last(x: Tensor) -> Tensor:
     """On a CPU pooling and interpolation are several times as fast with channels last, and 1x1s are plain products."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+@torch.fx.wrap
+def _channels_first(x: Tensor) -> Tensor:
+    return x.contiguous() if x.device.type == "cpu" else x
 
 
 @torch.fx.wrap
