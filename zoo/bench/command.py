@@ -329,8 +329,10 @@ def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed:
 
 
 def _differences(before: Any, after: Any) -> str:
+    from zoo.bench.recipe import words
+
     old = before.to_dict()
-    return ", ".join(f"{key}={value}" for key, value in after.to_dict().items() if old.get(key) != value)
+    return words({key: value for key, value in after.to_dict().items() if old.get(key) != value})
 
 
 def _computed(args: argparse.Namespace, processes: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -219,6 +219,13 @@ class Recipe:
 
 DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 """Value of each field that need not be given; of all that a stored line leaves out."""
+
+
+def words(fields: Mapping[str, Any]) -> str:
+    """Return fields as they are told: ``lr=0.02, epochs=20``, without the digits that a product leaves behind."""
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
+    )
 
 
 def _check(name: str, value: object, fine: bool, rule: str) -> None:

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from zoo import files
 from zoo.bench.against import published_error
-from zoo.bench.recipe import DEFAULTS
+from zoo.bench.recipe import DEFAULTS, words
 from zoo.bench.results import CLASSIFY
 from zoo.bench.tasks import Task, standard_error, task_row
 
@@ -131,7 +131,7 @@ def aggregate(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record, recipe in zip(records, recipes, strict=True):
         differs = [key for key in varied if key not in usual or recipe.get(key) != usual[key]]
-        special = ", ".join(f"{key}={recipe.get(key)}" for key in differs)
+        special = words({key: recipe.get(key) for key in differs})
         groups.setdefault(record["display"] + (f" [{special}]" if special else ""), []).append(record)
     return [_row(name, group) for name, group in groups.items()]
 

@@ -298,6 +298,7 @@ function drawPlot(axis, rows, front) {
         plot.layout?.xaxis,
         rows.map((row) => cost(row, axis)),
         short,
+        Math.max(3, Math.min(10, (plot.clientWidth - 70) / 44)),
       ),
     },
     yaxis: { ...line, ...scale(plot, rows) },
@@ -353,7 +354,7 @@ function scale(plot, rows) {
 }
 
 /** As many round numbers on a log axis as have room; plotly's own are too many and then slanted. */
-function logTicks(axis, values, text) {
+function logTicks(axis, values, text, room = 10) {
   const zoomed = axis?.type === "log" && axis.autorange === false;
   const ends = zoomed ? axis.range : [Math.min(...values), Math.max(...values)].map(Math.log10);
   let [low, high] = [Math.min(...ends), Math.max(...ends)];
@@ -367,7 +368,7 @@ function logTicks(axis, values, text) {
       finer.push(
         ...steps.map((step) => step * 10 ** unit).filter((v) => low <= Math.log10(v) && Math.log10(v) <= high),
       );
-    if (finer.some((v, i) => i && Math.log10(v / finer[i - 1]) < (high - low) / 10)) break;
+    if (finer.some((v, i) => i && Math.log10(v / finer[i - 1]) < (high - low) / room)) break;
     ticks = finer;
   }
   return { tickvals: ticks, ticktext: ticks.map(text), tickangle: 0 };

@@ -17,7 +17,7 @@ from typing import Any
 import zoo
 from zoo import published
 from zoo.bench.against import published_error
-from zoo.bench.recipe import DEFAULTS
+from zoo.bench.recipe import DEFAULTS, words
 from zoo.bench.results import CLASSIFY
 from zoo.bench.runner import taps
 from zoo.bench.tasks import TASKS
@@ -48,7 +48,7 @@ def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = Fa
         recipes = [{**DEFAULTS, **run["record"]["recipe"]} for run in group]
         varied = [key for key in recipes[-1] if len({str(recipe.get(key)) for recipe in recipes}) > 1]
         for run, recipe in zip(group, recipes, strict=True):
-            special = ", ".join(f"{key}={recipe.get(key)}" for key in varied)
+            special = words({key: recipe.get(key) for key in varied})
             if varied and run["record"].get("recipe_name"):
                 special = f"recipe {run['record']['recipe_name']}"
             run["series"] = f"measured, {special}" if special else "measured"
