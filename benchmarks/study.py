@@ -35,8 +35,8 @@ from zoo.bench.recipes import RECIPES
 from zoo.bench.report import write_atomically
 from zoo.bench.results import Run, failed_runs, newest_results
 from zoo.bench.runner import SAVED, plan, sweep
+from zoo.catalogue import count_names
 from zoo.cli import main as zoo_command
-from zoo.complexity import count
 
 OUT = Path(__file__).resolve().parent / "results"
 SIZES = {"S": 100_000, "M": 300_000, "L": 1_000_000}
@@ -195,9 +195,10 @@ def write_counts(path: Path) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COUNTS, lineterminator="\n")
     writer.writeheader()
-    for name in tqdm(zoo.list_models(), desc="counting", unit="net", disable=not sys.stderr.isatty()):
-        entry = zoo.model_entry(name)
-        counts = count(zoo.create_model(name, device="meta"), entry.input_size).to_dict()
+    names = zoo.list_models()
+    bar = tqdm(count_names(names), "counting", len(names), unit="net", disable=not sys.stderr.isatty())
+    for name, complexity in zip(names, bar, strict=True):
+        entry, counts = zoo.model_entry(name), complexity.to_dict()
         size = "x".join(map(str, entry.input_size))
         row = {"name": name, "family": entry.family, **counts, "input_size": size}
         row["uncounted"] = json.dumps(counts["uncounted"])

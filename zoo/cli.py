@@ -167,19 +167,10 @@ def run_count(args: argparse.Namespace) -> int:
 def _count_all(names: Sequence[str], size: tuple[int, int, int] | None = None) -> list[Any]:
     from tqdm import tqdm
 
-    from zoo import create_model, model_entry
-    from zoo.complexity import count
+    from zoo.catalogue import count_names
 
-    results = []
-    bar = tqdm(names, desc="counting", unit="net", leave=False, disable=len(names) < 3 or not sys.stderr.isatty())
-    for name in bar:
-        try:
-            entry = model_entry(name)
-        except ValueError:  # timm's own, or unknown: then this raises with what is close
-            results.append(count(create_model(name), size))
-        else:
-            results.append(count(create_model(name, device="meta"), size or entry.input_size))
-    return results
+    hide = len(names) < 3 or not sys.stderr.isatty()
+    return list(tqdm(count_names(names, size), "counting", len(names), unit="net", leave=False, disable=hide))
 
 
 def _text(value: Any, column: str = "") -> str:
@@ -223,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--family", help="only this family")
     listing.add_argument("--sort", metavar="COLUMN", help="any column (default: name)")
     listing.add_argument("--reverse", action="store_true", help="largest first")
-    listing.add_argument("--counts", action="store_true", help="add macs and activations (a minute for all models)")
+    listing.add_argument("--counts", action="store_true", help="add macs and activations (about a minute for all)")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 

@@ -15,14 +15,17 @@ Three things to know before a figure is quoted (docs/counting.md has the long fo
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 with warnings.catch_warnings():
     # fvcore compiles a loss function on import; users can do nothing about it.
@@ -42,8 +45,6 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-
-    from torch import nn
 
 
 def _deform_conv_flops(inputs: list[Any], outputs: list[Any]) -> Any:
@@ -110,8 +111,9 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
     """Count one net at batch 1, in eval mode, on its own device; the net itself is left as it was.
 
     What the forward pass returns does not matter: logits, a list of feature maps and a tuple all work. A net on the
-    meta device is counted on the CPU with zeros for weights, which is the quick way to count one that is only looked
-    at. Networks that look at values to decide what to compute are counted for a black image.
+    meta device is counted on the CPU with zeros for weights and without the arithmetic of its convolutions, which is
+    the quick way to count one that is only looked at. Networks that look at values to decide what to compute are
+    counted for a black image.
 
     Args:
         model: Any net that takes (N, C, H, W).
@@ -123,11 +125,10 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
             of channels than the model, or does not run through it.
     """
     size = _check_size(model, input_size)
-    with _one_thread(), torch.no_grad():
-        probe = _stand_in(model)
-        first = next(probe.parameters(), None)
+    with _one_thread(), torch.no_grad(), _prepared(model) as zeros, _without_products(zeros):
+        first = next(model.parameters(), None)
         image = torch.zeros(1, *size) if first is None else first.new_zeros((1, *size))
-        analysis = FlopCountAnalysis(probe, image)
+        analysis = FlopCountAnalysis(model, image)
         analysis.set_op_handle(**{name: _with_activations(handle) for name, handle in PRODUCTS.items()})
         # Both are about to be reported, by `uncounted` and by zeros in the stages.
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -135,13 +136,14 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
             by_module = analysis.by_module_and_operator()
         except RuntimeError as error:
             raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {error}") from error
+        unsupported = dict(sorted(analysis.unsupported_ops().items()))
     total = by_module[""]
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         macs=int(total[MACS]),
         fvcore_flops=int(sum(total.values()) - total[ACTIVATIONS]),
         activations=int(total[ACTIVATIONS]),
-        uncounted=dict(sorted(analysis.unsupported_ops().items())),
+        uncounted=unsupported,
         input_size=size,
         stages=tuple(_stages(model, analysis)),
     )
@@ -174,20 +176,83 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def _stand_in(model: nn.Module) -> nn.Module:
-    """Net in eval mode with modules of its own and the tensors of ``model``.
+@contextmanager
+def _prepared(model: nn.Module) -> Generator[bool]:
+    """Net in eval mode, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
 
-    fvcore hangs hooks into the net and forgets them when the trace fails; on a copy that harms nobody, and the
-    training flags of the original need no putting back.
+    Yields whether there are such zeros.
+
+    That includes the hooks, which fvcore forgets in the net when the trace fails. Making a copy instead takes a quarter
+    of all the time.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(t.is_meta for t in tensors):
-        probe = copy.deepcopy(model).to_empty(device="cpu")
-        for tensor in [*probe.parameters(), *probe.buffers()]:
-            tensor.detach().zero_()  # memory as found may hold denormals, which are slow, or nan
-    else:
-        probe = copy.deepcopy(model, {id(t): t for t in tensors})
-    return probe.eval()
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    hooks = [(kind, kind.copy()) for m in modules for kind in (m._forward_hooks, m._forward_pre_hooks)]
+    zeros: dict[int, torch.Tensor] = {}
+    swapped: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    for module in modules:
+        for tensors in (module._parameters, module._buffers):
+            swapped += [(tensors, name, t) for name, t in tensors.items() if t is not None and t.is_meta]
+    try:
+        model.eval()
+        for tensors, name, tensor in swapped:
+            # A shared tensor stays shared. Zeros, for memory as found may hold denormals, which are slow, or nan.
+            if id(tensor) not in zeros:
+                own = torch.zeros(tensor.shape, dtype=tensor.dtype)
+                zeros[id(tensor)] = nn.Parameter(own, False) if isinstance(tensor, nn.Parameter) else own
+            tensors[name] = zeros[id(tensor)]
+        yield bool(swapped)
+    finally:
+        for tensors, name, tensor in swapped:
+            tensors[name] = tensor
+        for kind, before in hooks:
+            kind.clear()
+            kind.update(before)
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+@contextmanager
+def _without_products(idle: bool) -> Generator[None]:
+    """Convolutions are traced and not computed, if ``idle``: with zeros for weights, the result is known.
+
+    They are most of the time that a trace of a large image takes.
+    """
+    with ExitStack() as stack:
+        if idle:
+            stack.enter_context(_NamedConvolutions())
+            stack.enter_context(_IdleConvolutions())
+        yield
+
+
+class _NamedConvolutions(TorchFunctionMode):
+    """Calls a convolution by the name that a trace has for it; the trace misses what replaces an outer name."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace what `nn.Conv2d` calls, with its arguments by position."""
+        if func is not torch.conv2d or kwargs or len(args) != 7 or isinstance(args[4], str) or args[0].dim() != 4:
+            return func(*args, **kwargs or {})
+        x, weight, bias, stride, padding, dilation, groups = args
+        geometry = ([*value] if isinstance(value, Sequence) else [value] * 2 for value in (stride, padding, dilation))
+        return torch._convolution(x, weight, bias, *geometry, False, [0, 0], groups, False, False, True, True)
+
+
+class _IdleConvolutions(TorchDispatchMode):
+    """Zeros in place of what a convolution would compute."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace what `_NamedConvolutions` calls."""
+        if func is not torch.ops.aten._convolution.default:
+            return func(*args, **kwargs or {})
+        x, weight = args[:2]
+        # A tensor's own `shape` would become part of the trace.
+        batch, _, *image = torch.ops.aten.sym_size.default(x)
+        out_chs, _, *kernel = torch.ops.aten.sym_size.default(weight)
+        geometry = zip(image, kernel, *args[3:6], strict=True)
+        size = [(length + 2 * pad - dil * (k - 1) - 1) // step + 1 for length, k, step, pad, dil in geometry]
+        if min(size) < 1:
+            return func(*args, **kwargs or {})  # the error is torch's
+        return torch.zeros((batch, out_chs, *size), dtype=x.dtype)
 
 
 def _stages(model: nn.Module, analysis: FlopCountAnalysis) -> Iterator[StageComplexity]:
