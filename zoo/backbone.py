@@ -128,7 +128,9 @@ class Backbone(nn.Module):
         self.head_tap = self.last_tap if trunk.head_tap is None else trunk.head_tap
         if self.head_tap >= 0:
             self.feature_info[self.head_tap]["num_chs_norm"] = trunk.num_features
-        self.init_weights(zero_init_last=zero_init_last)
+        # On the meta device there is nothing to draw, and torch takes its time for it.
+        if not any(p.is_meta for p in self.parameters()):
+            self.init_weights(zero_init_last=zero_init_last)
 
     @torch.jit.ignore
     def build(self, spec: Any, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float) -> Trunk:
