@@ -39,7 +39,7 @@ from zoo.catalogue import count_names
 from zoo.cli import main as zoo_command
 
 OUT = Path(__file__).resolve().parent / "results"
-SIZES = {"S": 100_000, "M": 300_000, "L": 1_000_000}
+SIZES = {"S": 50_000, "M": 100_000, "L": 300_000}
 """Parameters of the three sizes; every net is within `CLOSE` of them."""
 CLOSE = 0.05
 COUNTS = ("name", "family", "params", "macs", "fvcore_flops", "activations", "input_size", "uncounted")
@@ -83,97 +83,100 @@ def _inception(scale: float) -> Mapping[str, Any]:
 
 
 STUDY = (
-    Topology("plain", "plain20_cifar", _stages((10, 20, 39), (17, 34, 67), (31, 62, 124))),
-    Topology("ResNet", "resnet20_cifar", _stages((10, 20, 39), (17, 34, 67), (31, 62, 124))),
-    Topology("pre-activation", "preresnet20_cifar", _stages((10, 19, 38), (17, 34, 67), (31, 61, 123))),
-    Topology("wide", "wide_resnet16_2_cifar", _stages((12, 24, 48), (21, 42, 84), (39, 78, 156), stem=False)),
+    Topology("plain", "plain20_cifar", _stages((7, 14, 27), (10, 20, 39), (17, 34, 67))),
+    Topology("ResNet", "resnet20_cifar", _stages((7, 14, 27), (10, 20, 39), (17, 34, 67))),
+    Topology("pre-activation", "preresnet20_cifar", _stages((7, 14, 27), (10, 19, 38), (17, 34, 67))),
+    Topology("wide", "wide_resnet16_2_cifar", _stages((8, 17, 34), (12, 24, 48), (21, 42, 84), stem=False)),
     Topology(
         "ResNeXt",
         "resnext20_4x8d_cifar",
         (
+            {"widths": (26, 52, 104), "mid_widths": (12, 24, 52)},
             {"widths": (36, 73, 146), "mid_widths": (20, 36, 72)},
             {"widths": (65, 129, 259), "mid_widths": (32, 64, 128)},
-            {"widths": (118, 237, 474), "mid_widths": (60, 120, 236)},
         ),
     ),
     Topology(
         "squeeze-excite",
         "seresnet20_projection_cifar",
-        _stages((10, 19, 38), (17, 34, 67), (30, 60, 120), squeeze=8),
+        (
+            {"widths": (7, 13, 27), "stem_width": 7, "squeeze": 4},
+            *_stages((10, 19, 38), (17, 34, 67), squeeze=8),
+        ),
     ),
     Topology(
         "DenseNet",
         "densenet40_k12_bc_cifar",
         (
+            {"growth_rate": 6, "stem_width": 24},
             {"growth_rate": 9, "stem_width": 18},
             {"growth_rate": 16, "stem_width": 32},
-            {"growth_rate": 29, "stem_width": 58},
         ),
     ),
     Topology(
         "VGG",
         "vgg11_c32_bn_cifar",
-        _stages((7, 13, 27, 54, 54), (12, 23, 46, 92, 92), (21, 42, 84, 169, 169), stem=False),
+        _stages((5, 10, 19, 37, 37), (7, 13, 27, 54, 54), (12, 23, 46, 92, 92), stem=False),
     ),
-    Topology("GoogLeNet", "googlenet16_bn_cifar", (_inception(0.568), _inception(0.994), _inception(1.824))),
+    Topology("GoogLeNet", "googlenet16_bn_cifar", (_inception(0.397), _inception(0.568), _inception(0.994))),
     Topology(
         "highway",
         "highway11_cifar",
         (
+            {"widths": (7, 15, 29), "last_width": 114},
             {"widths": (10, 21, 42), "last_width": 162},
             {"widths": (18, 36, 72), "last_width": 288},
-            {"widths": (33, 66, 132), "last_width": 522},
         ),
     ),
     Topology(
         "BagNet",
         "bagnet17_cifar",
         (
+            {"widths": (32, 68, 132), "stem_width": 9},
             {"widths": (48, 96, 192), "stem_width": 12},
             {"widths": (84, 168, 336), "stem_width": 21},
-            {"widths": (152, 304, 608), "stem_width": 38},
         ),
     ),
     Topology(
         "wider ResNet",
         "wider_resnet13_cifar",
         (
+            {"widths": (10, 20, 40, 82), "mid_widths": (10, 20, 20, 40), "stem_width": 5},
             {"widths": (14, 29, 58, 115), "mid_widths": (14, 29, 29, 58), "stem_width": 7},
             {"widths": (25, 50, 100, 200), "mid_widths": (25, 50, 50, 100), "stem_width": 12},
-            {"widths": (46, 92, 184, 368), "mid_widths": (46, 92, 92, 184), "stem_width": 23},
         ),
     ),
     Topology(
         "FRRN",
         "frrn_small_cifar",
         (
+            {"width": 9, "lanes": 5, "down_widths": (14, 19, 24), "up_widths": (19, 14)},
             {"width": 13, "lanes": 7, "down_widths": (20, 27, 33), "up_widths": (27, 20)},
             {"width": 23, "lanes": 12, "down_widths": (35, 46, 58), "up_widths": (46, 35)},
-            {"width": 42, "lanes": 21, "down_widths": (64, 85, 106), "up_widths": (85, 64)},
         ),
     ),
     Topology(
         "LeNet",
         "lenet5_cifar",
         (
+            {"widths": (6, 14), "wide": (110, 76)},
             {"widths": (8, 20), "wide": (154, 108)},
             {"widths": (13, 36), "wide": (266, 186)},
-            {"widths": (24, 65), "wide": (486, 340)},
         ),
     ),
     Topology(
         "FishNet",
         "fishnet58_cifar",
         (
+            _fish(2, head_blocks=(1, 1, 2)),
             _fish(3, tail_blocks=(1, 1, 2), head_blocks=(1, 2, 1)),
             _fish(5, head_blocks=(1, 1, 2)),
-            _fish(10, head_blocks=(1, 2, 1)),
         ),
     ),
     Topology(
         "fabric",
         "fabric_a_l3_s3_c32x2_post_cifar",
-        ({"channels": (24, 44, 88)}, {"channels": (40, 76, 156)}, {"channels": (72, 144, 284)}),
+        ({"channels": (16, 32, 60)}, {"channels": (24, 44, 88)}, {"channels": (40, 76, 156)}),
     ),
 )
 
