@@ -628,6 +628,15 @@ def test_the_lineups_are_nested() -> None:
     assert set(default) < set(runner.lineup("all"))
 
 
+@pytest.mark.parametrize(("width", "layout"), [(4, "contiguous"), (16, "channels_last")])
+def test_narrow_strided_projections_keep_torchs_layout(tmp_path: Path, width: int, layout: str) -> None:
+    narrow = {"depths": (1, 1, 1), "widths": (width,) * 3, "stem_width": width}
+    [run] = runner.plan(["preresnet20_cifar"], "digits", RECIPE.changed(epochs=1), [0], narrow)
+    runner.sweep([run], tmp_path / "r.jsonl")
+    [line] = read_results(tmp_path / "r.jsonl")
+    assert line["computed"]["layout"] == layout
+
+
 def test_timm_nets_run_beside_ours() -> None:
     run = runner.plan(["timm:test_resnet"], "digits", RECIPE, [0])[0]
     assert run.name == "timm:test_resnet"

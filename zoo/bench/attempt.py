@@ -34,7 +34,7 @@ class How:
 
     Attributes:
         device: A torch device.
-        channels_last: Memory format of weights and images.
+        channels_last: Memory format of weights and images, where it works (see `training`).
         compiled: Whether `torch.compile` has the nets first.
         where: Where the image sets lie.
         saved: Folder of the states of runs in progress; without it, nothing is kept of a run that is stopped.
@@ -130,7 +130,7 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
         "device": describe_device(team.device),
         "computed": {
             "processes": team.size,
-            "layout": "channels_last" if job.how.channels_last else "contiguous",
+            "layout": "channels_last" if trained.channels_last else "contiguous",
             "compile": job.how.compiled,
         },
         **_when(),

@@ -84,6 +84,7 @@ class Trained:
         cpu_seconds: CPU time of the process over the same span, all threads together.
         images_per_second: Training images over the wall time of the training steps alone.
         peak_memory: Bytes (see `machine.PeakMemory`), None where the system does not tell.
+        channels_last: Memory format of weights and images; not always the one that was asked for.
         resumed: Where the run went on after it had been stopped: epochs done by then, and versions that did them.
     """
 
@@ -94,11 +95,13 @@ class Trained:
     cpu_seconds: float
     images_per_second: float
     peak_memory: int | None
+    channels_last: bool = True
     resumed: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Return the fields as plain JSON types, the scores under the name of the metric."""
-        fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key != "epochs"}
+        left_out = ("epochs", "channels_last")
+        fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key not in left_out}
         if not fields.pop("resumed"):
             return {**fields, "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
         return {**fields, "resumed": list(self.resumed), "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
@@ -167,7 +170,7 @@ def training(
         task: What to train for; classification unless told.
         seed: Seed of the run.
         team: The processes that share each batch, and their device; this one on the CPU unless told.
-        channels_last: Memory format of weights and images.
+        channels_last: Memory format of weights and images, where it works.
         compiled: Whether `torch.compile` has the net first.
         saved: Where the state is kept after every epoch, and taken from; nowhere unless told.
         label: Name of the net in an error.
@@ -181,12 +184,14 @@ def training(
     task, team = task or TASKS[CLASSIFY], team or Team()
     _check(dataset, recipe, task, team)
     device = team.device
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     images = dataset.for_recipe(recipe).on(device)
 
     def begin() -> _Run:
         torch.manual_seed(seed)
-        model = make_model().to(device).to(memory_format=layout)
+        model = make_model().to(device)
+        last = channels_last and not (device.type == "cpu" and _overflows_channels_last(model))
+        layout = torch.channels_last if last else torch.contiguous_format
+        model = model.to(memory_format=layout)
         return _Run(model, task, images, recipe, seed, team, layout, compiled, label)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -206,6 +211,18 @@ def training(
         if on_trained is not None and team.leads:
             on_trained(run.tested.eval())
         return trained
+
+
+def _overflows_channels_last(model: nn.Module) -> bool:
+    """Whether a training step with channels last would write past its memory on a CPU.
+
+    oneDNN (3.12, which torch 2.14 carries) does in the backward pass of a strided 1x1 convolution whose input has fewer
+    channels than a vector register has numbers (uxlfoundation/oneDNN issue 6035): wrong gradients, or a crash.
+    """
+    return any(
+        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1 and m.in_channels < 16
+        for m in model.modules()
+    )
 
 
 def _check(dataset: ImageSet, recipe: Recipe, task: Task, team: Team) -> None:
@@ -360,6 +377,7 @@ class _Run:
             cpu_seconds=self.spent["cpu_seconds"],
             images_per_second=steps * self.recipe.batch_size * epochs / self.spent["train_seconds"],
             peak_memory=int(self.spent["peak_memory"]) or None,
+            channels_last=self.layout == torch.channels_last,
             resumed=tuple(self.resumed),
         )
 
