@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
+from zoo import catalogue
 from zoo.complexity import Complexity, count
 
 # Every kind of arithmetic that nets are made of. (3, 8, 8) -> 8x8 -> 4x4 -> 4x4 -> 10.
@@ -130,6 +132,44 @@ def test_the_net_is_left_as_it_was() -> None:
 
 def test_meta_and_real_nets_cost_the_same() -> None:
     assert count(timm.create_model("resnet18", device="meta")) == count(timm.create_model("resnet18"))
+
+
+def test_a_net_on_the_meta_device_is_left_there() -> None:
+    model = timm.create_model("resnet18", device="meta")
+    tied = nn.Sequential(model.conv1, nn.Conv2d(8, 8, 1, device="meta"))
+    before = {id(t) for t in (*model.parameters(), *model.buffers())}
+    count(model)
+    with pytest.raises(ValueError, match="does not run"):
+        count(tied, (3, 32, 32))
+    assert {id(t) for t in (*model.parameters(), *model.buffers())} == before
+    assert all(t.is_meta for t in tied.parameters())
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*model.modules(), *tied.modules()))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        dict(kernel_size=3, stride=2, padding=1, bias=False),
+        dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 2), dilation=(2, 1), groups=2),
+        dict(kernel_size=3, padding="same"),
+        dict(kernel_size=3, padding=1, padding_mode="reflect"),
+    ],
+    ids=str,
+)
+def test_convolutions_that_are_not_computed_cost_the_same(conv: dict[str, Any]) -> None:
+    size = (4, 19, 22)
+    nets = [nn.Sequential(nn.Conv2d(4, 6, **conv, device=d), nn.ReLU(), nn.Flatten()) for d in ("meta", "cpu")]
+    assert count(nets[0], size) == count(nets[1], size)
+
+
+def test_processes_count_what_one_counts_in_the_order_of_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "SHORT", 1)
+    names = ["resnet_test", "timm:test_resnet", "fabric_test"]
+    alone = list(catalogue.count_names(names, (3, 64, 64)))
+    assert list(catalogue.count_names(names, (3, 64, 64), workers=2)) == alone
+    with pytest.raises(ValueError, match="no_such_net"):
+        list(catalogue.count_names(["resnet_test", "no_such_net"], workers=2))
 
 
 def test_half_precision_costs_the_same() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +136,13 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
             by_module = analysis.by_module_and_operator()
         except RuntimeError as error:
             raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {error}") from error
-        unsupported = dict(sorted(analysis.unsupported_ops().items()))
     total = by_module[""]
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         macs=int(total[MACS]),
         fvcore_flops=int(sum(total.values()) - total[ACTIVATIONS]),
         activations=int(total[ACTIVATIONS]),
-        uncounted=unsupported,
+        uncounted=dict(sorted(analysis.unsupported_ops().items())),
         input_size=size,
         stages=tuple(_stages(model, analysis)),
     )
@@ -180,10 +179,11 @@ def _one_thread() -> Generator[None]:
 def _prepared(model: nn.Module) -> Generator[bool]:
     """Net in eval mode, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
 
-    Yields whether there are such zeros.
-
     That includes the hooks, which fvcore forgets in the net when the trace fails. Making a copy instead takes a quarter
     of all the time.
+
+    Yields:
+        Whether there are such zeros.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -218,10 +218,10 @@ def _without_products(idle: bool) -> Generator[None]:
 
     They are most of the time that a trace of a large image takes.
     """
-    with ExitStack() as stack:
-        if idle:
-            stack.enter_context(_NamedConvolutions())
-            stack.enter_context(_IdleConvolutions())
+    if not idle:
+        yield
+        return
+    with _NamedConvolutions(), _IdleConvolutions():
         yield
 
 
@@ -246,11 +246,11 @@ class _IdleConvolutions(TorchDispatchMode):
             return func(*args, **kwargs or {})
         x, weight = args[:2]
         # A tensor's own `shape` would become part of the trace.
-        batch, _, *image = torch.ops.aten.sym_size.default(x)
-        out_chs, _, *kernel = torch.ops.aten.sym_size.default(weight)
+        batch, in_chs, *image = torch.ops.aten.sym_size.default(x)
+        out_chs, group_chs, *kernel = torch.ops.aten.sym_size.default(weight)
         geometry = zip(image, kernel, *args[3:6], strict=True)
         size = [(length + 2 * pad - dil * (k - 1) - 1) // step + 1 for length, k, step, pad, dil in geometry]
-        if min(size) < 1:
+        if min(size) < 1 or in_chs != group_chs * args[8]:
             return func(*args, **kwargs or {})  # the error is torch's
         return torch.zeros((batch, out_chs, *size), dtype=x.dtype)
 
