@@ -29,6 +29,7 @@ from tqdm import tqdm
 import zoo
 from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
+from zoo.bench.options import cores
 from zoo.bench.plot import COLOURS, MARKERS
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
@@ -199,7 +200,7 @@ def write_counts(path: Path) -> None:
     writer = csv.DictWriter(buffer, COUNTS, lineterminator="\n")
     writer.writeheader()
     names = zoo.list_models()
-    bar = tqdm(count_names(names), "counting", len(names), unit="net", disable=not sys.stderr.isatty())
+    bar = tqdm(count_names(names, workers=cores()), "counting", len(names), unit="net", disable=not sys.stderr.isatty())
     for name, complexity in zip(names, bar, strict=True):
         entry, counts = zoo.model_entry(name), complexity.to_dict()
         size = "x".join(map(str, entry.input_size))

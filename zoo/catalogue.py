@@ -1,8 +1,7 @@
-"""Counts of many nets by name: all cores of the machine work on a long list."""
+"""Counts of many nets by name; several processes work on a long list."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,32 +15,25 @@ SHORT = 12
 
 
 def count_names(
-    names: Sequence[str], size: tuple[int, int, int] | None = None, workers: int | None = None
+    names: Sequence[str], size: tuple[int, int, int] | None = None, workers: int = 1
 ) -> Iterator[Complexity]:
     """Count nets in the order of their names, each for one image.
 
     Args:
         names: Of the zoo, or of timm as ``timm:NAME``.
         size: (C, H, W) of the image; without it, each net's own.
-        workers: Processes; without it, as many as there are cores for a long list, and none for a short one. Scripts
-            that ask for some need the guard ``if __name__ == "__main__"``.
+        workers: At most so many processes; a short list is counted in this one. Scripts that ask for more than one need
+            the guard ``if __name__ == "__main__"``.
 
     Raises:
         ValueError: If a name is unknown, or a net does not take the size.
     """
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = 1 if len(names) <= SHORT else workers
     one = partial(_count, size)
-    if workers == 1:
+    if workers == 1 or len(names) <= SHORT:
         yield from map(one, names)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from pool.map(one, names)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield from pool.map(one, names)
 
 
 def _count(size: tuple[int, int, int] | None, name: str) -> Complexity:

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo import weights_command
 from zoo.bench.command import add_verbs
-from zoo.bench.options import DESCRIPTION, parse_size, run_verb
+from zoo.bench.options import DESCRIPTION, cores, parse_size, run_verb
 from zoo.bench.speed_command import add_speed
 from zoo.published_command import add_verb as add_published
 from zoo.report.command import add_verb as add_report
@@ -170,7 +170,8 @@ def _count_all(names: Sequence[str], size: tuple[int, int, int] | None = None) -
     from zoo.catalogue import count_names
 
     hide = len(names) < 3 or not sys.stderr.isatty()
-    return list(tqdm(count_names(names, size), "counting", len(names), unit="net", leave=False, disable=hide))
+    counts = count_names(names, size, cores())
+    return list(tqdm(counts, "counting", len(names), unit="net", leave=False, disable=hide))
 
 
 def _text(value: Any, column: str = "") -> str:

@@ -14,6 +14,7 @@ from zoo.bench.options import (
     DESCRIPTION,
     check_at_least,
     choose_device,
+    cores,
     parse_pairs,
     parse_value,
     require,
@@ -212,7 +213,7 @@ def run_bench(args: argparse.Namespace) -> int:
     path = out / RESULTS
     on_ray = args.engine == "ray"
     device = ("cuda" if args.gpus_per_run else "cpu") if on_ray else choose_device(args.device)
-    threads = args.threads or max(1, _cores() // (args.jobs or 1))
+    threads = args.threads or max(1, cores() // (args.jobs or 1))
     how = How(
         device=device,
         channels_last=args.layout == "channels_last",
@@ -389,10 +390,6 @@ def _engine(args: argparse.Namespace, threads: int) -> Any:
         if value:
             raise ValueError(f"{option} {value!r} belongs to --engine ray")
     return Processes(args.jobs, threads, args.retries) if args.jobs and args.jobs > 1 else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add_table_options(parser: Any) -> None:

@@ -82,6 +82,11 @@ def check_at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_device(name: str) -> str:
     """The device of that name; ``auto`` is the GPU if there is one.
 
