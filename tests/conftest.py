@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import hypothesis
 import numpy as np
@@ -16,6 +17,8 @@ hypothesis.settings.load_profile("zoo")
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of several workers one thread, the processes that a test starts too; plots need no display."""
     os.environ["MPLBACKEND"] = "Agg"
+    # A shell's job in the background ignores Ctrl-C, and so would the sweeps that tests interrupt and wait for.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):  # set by pytest-xdist in its workers
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"
