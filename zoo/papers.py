@@ -357,7 +357,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             ("resnet50", "fishnet99"),
             {"output_stride": 8},
         ),
-        System("data augmentation", REN, "part", where=("zoo.bench.train.shift_images",), note="shifts"),
+        System("data augmentation", REN, "part", where=("zoo.bench.augment.shift_images",), note="shifts"),
         System("spatial transformer", "Jaderberg et al. 2015, arXiv:1506.02025", "planned", note="a front of a net"),
         System(
             "deformable convolution",

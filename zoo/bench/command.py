@@ -314,7 +314,8 @@ def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed:
     nets, seeds = len({run.display for run in runs}), len({run.seed for run in runs})
     size = "x".join(map(str, images.input_size))
     name, changed = recipe_name(base), _differences(base, recipe)
-    heading = f"recipe {name}{f' with {changed}' if changed else ''} ({RECIPES[name].source})"
+    heading = f"recipe {name}" if name else "a recipe without a name"
+    heading += f" with {changed}" * bool(changed) + (f" ({RECIPES[name].source})" if name else "")
     own = {run.display: run.recipe for run in runs if run.recipe != recipe}
     return "\n".join(
         [
