@@ -157,10 +157,17 @@ def test_a_net_on_the_meta_device_is_left_there() -> None:
     ],
     ids=str,
 )
-def test_convolutions_that_are_not_computed_cost_the_same(conv: dict[str, Any]) -> None:
+def test_convolutions_cost_the_same_on_the_meta_device(conv: dict[str, Any]) -> None:
     size = (4, 19, 22)
     nets = [nn.Sequential(nn.Conv2d(4, 6, **conv, device=d), nn.ReLU(), nn.Flatten()) for d in ("meta", "cpu")]
     assert count(nets[0], size) == count(nets[1], size)
+
+
+def test_weights_that_are_made_on_the_way_cost_the_same_on_the_meta_device() -> None:
+    nets = [zoo.create_model("fabric_test", unit="sparse", gate="none", device=d) for d in ("meta", "cpu")]
+    counts = [count(net, (3, 64, 64)) for net in nets]
+    assert counts[0] == counts[1]
+    assert counts[0].uncounted["aten::index_copy"] > 10
 
 
 def test_processes_count_what_one_counts_in_the_order_of_the_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The study of topologies of one size: what it compares is of one size, and every family takes part."""
 
 import csv
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_counts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     counts = count(zoo.create_model("fabric_test", device="meta"), (3, 64, 64))
     assert (int(rows[1]["params"]), int(rows[1]["macs"])) == (counts.params, counts.macs)
     assert rows[1]["input_size"] == "3x64x64"
+
+
+def test_the_published_counts_are_those_of_the_registry() -> None:
+    with (study.OUT / "counts.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert {name: int(row["params"]) for name, row in rows.items()} == {
+        name: zoo.model_entry(name).params for name in zoo.list_models()
+    }
+    for name in ("resnet18", "vgg11_c32_bn_cifar", "fabric_a_l16_s6_c64_sparse_cifar", "fishnet_test"):
+        counts = count(zoo.create_model(name, device="meta"), zoo.model_entry(name).input_size)
+        row = rows[name]
+        for column in ("macs", "fvcore_flops", "activations"):
+            assert int(row[column]) == getattr(counts, column), f"{name}: {column}"
+        assert json.loads(row["uncounted"]) == counts.uncounted

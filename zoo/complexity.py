@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 with warnings.catch_warnings():
     # fvcore compiles a loss function on import; users can do nothing about it.
@@ -111,9 +108,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
     """Count one net at batch 1, in eval mode, on its own device; the net itself is left as it was.
 
     What the forward pass returns does not matter: logits, a list of feature maps and a tuple all work. A net on the
-    meta device is counted on the CPU with zeros for weights and without the arithmetic of its convolutions, which is
-    the quick way to count one that is only looked at. Networks that look at values to decide what to compute are
-    counted for a black image.
+    meta device is counted on the CPU with zeros for weights, which is the quick way to count one that is only looked
+    at. Networks that look at values to decide what to compute are counted for a black image.
 
     Args:
         model: Any net that takes (N, C, H, W).
@@ -125,7 +121,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
             of channels than the model, or does not run through it.
     """
     size = _check_size(model, input_size)
-    with _one_thread(), torch.no_grad(), _prepared(model) as zeros, _without_products(zeros):
+    with _one_thread(), torch.no_grad(), _prepared(model):
         first = next(model.parameters(), None)
         image = torch.zeros(1, *size) if first is None else first.new_zeros((1, *size))
         analysis = FlopCountAnalysis(model, image)
@@ -176,14 +172,11 @@ def _one_thread() -> Generator[None]:
 
 
 @contextmanager
-def _prepared(model: nn.Module) -> Generator[bool]:
+def _prepared(model: nn.Module) -> Generator[None]:
     """Net in eval mode, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
 
     That includes the hooks, which fvcore forgets in the net when the trace fails. Making a copy instead takes a quarter
     of all the time.
-
-    Yields:
-        Whether there are such zeros.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -201,7 +194,7 @@ def _prepared(model: nn.Module) -> Generator[bool]:
                 own = torch.zeros(tensor.shape, dtype=tensor.dtype)
                 zeros[id(tensor)] = nn.Parameter(own, False) if isinstance(tensor, nn.Parameter) else own
             tensors[name] = zeros[id(tensor)]
-        yield bool(swapped)
+        yield
     finally:
         for tensors, name, tensor in swapped:
             tensors[name] = tensor
@@ -210,49 +203,6 @@ def _prepared(model: nn.Module) -> Generator[bool]:
             kind.update(before)
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
-
-
-@contextmanager
-def _without_products(idle: bool) -> Generator[None]:
-    """Convolutions are traced and not computed, if ``idle``: with zeros for weights, the result is known.
-
-    They are most of the time that a trace of a large image takes.
-    """
-    if not idle:
-        yield
-        return
-    with _NamedConvolutions(), _IdleConvolutions():
-        yield
-
-
-class _NamedConvolutions(TorchFunctionMode):
-    """Calls a convolution by the name that a trace has for it; the trace misses what replaces an outer name."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace what `nn.Conv2d` calls, with its arguments by position."""
-        if func is not torch.conv2d or kwargs or len(args) != 7 or isinstance(args[4], str) or args[0].dim() != 4:
-            return func(*args, **kwargs or {})
-        x, weight, bias, stride, padding, dilation, groups = args
-        geometry = ([*value] if isinstance(value, Sequence) else [value] * 2 for value in (stride, padding, dilation))
-        return torch._convolution(x, weight, bias, *geometry, False, [0, 0], groups, False, False, True, True)
-
-
-class _IdleConvolutions(TorchDispatchMode):
-    """Zeros in place of what a convolution would compute."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace what `_NamedConvolutions` calls."""
-        if func is not torch.ops.aten._convolution.default:
-            return func(*args, **kwargs or {})
-        x, weight = args[:2]
-        # A tensor's own `shape` would become part of the trace.
-        batch, in_chs, *image = torch.ops.aten.sym_size.default(x)
-        out_chs, group_chs, *kernel = torch.ops.aten.sym_size.default(weight)
-        geometry = zip(image, kernel, *args[3:6], strict=True)
-        size = [(length + 2 * pad - dil * (k - 1) - 1) // step + 1 for length, k, step, pad, dil in geometry]
-        if min(size) < 1 or in_chs != group_chs * args[8]:
-            return func(*args, **kwargs or {})  # the error is torch's
-        return torch.zeros((batch, out_chs, *size), dtype=x.dtype)
 
 
 def _stages(model: nn.Module, analysis: FlopCountAnalysis) -> Iterator[StageComplexity]:
