@@ -278,11 +278,9 @@ def points(path: Path, runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Po
 
 def table(study: Sequence[Point]) -> str:
     """Markdown: a row a topology, a column a size; the best mean over the sizes first."""
-    by_label: dict[str, list[Point]] = {}
-    for point in study:
-        by_label.setdefault(point.label, []).append(point)
     rows = []
-    for label, own in sorted(by_label.items(), key=lambda item: -statistics.fmean(p.mean for p in item[1])):
+    for label in _ranked(study):
+        own = [point for point in study if point.label == label]
         cells = {point.size: _cell(point) for point in own}
         macs = {point.size: f"{point.macs / 1e6:.1f}" for point in own}
         special = f" ({own[0].recipe})" if own[0].recipe else ""
@@ -298,12 +296,22 @@ def _cell(point: Point) -> str:
     return f"{point.mean:.2f} +- {point.deviation:.2f}{lost}"
 
 
+FLOOR = 94.0
+"""Lowest accuracy in percent that pictures have room for; what is below stands at their edge, with its figure."""
+
+
 def draw(study: Sequence[Point], kind: str) -> bytes:
-    """Accuracy against parameters and multiply-adds, a line a topology, as png or svg."""
+    """Accuracy of every topology at each size, and against multiply-adds, as png or svg.
+
+    Axes are logarithmic in the error. A topology has the same colour and marker in both panels, so that the rows of
+    the first one are the legend of the second; markers grow with the size of the net.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter, NullFormatter
 
+    labels = _ranked(study)
+    numbers = {topology.label: number for number, topology in enumerate(STUDY)}
     style: dict[Any, Any] = {
         "font.size": 9,
         "axes.spines.top": False,
@@ -311,40 +319,65 @@ def draw(study: Sequence[Point], kind: str) -> bytes:
         "svg.hashsalt": "zoo",
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(11, 5.2), dpi=160, layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
-        for axes, cost in zip(panels, ("params", "macs"), strict=True):
-            for number, topology in enumerate(STUDY):
-                own = [point for point in study if point.label == topology.label]
-                axes.errorbar(
-                    [getattr(point, cost) for point in own],
-                    [100 - point.mean for point in own],
-                    yerr=[min(point.deviation, 0.95 * (100 - point.mean)) for point in own],
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
-                    linestyle=("-", "--", ":")[number // len(COLOURS)],
-                    linewidth=1.2,
-                    markersize=5,
-                    elinewidth=0.8,
-                    label=topology.label if cost == "params" else None,
-                )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel({"params": "parameters", "macs": "multiply-adds (FLOPs in most papers)"}[cost])
+        figure = Figure(figsize=(11, 6), dpi=160, layout="constrained")
+        rows, costs = figure.subplots(1, 2, width_ratios=(5, 4))
+        for row, label in enumerate(labels):
+            own = [point for point in study if point.label == label]
+            colour = COLOURS[numbers[label] % len(COLOURS)]
+            marker = MARKERS[numbers[label] % len(MARKERS)]
+            errors = [100 - max(point.mean, FLOOR) for point in own]
+            order = [list(SIZES).index(point.size) for point in own]
+            heights = [row + 0.27 * (place - 1) for place in order]
+            costs.plot([p.macs for p in own], errors, color=colour, linewidth=1, linestyle=_line(numbers[label]))
+            for point, error, height, place in zip(own, errors, heights, order, strict=True):
+                shape = {"marker": marker, "markersize": (3.5, 5.5, 8)[place], "color": colour}
+                costs.plot([point.macs], [error], **shape, clip_on=False)
+                if point.mean < FLOOR:
+                    rows.plot([error], [height], marker="<", markersize=4, color=colour, clip_on=False)
+                    rows.text(error * 0.95, height, f"{point.mean:.0f} +- {point.deviation:.0f}", va="center", size=6.5)
+                    continue
+                low, high = error - min(point.deviation, 0.9 * error), error + point.deviation
+                rows.plot([min(high, 100 - FLOOR), low], [height, height], color=colour, linewidth=1)
+                rows.plot([error], [height], **shape)
+        special = {point.label: f"\n({point.recipe})" for point in study if point.recipe}
+        rows.set_yticks(range(len(labels)), [label + special.get(label, "") for label in labels])
+        rows.invert_yaxis()
+        rows.tick_params(axis="y", length=0)
+        # The best error that a deviation reaches, and some room.
+        best = min((100 - point.mean - point.deviation for point in study), default=0.3)
+        for axes, axis in ((rows, rows.xaxis), (costs, costs.yaxis)):
+            limits = (100 - FLOOR, max(0.9 * best, 0.2))
+            name = axis.axis_name
+            axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
+            ticks = [tick for tick in (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6) if limits[1] <= tick <= limits[0]]
+            axis.set_ticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+            axis.set_minor_formatter(NullFormatter())
+            axis.set_tick_params(which="minor", length=0)
             axes.grid(True, which="major", color="0.9", linewidth=0.6)
-        panels[0].invert_yaxis()
-        ticks = [0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 40, 60]
-        panels[0].yaxis.set_major_locator(FixedLocator(ticks))
-        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:g}"))
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
         seeds = max((len(point.scores) for point in study), default=0)
-        panels[0].set_ylabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
-        figure.legend(loc="outside right center", frameon=False, handlelength=2.4)
+        sizes = ", ".join(f"{size / 1e6:g} M" for size in SIZES.values())
+        rows.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
+        rows.set_title(f"{sizes} parameters, from small to large markers", fontsize=9, loc="left")
+        costs.set_xscale("log")
+        costs.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        costs.xaxis.set_minor_formatter(NullFormatter())
+        costs.set_xlabel("multiply-adds (FLOPs in most papers)")
+        costs.set_ylabel("test accuracy on digits [%], mean")
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
+
+
+def _line(number: int) -> str:
+    return ("-", "--", ":")[number // len(COLOURS)]
+
+
+def _ranked(study: Sequence[Point]) -> list[str]:
+    """Labels; the best mean over the sizes first."""
+    means: dict[str, list[float]] = {}
+    for point in study:
+        means.setdefault(point.label, []).append(point.mean)
+    return sorted(means, key=lambda label: -statistics.fmean(means[label]))
 
 
 def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:

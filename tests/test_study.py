@@ -98,6 +98,18 @@ def test_the_study_runs_and_is_not_run_twice(
     torch.set_num_threads(threads)
 
 
+def test_the_published_study_is_whole_and_its_page_shows_it() -> None:
+    points = study.points(study.OUT / "digits" / "results.jsonl", study.study_runs([0, 1, 2]))
+    assert [(point.label, point.size) for point in points] == [
+        (topology.label, size) for topology in study.STUDY for size in study.SIZES
+    ]
+    assert {len(point.scores) + point.failed for point in points} == {3}
+    page = (ROOT / "docs" / "study.md").read_text("ascii")
+    assert f"<!-- study -->\n{study.table(points)}\n<!-- /study -->" in page
+    picture = (ROOT / "docs" / "images" / "topologies.png").read_bytes()
+    assert picture == (study.OUT / "digits" / "study.png").read_bytes()
+
+
 def test_counts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["resnet_test", "fabric_test"]
     monkeypatch.setattr(zoo, "list_models", lambda: names)
