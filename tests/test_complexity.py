@@ -172,11 +172,35 @@ def test_weights_that_are_made_on_the_way_cost_the_same_on_the_meta_device() -> 
 
 def test_processes_count_what_one_counts_in_the_order_of_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "SHORT", 1)
-    names = ["resnet_test", "timm:test_resnet", "fabric_test"]
-    alone = list(catalogue.count_names(names, (3, 64, 64)))
-    assert list(catalogue.count_names(names, (3, 64, 64), workers=2)) == alone
+    names = ["resnet_test", "timm:test_resnet", "fabric_test", "frrn_test"]
+    size = (3, 160, 192)  # large enough for oneDNN, whose convolutions the processes do not compute
+    alone = list(catalogue.count_names(names, size))
+    assert list(catalogue.count_names(names, size, workers=2)) == alone
     with pytest.raises(ValueError, match="no_such_net"):
         list(catalogue.count_names(["resnet_test", "no_such_net"], workers=2))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1), 1),
+        ((1, 7), (2, 3), (0, 3), (1, 1), 2),
+        ((3, 3), (2, 2), (4, 4), (4, 4), 4),
+        ((5, 2), (3, 1), (0, 1), (2, 3), 1),
+    ],
+)
+def test_an_idle_convolution_has_the_shape_of_a_real_one(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None:
+    x, weight = torch.ones(1, 8, 23, 30), torch.ones(12, 8 // groups, *kernel)
+    real = nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups)
+    idle = catalogue._shaped_convolution(x, weight, None, padding, stride, dilation, groups)
+    assert idle.shape == real.shape
+    assert not idle.any()
 
 
 def test_half_precision_costs_the_same() -> None:

@@ -7,11 +7,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+import torch
+
 from zoo.complexity import Complexity, count
 from zoo.registry import create_model, model_entry
 
 SHORT = 12
 """Names that are counted sooner here than a second process has started."""
+_held: list[torch.library.Library] = []  # what `_idle_convolutions` sets holds as long as its library lives
 
 
 def count_names(
@@ -32,8 +35,33 @@ def count_names(
     if workers == 1 or len(names) <= SHORT:
         yield from map(one, names)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _idle_convolutions) as pool:
         yield from pool.map(one, names)
+
+
+def _idle_convolutions() -> None:
+    """Let convolutions of oneDNN give zeros in this process, which does nothing but count.
+
+    Half of the time of a catalogue goes into the few nets for large images, and only shapes are looked at. This is the
+    last step of a convolution: what calls it has checked channels and sizes, and the trace has recorded it.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("mkldnn_convolution", _shaped_convolution, "CPU")
+    _held.append(library)
+
+
+def _shaped_convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> torch.Tensor:
+    sizes = zip(x.shape[2:], weight.shape[2:], padding, stride, dilation, strict=True)
+    spatial = [(size + 2 * pad - spread * (kernel - 1) - 1) // step + 1 for size, kernel, pad, step, spread in sizes]
+    return x.new_zeros((x.shape[0], weight.shape[0], *spatial))
 
 
 def _count(size: tuple[int, int, int] | None, name: str) -> Complexity:

@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--family", help="only this family")
     listing.add_argument("--sort", metavar="COLUMN", help="any column (default: name)")
     listing.add_argument("--reverse", action="store_true", help="largest first")
-    listing.add_argument("--counts", action="store_true", help="add macs and activations (1 to 3 minutes for all)")
+    listing.add_argument("--counts", action="store_true", help="add macs and activations (about a minute for all)")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
