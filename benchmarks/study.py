@@ -308,10 +308,7 @@ def draw(study: Sequence[Point], kind: str) -> bytes:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, NullFormatter
 
-    labels = _ranked(study)
-    numbers = {topology.label: number for number, topology in enumerate(STUDY)}
     style: dict[Any, Any] = {
         "font.size": 9,
         "axes.spines.top": False,
@@ -321,55 +318,80 @@ def draw(study: Sequence[Point], kind: str) -> bytes:
     with mpl.rc_context(style):
         figure = Figure(figsize=(11, 6), dpi=160, layout="constrained")
         rows, costs = figure.subplots(1, 2, width_ratios=(5, 4))
-        for row, label in enumerate(labels):
-            own = [point for point in study if point.label == label]
-            colour = COLOURS[numbers[label] % len(COLOURS)]
-            marker = MARKERS[numbers[label] % len(MARKERS)]
-            errors = [100 - max(point.mean, FLOOR) for point in own]
-            order = [list(SIZES).index(point.size) for point in own]
-            heights = [row + 0.27 * (place - 1) for place in order]
-            costs.plot([p.macs for p in own], errors, color=colour, linewidth=1, linestyle=_line(numbers[label]))
-            for point, error, height, place in zip(own, errors, heights, order, strict=True):
-                shape = {"marker": marker, "markersize": (3.5, 5.5, 8)[place], "color": colour}
-                costs.plot([point.macs], [error], **shape, clip_on=False)
-                if point.mean < FLOOR:
-                    rows.plot([error], [height], marker="<", markersize=4, color=colour, clip_on=False)
-                    rows.text(error * 0.95, height, f"{point.mean:.0f} +- {point.deviation:.0f}", va="center", size=6.5)
-                    continue
-                low, high = error - min(point.deviation, 0.9 * error), error + point.deviation
-                rows.plot([min(high, 100 - FLOOR), low], [height, height], color=colour, linewidth=1)
-                rows.plot([error], [height], **shape)
-        special = {point.label: f"\n({point.recipe})" for point in study if point.recipe}
-        rows.set_yticks(range(len(labels)), [label + special.get(label, "") for label in labels])
-        rows.invert_yaxis()
-        rows.tick_params(axis="y", length=0)
-        # The best error that a deviation reaches, and some room.
-        best = min((100 - point.mean - point.deviation for point in study), default=0.3)
-        for axes, axis in ((rows, rows.xaxis), (costs, costs.yaxis)):
-            limits = (100 - FLOOR, max(0.9 * best, 0.2))
-            name = axis.axis_name
-            axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
-            ticks = [tick for tick in (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6) if limits[1] <= tick <= limits[0]]
-            axis.set_ticks(ticks, [f"{100 - tick:g}" for tick in ticks])
-            axis.set_minor_formatter(NullFormatter())
-            axis.set_tick_params(which="minor", length=0)
-            axes.grid(True, which="major", color="0.9", linewidth=0.6)
-        seeds = max((len(point.scores) for point in study), default=0)
-        sizes = ", ".join(f"{size / 1e6:g} M" for size in SIZES.values())
-        rows.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
-        rows.set_title(f"{sizes} parameters, from small to large markers", fontsize=9, loc="left")
-        costs.set_xscale("log")
-        costs.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        costs.xaxis.set_minor_formatter(NullFormatter())
-        costs.set_xlabel("multiply-adds (FLOPs in most papers)")
-        costs.set_ylabel("test accuracy on digits [%], mean")
+        # Up to the best error that a deviation reaches, with some room.
+        best = 0.9 * min((100 - point.mean - point.deviation for point in study), default=0.3)
+        for axis in (rows.xaxis, costs.yaxis):
+            _scale_errors(axis, max(best, 0.2))
+        _draw_rows(rows, study)
+        _draw_costs(costs, study)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
-def _line(number: int) -> str:
-    return ("-", "--", ":")[number // len(COLOURS)]
+def _scale_errors(axis: Any, best: float) -> None:
+    """Make an axis logarithmic in the error, labelled with accuracies, from the floor up to the best error."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (100 - FLOOR, best)})
+    ticks = [tick for tick in (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6) if best <= tick <= 100 - FLOOR]
+    axis.set_ticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+    axis.axes.grid(True, which="major", color="0.9", linewidth=0.6)
+
+
+def _draw_rows(axes: Any, study: Sequence[Point]) -> None:
+    """A row a topology, the best one on top; its sizes below each other, with their deviations."""
+    labels = _ranked(study)
+    for point in study:
+        look, error = _look(point), 100 - point.mean
+        height = labels.index(point.label) + 0.27 * (list(SIZES).index(point.size) - 1)
+        if point.mean < FLOOR:
+            text = f"   {point.mean:.0f} +- {point.deviation:.0f}"
+            axes.text(100 - FLOOR, height, text, va="center", size=6.5)
+            axes.plot([100 - FLOOR], [height], **look | {"marker": "<", "markersize": 4}, clip_on=False)
+            continue
+        ends = error + point.deviation, error - min(point.deviation, 0.9 * error)
+        axes.plot([min(ends[0], 100 - FLOOR), ends[1]], [height, height], color=look["color"], linewidth=1)
+        axes.plot([error], [height], **look)
+    special = {point.label: f"\n({point.recipe})" for point in study if point.recipe}
+    axes.set_yticks(range(len(labels)), [label + special.get(label, "") for label in labels])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    seeds = max((len(point.scores) for point in study), default=0)
+    axes.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
+    sizes = ", ".join(f"{size / 1e6:g} M" for size in SIZES.values())
+    axes.set_title(f"{sizes} parameters, from small to large markers", fontsize=9, loc="left")
+
+
+def _draw_costs(axes: Any, study: Sequence[Point]) -> None:
+    """Mean accuracy against multiply-adds, a line a topology."""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    for number, topology in enumerate(STUDY):
+        own = [point for point in study if point.label == topology.label]
+        errors = [100 - max(point.mean, FLOOR) for point in own]
+        line = ("-", "--", ":")[number // len(COLOURS)]
+        axes.plot([p.macs for p in own], errors, color=COLOURS[number % len(COLOURS)], linewidth=1, linestyle=line)
+        for point, error in zip(own, errors, strict=True):
+            below = {"marker": "v"} if point.mean < FLOOR else {}
+            axes.plot([point.macs], [error], **_look(point) | below, clip_on=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("multiply-adds (FLOPs in most papers)")
+    axes.set_ylabel("test accuracy on digits [%], mean")
+
+
+def _look(point: Point) -> dict[str, Any]:
+    """Colour and marker of a topology, in the size of the net."""
+    number = [topology.label for topology in STUDY].index(point.label)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": (3.5, 5.5, 8)[list(SIZES).index(point.size)],
+    }
 
 
 def _ranked(study: Sequence[Point]) -> list[str]:
