@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,18 @@ def test_a_record_has_the_units_it_says() -> None:
 
 def replace_case(row: Row, **changes: Any) -> Row:
     return Row(case=replace(row.case, **changes), times=row.times)
+
+
+def test_a_layout_that_breaks_memory_is_refused() -> None:
+    cases = plan(["bagnet_test"], batch_sizes=[2], layouts=["contiguous", "channels_last"])
+    outcome = sweep(cases, repeats=2, bound=False, memory=False)
+    assert [(r["case"]["mode"], r["case"]["layout"]) for r in outcome.records] == [
+        ("eval", "contiguous"),
+        ("eval", "channels_last"),
+        ("train", "contiguous"),
+    ]
+    [failure] = outcome.failures
+    assert re.fullmatch(r"bagnet_test, train, batch 2, channels_last: layout .* take contiguous", failure)
 
 
 def test_ratios_are_to_the_first_net_plain_in_the_first_layout() -> None:

@@ -1,4 +1,4 @@
-"""What a result needs to know of the machine: versions, device, git revision, peak memory."""
+"""What a result needs to know of the machine: versions, device, git revision, peak memory, a fault to go round."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 import zoo
 
@@ -90,3 +91,15 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return None
     return result.stdout.strip()
+
+
+def overflows_channels_last(model: nn.Module) -> bool:
+    """Whether a training step with channels last would write past its memory on a CPU.
+
+    oneDNN (3.12, which torch 2.14 carries) does in the backward pass of a strided 1x1 convolution whose input has fewer
+    channels than a vector register has numbers (uxlfoundation/oneDNN issue 6035): wrong gradients, or a crash.
+    """
+    return any(
+        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1 and m.in_channels < 16
+        for m in model.modules()
+    )

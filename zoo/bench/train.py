@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from zoo.bench.data import ImageSet
-from zoo.bench.machine import PeakMemory, versions
+from zoo.bench.machine import PeakMemory, overflows_channels_last, versions
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY
 from zoo.bench.saved import Saved
@@ -189,7 +189,7 @@ def training(
     def begin() -> _Run:
         torch.manual_seed(seed)
         model = make_model().to(device)
-        last = channels_last and not (device.type == "cpu" and _overflows_channels_last(model))
+        last = channels_last and not (device.type == "cpu" and overflows_channels_last(model))
         layout = torch.channels_last if last else torch.contiguous_format
         model = model.to(memory_format=layout)
         return _Run(model, task, images, recipe, seed, team, layout, compiled, label)
@@ -211,18 +211,6 @@ def training(
         if on_trained is not None and team.leads:
             on_trained(run.tested.eval())
         return trained
-
-
-def _overflows_channels_last(model: nn.Module) -> bool:
-    """Whether a training step with channels last would write past its memory on a CPU.
-
-    oneDNN (3.12, which torch 2.14 carries) does in the backward pass of a strided 1x1 convolution whose input has fewer
-    channels than a vector register has numbers (uxlfoundation/oneDNN issue 6035): wrong gradients, or a crash.
-    """
-    return any(
-        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1 and m.in_channels < 16
-        for m in model.modules()
-    )
 
 
 def _check(dataset: ImageSet, recipe: Recipe, task: Task, team: Team) -> None:
