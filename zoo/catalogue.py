@@ -25,8 +25,9 @@ def count_names(
     Args:
         names: Of the zoo, or of timm as ``timm:NAME``.
         size: (C, H, W) of the image; without it, each net's own.
-        workers: At most so many processes; a short list is counted in this one. Scripts that ask for more than one need
-            the guard ``if __name__ == "__main__"``.
+        workers: At most so many processes; a short list is counted in this one. In the others large convolutions give
+            zeros, which changes no count but that of a net that looks at values. Scripts that ask for more than one
+            need the guard ``if __name__ == "__main__"``.
 
     Raises:
         ValueError: If a name is unknown, or a net does not take the size.
