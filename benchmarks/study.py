@@ -30,7 +30,7 @@ import zoo
 from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
 from zoo.bench.options import cores
-from zoo.bench.plot import COLOURS, MARKERS
+from zoo.bench.plot import COLOURS, COSTS, MARKERS, STYLE
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
 from zoo.bench.report import write_atomically
@@ -309,13 +309,7 @@ def draw(study: Sequence[Point], kind: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "zoo",
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": "zoo"}):
         figure = Figure(figsize=(11, 6), dpi=160, layout="constrained")
         rows, costs = figure.subplots(1, 2, width_ratios=(5, 4))
         # Up to the best error that a deviation reaches, with some room.
@@ -369,26 +363,26 @@ def _draw_costs(axes: Any, study: Sequence[Point]) -> None:
     """Mean accuracy against multiply-adds, a line a topology."""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
-    for number, topology in enumerate(STUDY):
-        own = [point for point in study if point.label == topology.label]
+    for label in dict.fromkeys(point.label for point in study):
+        own = [point for point in study if point.label == label]
         errors = [100 - max(point.mean, FLOOR) for point in own]
-        line = ("-", "--", ":")[number // len(COLOURS)]
-        axes.plot([p.macs for p in own], errors, color=COLOURS[number % len(COLOURS)], linewidth=1, linestyle=line)
+        axes.plot([point.macs for point in own], errors, linewidth=1, **_look(own[0]) | {"marker": ""})
         for point, error in zip(own, errors, strict=True):
             below = {"marker": "v"} if point.mean < FLOOR else {}
             axes.plot([point.macs], [error], **_look(point) | below, clip_on=False)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("multiply-adds (FLOPs in most papers)")
+    axes.set_xlabel(COSTS["macs"])
     axes.set_ylabel("test accuracy on digits [%], mean")
 
 
 def _look(point: Point) -> dict[str, Any]:
-    """Colour and marker of a topology, in the size of the net."""
+    """Colour, marker and line of a topology, the marker in the size of the net."""
     number = [topology.label for topology in STUDY].index(point.label)
     return {
         "color": COLOURS[number % len(COLOURS)],
+        "linestyle": ("-", "--", ":")[number // len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
         "markersize": (3.5, 5.5, 8)[list(SIZES).index(point.size)],
     }

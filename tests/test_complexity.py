@@ -172,7 +172,7 @@ def test_weights_that_are_made_on_the_way_cost_the_same_on_the_meta_device() -> 
 
 def test_processes_count_what_one_counts_in_the_order_of_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "SHORT", 1)
-    names = ["resnet_test", "timm:test_resnet", "frrn_test"]
+    names = ["resnet_test", "timm:test_resnet", "fabric_test", "frrn_test"]
     size = (3, 160, 192)  # large enough for oneDNN, whose convolutions the processes do not compute
     alone = list(catalogue.count_names(names, size))
     assert list(catalogue.count_names(names, size, workers=2)) == alone

@@ -242,6 +242,16 @@ def test_a_layout_that_breaks_memory_is_refused() -> None:
     assert re.fullmatch(r"bagnet_test, train, batch 2, channels_last: layout .* take contiguous", failure)
 
 
+@pytest.mark.parametrize("chans", [1, 3])
+def test_a_layout_that_breaks_memory_is_told_from_the_weights_too(chans: int) -> None:
+    net, images = zoo.create_model("bagnet_test", in_chans=chans), torch.randn(2, chans, 64, 64)
+    make_step(net, images, "train")
+    net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    make_step(net, images, "eval")
+    with pytest.raises(ValueError, match="layout channels_last"):
+        make_step(net, images, "train")
+
+
 def test_ratios_are_to_the_first_net_plain_in_the_first_layout() -> None:
     cases = plan(
         ["resnet_test", "fishnet_test"],

@@ -107,7 +107,7 @@ def test_the_published_study_is_whole_and_its_page_shows_it() -> None:
     page = (ROOT / "docs" / "study.md").read_text("ascii")
     assert f"<!-- study -->\n{study.table(points)}\n<!-- /study -->" in page
     picture = (ROOT / "docs" / "images" / "topologies.png").read_bytes()
-    assert picture == (study.OUT / "digits" / "study.png").read_bytes()
+    assert picture == (study.OUT / "digits" / "study.png").read_bytes(), "copy it to docs/images/topologies.png"
 
 
 def test_counts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

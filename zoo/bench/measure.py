@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from zoo.bench.machine import PeakMemory
+from zoo.bench.machine import PeakMemory, overflows_channels_last
 
 Step = Callable[[], object]
 Stopwatch = Callable[[Step], float]
@@ -143,7 +143,17 @@ def make_step(net: nn.Module, images: Tensor, mode: str, dtype: str = "float32")
         images: (N, C, H, W) on the device and in the layout of the net.
         mode: ``eval`` or ``train``.
         dtype: Autocast type of the forward pass, a key of `DTYPES`.
+
+    Raises:
+        ValueError: If training would write past its memory, see `machine.overflows_channels_last`.
     """
+    # Images of one channel, and weights of 1x1, look the same in both layouts; all of them together do not.
+    channels_last = not all(tensor.is_contiguous() for tensor in (images, *net.parameters()))
+    if mode == "train" and images.device.type == "cpu" and channels_last and overflows_channels_last(net):
+        raise ValueError(
+            "layout channels_last: in training on a CPU, oneDNN writes past its memory at strided 1x1 convolutions of "
+            "fewer than 16 channels, which this net has; take contiguous"
+        )
     net.train(mode == "train")
     cast = torch.autocast(images.device.type, DTYPES[dtype], enabled=dtype != "float32")
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from zoo import registry
-from zoo.bench.machine import describe_device, git_revision, overflows_channels_last, versions
+from zoo.bench.machine import describe_device, git_revision, versions
 from zoo.bench.measure import (
     DTYPES,
     LAYOUTS,
@@ -432,12 +432,6 @@ def _create(name: str, device: str = "cpu") -> nn.Module:
 
 
 def _placed(net: nn.Module, case: Case) -> nn.Module:
-    on_cpu = torch.device(case.device).type == "cpu"
-    if on_cpu and case.mode == "train" and case.layout == "channels_last" and overflows_channels_last(net):
-        raise ValueError(
-            "layout channels_last: in training on a CPU, oneDNN writes past its memory at strided 1x1 convolutions of "
-            "fewer than 16 channels, which this net has; take contiguous"
-        )
     return net.to(case.device).to(memory_format=LAYOUTS[case.layout])
 
 
