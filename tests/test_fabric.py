@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from zoo import topology
-from zoo.layers import KeepAll
+from zoo.layers import KeepAll, fold
 from zoo.models import fabric as fabric_file
 from zoo.models.fabric import GATES, PLAIN, UNITS, Fabric, FabricSpec, Maps, SparseConv
 
@@ -30,6 +30,17 @@ def fabric(
 ) -> Fabric:
     fields = {"stem": "cifar", "type": type, "columns": columns, "channels": channels, "unit": unit} | spec
     return Fabric(FabricSpec(scales=len(channels), **fields), **({"num_classes": 10} | (task or {})))
+
+
+@pytest.fixture(autouse=True)
+def large_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps that are small enough for a test count as large, as those of the presets are."""
+    count_maps_as_large_from(1, monkeypatch)
+
+
+def count_maps_as_large_from(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "FOLD_FROM", elements)
+    monkeypatch.setattr(fabric_file, "SIGN_FROM", elements)
 
 
 def settled(net: Fabric) -> Fabric:
@@ -132,6 +143,14 @@ def test_equations(type: str, unit: str, gate: str) -> None:
     compare(net, x)
 
 
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in PLAIN])
+def test_equations_of_small_maps(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
+    """What pays for large maps alone is left out here."""
+    count_maps_as_large_from(10**9, monkeypatch)
+    net = settled(fabric("a", 3, (4, 8, 12, 16), unit, {"dtype": torch.float64}, gate="gated"))
+    compare(net, torch.randn(3, 3, 13, 19, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("side", [17, 31, 32, 33])
 @pytest.mark.parametrize("unit", ["conv", "post", "pre"])
 def test_equations_with_six_scales(unit: str, side: int) -> None:
@@ -196,7 +215,7 @@ def test_equations_with_heavy_convolutions(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_wrong_fabric_is_found() -> None:
     net = settled(fabric("a", 3, (8,) * 4, "post", {"dtype": torch.float64}, gate="scaled"))
-    net.columns[1].get_submodule("1").down.gate.factor *= 1.01
+    net.columns[1].get_submodule("1").down.factor *= 1.01
     with pytest.raises(AssertionError):
         compare(net, torch.randn(2, 3, 16, 16, dtype=torch.float64))
 
@@ -331,7 +350,10 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_maps_are_resampled_once_and_norms_folded() -> None:
+@pytest.mark.parametrize("large", [True, False])
+def test_maps_are_resampled_once_and_norms_folded(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    if not large:
+        count_maps_as_large_from(10**9, monkeypatch)
     net = settled(fabric("d", 4, (8,) * 4, "pre"))
     edges = topology.live_edges(net.spec.edges, net.spec.head_nodes)
     with torch.no_grad(), Calls() as calls:
@@ -339,7 +361,20 @@ def test_maps_are_resampled_once_and_norms_folded() -> None:
     falls, rises = ({e.source for e in edges if e.kind.endswith(way)} for way in ("down", "up"))
     assert calls.seen["max_pool2d_with_indices"] == len(falls) < sum(e.kind.endswith("down") for e in edges)
     assert calls.seen["upsample_bilinear2d"] == len(rises) < sum(e.kind.endswith("up") for e in edges)
-    assert calls.seen["native_batch_norm"] == len(edges) + 1, "the first of each edge and the last of all"
+    firsts = len(edges) + 1  # the first of each edge and the last of all follow no convolution
+    assert calls.seen["native_batch_norm"] == firsts + (0 if large else 2 * len(edges))
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_signs_are_kept_of_large_maps(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    if not large:
+        count_maps_as_large_from(10**9, monkeypatch)
+    net = fabric("a", 3, (8,) * 3, "post").train()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        net(torch.randn(2, 3, 8, 8))
+    signs = sum(t.dtype == torch.bool for t in kept)
+    assert signs == (len(topology.live_edges(net.spec.edges, net.spec.head_nodes)) if large else 0)
 
 
 @pytest.mark.parametrize(("type", "left"), [("a", {3}), ("d", {0})])

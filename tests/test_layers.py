@@ -1,15 +1,19 @@
 """The units, one by one."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.layers import (
     ORDERS,
     ChannelSum,
     Conv,
+    ConvNorm,
     DilatedAvgPool,
     DilatedMaxPool,
     Kit,
@@ -22,6 +26,7 @@ from zoo.layers import (
     WideHead,
     basic,
     bottleneck,
+    fold,
     local_norm,
     max_pool_halving,
     sequence,
@@ -247,3 +252,68 @@ def test_skippable_layers_are_left_out_sample_by_sample() -> None:
     assert 10 < kept.sum() < 54
     torch.testing.assert_close(out[kept], (x + 2 * (plain(x) - x))[kept])
     assert torch.equal(out[~kept], x[~kept])
+
+
+def conv_norm(**kwargs: Any) -> ConvNorm:
+    """A unit whose norm has seen something, in evaluation mode and double precision."""
+    torch.manual_seed(0)
+    unit = ConvNorm(Kit(dtype=torch.float64), 4, Conv(out_chs=6, kernel=1), **kwargs)
+    unit(torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.empty(3, 6, 9, 9))
+    return unit.eval()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("up", ["", "bilinear", "nearest", "zero"])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("least", [1, 10**9])
+def test_conv_norm_is_its_layers(
+    monkeypatch: pytest.MonkeyPatch, least: int, train: bool, up: str, momentum: float | None
+) -> None:
+    """Also what a training step leaves in the norm."""
+    monkeypatch.setattr(fold, "FOLD_FROM", least)
+    unit = conv_norm(up=up)
+    unit.norm.momentum = momentum
+    x, like = torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.empty(3, 6, 9, 9)
+    layers = copy.deepcopy(unit.train(train))
+    want = layers.conv(x)
+    want = layers.norm(fold.resize_like(want, like, up) if up else want)
+    torch.testing.assert_close(unit.at_once(x, like), want)
+    torch.testing.assert_close(unit.state_dict(), layers.state_dict())
+
+
+@pytest.mark.parametrize("layer", ["conv", "norm"])
+def test_conv_norm_calls_layers_that_are_watched(layer: str) -> None:
+    """Hooks of all kinds see them."""
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    for register in (
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ):
+        unit, seen = conv_norm(), []
+        handle = getattr(getattr(unit, layer), register)(lambda *_, seen=seen: seen.append(1))
+        unit(x, x).sum().backward()
+        assert seen == [1], register
+        handle.remove()
+        unit(x, x).sum().backward()
+        assert seen == [1], register
+
+
+class Adapted(nn.Conv2d):
+    """As libraries of adapters replace a convolution: what it computes is not in its weight alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def test_conv_norm_calls_layers_that_are_replaced() -> None:
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    unit = conv_norm()
+    other = Adapted(4, 6, 1, bias=False, dtype=torch.float64)
+    other.load_state_dict(unit.conv.state_dict())
+    want = unit.norm(unit.conv(x) + 1)
+    unit.conv = other
+    torch.testing.assert_close(unit(x, x), want)
+    unit.norm = nn.BatchNorm2d(6, affine=False, dtype=torch.float64).eval()
+    torch.testing.assert_close(unit(x, x), unit.norm(other(x)))

@@ -5,7 +5,7 @@ Units get resolved channel counts, strides and dilations; they know no family, n
 
 from zoo.layers.deform import DeformConv2d, OffsetConv
 from zoo.layers.fold import ConvNorm
-from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
+from zoo.layers.gates import KeepAll, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
 from zoo.layers.kit import Conv, Kit, LayerType, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
@@ -39,7 +39,6 @@ __all__ = [
     "Order",
     "PadShortcut",
     "Residual",
-    "Scale",
     "Skippable",
     "SqueezeGate",
     "Stage",

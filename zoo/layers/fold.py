@@ -8,13 +8,16 @@ from torch import Tensor, nn
 from zoo.layers.kit import Conv, Kit
 from zoo.layers.sampling import resize_like
 
+FOLD_FROM = 2**15
+"""Elements of an input from which the norm is multiplied into the weights; below, that costs more than it saves."""
+
 
 class ConvNorm(nn.Module):
     """Convolution, up-sampling where asked for, norm.
 
-    In evaluation mode a batch norm is an affine map of each channel. It is then multiplied into the weights, which
-    saves a pass over the map and commutes with an interpolation (not with zeros that are put in between). TorchScript,
-    ``torch.jit.trace`` and layers that somebody hooks into keep both operators.
+    In evaluation mode a batch norm is an affine map of each channel. For all but small maps it is then multiplied into
+    the weights, which saves a pass over the map and commutes with an interpolation (not with zeros that are put in
+    between). TorchScript, ``torch.jit.trace`` and layers that somebody replaces or hooks into keep both operators.
 
     Args:
         kit: The shared layer types.
@@ -31,33 +34,36 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride), or the height and width of ``like``."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
-            if self.folds(x):
-                return self._fold(x, like)
+        if not torch.jit.is_scripting():
+            done = self.at_once(x, like)
+            if done is not None:
+                return done
         x = self.conv(x)
         if self.up:
             x = resize_like(x, like, self.up)
         return self.norm(x)
 
     @torch.jit.ignore
-    def folds(self, x: Tensor) -> bool:
-        """Whether the norm is a fixed affine map now, or might be one when a traced graph runs; and nobody watches."""
-        conv, norm = self.conv, self.norm
-        return (
-            isinstance(norm, nn.BatchNorm2d)
-            and (not norm.training or isinstance(x, torch.fx.Proxy))
-            and norm.running_mean is not None
-            and not torch.jit.is_tracing()
-            and not (conv._forward_hooks or conv._forward_pre_hooks)
-            and not (norm._forward_hooks or norm._forward_pre_hooks)
-        )
+    def at_once(self, x: Tensor, like: Tensor) -> Tensor | None:
+        """The result without calls of the two layers; None where somebody counts on these calls.
 
-    @torch.jit.ignore
-    def _fold(self, x: Tensor, like: Tensor) -> Tensor:
+        They are as expensive as the operators are on a small map.
+        """
         conv, norm = self.conv, self.norm
+        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or _hooked(conv) or _hooked(norm):
+            return None
+        mean = norm.running_mean
+        if mean is None or not norm.affine or torch.jit.is_tracing():
+            return None
         shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        stats = (norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum, norm.eps)
+        stats = (mean, norm.running_var, norm.num_batches_tracked, norm.momentum, norm.eps)
         return _conv_norm(x, like, self.up, conv.weight, shape, norm.weight, norm.bias, stats, norm.training)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 @torch.fx.wrap
@@ -74,7 +80,9 @@ def _conv_norm(
 ) -> Tensor:
     # One node of a traced graph in either mode, so that tools which trace both find the same names.
     mean, var, seen, momentum, eps = stats
-    if training or up == "zero":
+    # A compiled or exported net serves maps of other sizes, too.
+    small = not torch.compiler.is_compiling() and x.numel() < FOLD_FROM
+    if training or up == "zero" or small:
         x = F.conv2d(x, weight, None, *shape)
         x = resize_like(x, like, up) if up else x
         if training:

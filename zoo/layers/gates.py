@@ -1,4 +1,4 @@
-"""Gates: factors on a map, computed from the map itself, fixed, or drawn."""
+"""Gates: factors on a map, computed from the map itself or drawn."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,22 +29,6 @@ class SqueezeGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, out_chs, 1, 1)."""
         return self.gate(self.excite(self.act(self.squeeze(self.pool(x)))))
-
-
-class Scale(nn.Module):
-    """A fixed factor on the whole map."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
-        return x * self.factor
-
-    def extra_repr(self) -> str:
-        """The factor."""
-        return f"{self.factor:g}"
 
 
 class KeepAll(nn.Module):

@@ -54,9 +54,9 @@ What differs from the sources, and why:
     * ``output_stride`` caps the stride of every scale: strided convolutions and pooling dilate, and there is nothing to
       enlarge between scales of one size. The state dict stays. Enlarging has no dilated form, so features differ from
       those of the native net.
-    * In evaluation mode batch norms are multiplied into the convolutions before them (see ``ConvNorm``); a training
-      step keeps signs where signs are enough, and makes the activated input of ``pre`` units again when it goes back,
-      where that is a large map. On a CPU maps inside the columns have their channels last, but for 3x3 convolutions
+    * Where maps are large, batch norms are multiplied into the convolutions before them in evaluation mode (see
+      ``ConvNorm``), and a training step keeps signs where signs are enough and makes the activated input of ``pre``
+      units again when it goes back. On a CPU maps inside the columns have their channels last, but for 3x3 convolutions
       with more weights than their maps have pixels. All of it is exact to rounding. Tried, and not worth it: the centre
       tap alone on 1x1 maps (3x3 convolutions of such maps are fast already), one convolution on the concatenated inputs
       of a node (an eighth faster, but the concatenation is kept for the backward pass).
@@ -83,7 +83,6 @@ from zoo.layers import (
     ConvNorm,
     KeepAll,
     Kit,
-    Scale,
     check_size,
     max_pool_halving,
     resize_like,
@@ -108,6 +107,8 @@ REMAKE_FROM = 2**20
 
 Below (4 MiB in float32) there is little memory to save, and the Python of a checkpoint costs more than all else gains.
 """
+SIGN_FROM = 2**17
+"""Elements of a sum from which ``post`` units keep its signs alone for the backward pass, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,17 +399,14 @@ class BottleneckPath(nn.Module):
         self.post = spec.unit == "post"
         self.expand: nn.Module = ConvNorm(kit, mid, last) if self.post else kit.conv(mid, last)
         self.act = kit.act()
-        self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
+        self.drop_path = DropPath(place.drop_path) if place.drop_path else None
         self.move = Move(place, spec.up)
         self.skips = spec.skips == "all" or place.kind == "fwd"
         self.project: nn.Module | None = None
         if self.skips and (place.in_chs != place.out_chs or spec.gate == "gated"):
             self.project = ConvNorm(kit, place.in_chs, Conv(out_chs=place.out_chs, kernel=1), up=up)
-        self.gate: nn.Module = nn.Identity()
-        if place.degree > 1 and spec.gate == "scaled":
-            self.gate = Scale(1 / place.degree)
-        elif place.degree > 1 and spec.gate == "dropout":
-            self.gate = KeepAll(1 / place.degree)
+        self.factor = 1 / place.degree if spec.gate == "scaled" else 1.0
+        self.gate = KeepAll(1 / place.degree) if spec.gate == "dropout" and place.degree > 1 else None
 
     def forward(self, maps: Maps, like: Tensor) -> Tensor:
         """The edge's share of its target."""
@@ -421,9 +419,13 @@ class BottleneckPath(nn.Module):
             x = self.expand(x, like)
         else:
             x = self.expand(x)
-        x = self.drop_path(x)
+        if self.drop_path is not None:
+            x = self.drop_path(x)
         if self.skips:
-            x = x + self.gate(self.skip(maps, like))
+            skip = self.skip(maps, like)
+            if self.gate is not None:
+                skip = self.gate(skip)
+            x = torch.add(x, skip, alpha=self.factor)
         if self.post:
             if torch.jit.is_scripting():
                 x = self.act(x)
@@ -434,7 +436,7 @@ class BottleneckPath(nn.Module):
     @torch.jit.ignore
     def close(self, x: Tensor) -> Tensor:
         """The activation of the sum; nothing but its sign is needed in the backward pass, where it is a rectifier."""
-        lean = isinstance(self.act, nn.ReLU) and self.eager_training(x)
+        lean = isinstance(self.act, nn.ReLU) and self.eager_training(x) and x.numel() >= SIGN_FROM
         return _SignedReLU.apply(x) if lean else self.act(x)
 
     def begin(self, x: Tensor, like: Tensor) -> Tensor:
