@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from dataclasses import asdict
@@ -68,10 +69,18 @@ def peak_memory(name: str, plain: bool, mode: str, batch: int, size: int | None)
     )
 
 
+def median_memory(name: str, plain: bool, mode: str, batch: int, size: int | None) -> float | None:
+    """Median of three processes: how much of what it was given back an allocator uses again is a matter of luck."""
+    peaks = [measure.in_fresh_process(peak_memory, name, plain, mode, batch, size) for _ in range(3)]
+    return None if None in peaks else statistics.median(peaks)
+
+
 def measure_net(name: str, mode: str, args: argparse.Namespace) -> dict:
     """Times and peak memory of both ways to evaluate one net."""
     case = (mode, args.batch, args.input_size)
-    memory = [measure.in_fresh_process(peak_memory, name, plain, *case) for plain in (False, True)]
+    memory: list[float | None] = [None, None]
+    if not args.no_memory:
+        memory = [median_memory(name, plain, *case) for plain in (False, True)]
     steps = [make_step(name, plain, *case) for plain in (False, True)]
     for step in steps:
         step()
@@ -98,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time of all threads instead of wall time: other users disturb less"
     )
+    parser.add_argument("--no-memory", action="store_true", help="skip the peak memory, which takes extra processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
     return parser
 

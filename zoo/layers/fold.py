@@ -49,15 +49,18 @@ class ConvNorm(nn.Module):
 
         They are as expensive as the operators are on a small map.
         """
-        conv, norm = self.conv, self.norm
+        layers = self._modules
+        conv, norm = layers["conv"], layers["norm"]
         if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or _hooked(conv) or _hooked(norm):
             return None
-        mean = norm.running_mean
-        if mean is None or not norm.affine or torch.jit.is_tracing():
+        # Read from where torch keeps them: its general way to an attribute takes longer than some of the operators.
+        weight, own, stats = conv._parameters.get("weight"), norm._parameters, norm._buffers
+        gain, mean = own.get("weight"), stats.get("running_mean")
+        if weight is None or gain is None or mean is None or torch.jit.is_tracing():
             return None
         shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        stats = (mean, norm.running_var, norm.num_batches_tracked, norm.momentum, norm.eps)
-        return _conv_norm(x, like, self.up, conv.weight, shape, norm.weight, norm.bias, stats, norm.training)
+        rest = (mean, stats["running_var"], stats["num_batches_tracked"], norm.momentum, norm.eps)
+        return _conv_norm(x, like, self.up, weight, shape, gain, own["bias"], rest, norm.training)
 
 
 def _hooked(module: nn.Module) -> bool:
