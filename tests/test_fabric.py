@@ -199,6 +199,22 @@ def test_equations_with_inputs_kept_and_remade(
     assert remade.call_count == (len(live) if least == 1 else 0)
 
 
+class Doubled(nn.BatchNorm2d):
+    """A norm that computes more than its parameters say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_norms_that_are_replaced_are_not_remade(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fabric_file, "REMAKE_FROM", 1)
+    net = settled(fabric("a", 3, (4, 8, 12, 16), "pre", {"dtype": torch.float64}))
+    for path in net.modules():
+        if isinstance(path, fabric_file.BottleneckPath):
+            path.norm.__class__ = Doubled
+    compare(net, torch.randn(3, 3, 13, 19, dtype=torch.float64))
+
+
 def test_equations_with_heavy_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their maps change the layout on the way in; no preset that is small enough for the other tests has them."""
     monkeypatch.setattr(fabric_file, "HEAVY", 64)

@@ -54,13 +54,13 @@ class ConvNorm(nn.Module):
         if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or _hooked(conv) or _hooked(norm):
             return None
         # Read from where torch keeps them: its general way to an attribute takes longer than some of the operators.
-        weight, own, stats = conv._parameters.get("weight"), norm._parameters, norm._buffers
-        gain, mean = own.get("weight"), stats.get("running_mean")
+        weight, affine, buffers = conv._parameters.get("weight"), norm._parameters, norm._buffers
+        gain, mean = affine.get("weight"), buffers.get("running_mean")
         if weight is None or gain is None or mean is None or torch.jit.is_tracing():
             return None
         shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        rest = (mean, stats["running_var"], stats["num_batches_tracked"], norm.momentum, norm.eps)
-        return _conv_norm(x, like, self.up, weight, shape, gain, own["bias"], rest, norm.training)
+        stats = (mean, buffers["running_var"], buffers["num_batches_tracked"], norm.momentum, norm.eps)
+        return _conv_norm(x, like, self.up, weight, shape, gain, affine["bias"], stats, norm.training)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -399,14 +399,15 @@ class BottleneckPath(nn.Module):
         self.post = spec.unit == "post"
         self.expand: nn.Module = ConvNorm(kit, mid, last) if self.post else kit.conv(mid, last)
         self.act = kit.act()
-        self.drop_path = DropPath(place.drop_path) if place.drop_path else None
+        self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
         self.move = Move(place, spec.up)
         self.skips = spec.skips == "all" or place.kind == "fwd"
         self.project: nn.Module | None = None
         if self.skips and (place.in_chs != place.out_chs or spec.gate == "gated"):
             self.project = ConvNorm(kit, place.in_chs, Conv(out_chs=place.out_chs, kernel=1), up=up)
         self.factor = 1 / place.degree if spec.gate == "scaled" else 1.0
-        self.gate = KeepAll(1 / place.degree) if spec.gate == "dropout" and place.degree > 1 else None
+        drops = spec.gate == "dropout" and place.degree > 1
+        self.gate = KeepAll(1 / place.degree) if drops else nn.Identity()
 
     def forward(self, maps: Maps, like: Tensor) -> Tensor:
         """The edge's share of its target."""
@@ -419,13 +420,9 @@ class BottleneckPath(nn.Module):
             x = self.expand(x, like)
         else:
             x = self.expand(x)
-        if self.drop_path is not None:
-            x = self.drop_path(x)
+        x = self.drop_path(x)
         if self.skips:
-            skip = self.skip(maps, like)
-            if self.gate is not None:
-                skip = self.gate(skip)
-            x = torch.add(x, skip, alpha=self.factor)
+            x = torch.add(x, self.gate(self.skip(maps, like)), alpha=self.factor)
         if self.post:
             if torch.jit.is_scripting():
                 x = self.act(x)
@@ -462,9 +459,7 @@ class BottleneckPath(nn.Module):
     @torch.jit.ignore
     def remakes(self, x: Tensor) -> bool:
         """Whether the activated input is made again in the backward pass: where it is, and where it is worth it."""
-        return (
-            self.first and isinstance(self.norm, nn.BatchNorm2d) and self.eager_training(x) and x.numel() >= REMAKE_FROM
-        )
+        return self.first and type(self.norm) is nn.BatchNorm2d and self.eager_training(x) and x.numel() >= REMAKE_FROM
 
     @torch.jit.ignore
     def _recomputed(self, x: Tensor) -> Tensor:
