@@ -1,7 +1,9 @@
 """Image sets that timm opens: in memory or read batch by batch, changed by chance that repeats; and recipes."""
 
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from zoo.bench import fingerprint
+from zoo.bench.attempt import How, Job, attempt
 from zoo.bench.augment import draw, flip_images, mix, shift_images
 from zoo.bench.data import Dataset, load_dataset
 from zoo.bench.images import Stream, Where, open_set, set_name
@@ -20,7 +24,8 @@ from zoo.bench.options import parse_value
 from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
 from zoo.bench.results import read_results
-from zoo.bench.tasks import default_recipe, load
+from zoo.bench.runner import plan
+from zoo.bench.tasks import default_recipe, key_fingerprint, load
 from zoo.cli import main
 
 # timm leaves it to the garbage collector to close the images that it has read.
@@ -178,6 +183,86 @@ def test_the_name_of_a_folder_tells_sets_apart(tmp_path: Path) -> None:
     assert set_name("digits", Where()) == "digits"
 
 
+def test_two_folders_of_one_name_share_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of a set is the same set; one other picture makes another, with a key of its own."""
+    command = ["bench", "resnet_test", "--dataset", "folder", "--workers", "0", "--out", str(tmp_path / "out")]
+    command += ["--recipe", "batch_size=4", "--recipe", "image_size=32", "--recipe", "epochs=1"]
+
+    def bench(folder: Path) -> str:
+        assert main([*command, "--data-dir", str(folder)]) == 0
+        return capsys.readouterr().err
+
+    first = write_folder(tmp_path / "one" / "photos", [(70, 60), (60, 70)])
+    bench(first)
+    copy = Path(shutil.copytree(first, tmp_path / "copy" / "photos"))
+    assert "0 to do" in bench(copy)
+    other = Path(shutil.copytree(first, tmp_path / "two" / "photos"))
+    (other / "train" / "class0" / "00.png").write_bytes((first / "train" / "class0" / "03.png").read_bytes())
+    bench(other)
+    lines = read_results(tmp_path / "out" / "results.jsonl")
+    assert len(lines) == 2
+    assert {line["dataset"]["name"] for line in lines} == {"folder/photos"}
+    assert len({line["key"] for line in lines}) == len({line["dataset"]["fingerprint"] for line in lines}) == 2
+
+
+@pytest.mark.parametrize("sizes", [[(20, 16)], [(20, 16), (9, 9)]], ids=["memory", "disk"])
+def test_a_fingerprint_follows_all_that_is_in_a_set(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    def fingerprint_of(change: Callable[[Path], Any] | None = None) -> str:
+        root = write_folder(tmp_path / f"set{len(found)}", sizes)
+        if change is not None:
+            change(root)
+        found.append(open_set("folder/set", Where(folder=root)).fingerprint)
+        return found[-1]
+
+    def rename_class(root: Path) -> None:
+        for split in ("train", "validation"):
+            (root / split / "class2").rename(root / split / "class3")
+
+    found: list[str] = []
+    first = fingerprint_of()
+    assert fingerprint_of() == first
+    changes = (
+        lambda root: (root / "train/class0/00.png").unlink(),
+        lambda root: (root / "train/class0/00.png").rename(root / "train/class1/00.png"),
+        lambda root: shutil.copy(root / "validation/class0/00.png", root / "validation/class0/03.png"),
+        rename_class,
+    )
+    for change in changes:
+        fingerprint_of(change)
+    assert len(set(found)) == 1 + len(changes)
+
+
+def test_files_of_a_large_set_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of all files count, bytes of the sampled ones."""
+    monkeypatch.setattr(fingerprint, "SMALL", 10)
+    monkeypatch.setattr(fingerprint, "SAMPLED", 2)
+
+    def digest_of(*texts: bytes) -> str:
+        files = [(str(i), tmp_path / str(i), 0) for i in range(len(texts))]
+        for (_, path, _), text in zip(files, texts, strict=True):
+            path.write_bytes(text)
+        return fingerprint.file_digest(files)
+
+    same = digest_of(b"aaaaa", b"bbbbb", b"ccccc")
+    assert digest_of(b"aaaaa", b"xxxxx", b"ccccc") == same
+    assert digest_of(b"aaaaa", b"bbbbbb", b"ccccc") != same
+    assert digest_of(b"aaaaa", b"bbbbb", b"xxxxx") != same
+
+
+def test_digits_are_what_results_of_before_were_made_of() -> None:
+    """Their keys hold the name alone. A new value here means that the name no longer tells the images."""
+    assert load_dataset("digits").fingerprint == "0edafa540c74455a"
+    assert key_fingerprint("classify", "digits") == key_fingerprint("segment", "scenes") == ""
+
+
+def test_a_run_is_not_trained_on_other_images_than_were_asked_for(tmp_path: Path) -> None:
+    where = Where(folder=write_folder(tmp_path / "set", [(20, 16)]))
+    [run] = plan(["resnet_test"], "folder/set", PLAIN, [0], where=where)
+    assert run.fingerprint == load("classify", "folder/set", where).fingerprint
+    [line] = attempt(Job(run=replace(run, fingerprint="other"), how=How(where=where)))
+    assert "the images of folder/set have changed since this run was planned" in line["error"]
+
+
 def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:
     memory = open_set("folder/m", Where(folder=write_folder(tmp_path / "m", [(20, 16)])))
     stream = open_set("folder/s", Where(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)])))
@@ -207,12 +292,19 @@ def test_a_folder_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "on folder/flowers: 12 training and 6 test images of 3x64x64, 3 classes" in told
     assert "recipe modern_imagenet with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
     [line] = read_results(tmp_path / "out" / "results.jsonl")
+    images = open_set("folder/flowers", Where(folder=folder))
     assert line["dataset"] == {
         "name": "folder/flowers",
+        "fingerprint": images.fingerprint,
         "train": 12,
         "test": 6,
         "num_classes": 3,
         "input_size": [3, 64, 64],
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "interpolation": "bilinear",
+        "crop_pct": 0.875,
+        "classes": ["class0", "class1", "class2"],
     }
     assert line["computed"] == {"processes": 1, "layout": "contiguous", "compile": False}
     assert line["recipe"]["amp"] == "bfloat16"

@@ -88,6 +88,8 @@ def attempt(
     team = team or Team(how.device)
     try:
         dataset = load(run.task, run.dataset, how.where)
+        if run.fingerprint not in ("", dataset.fingerprint):
+            raise ValueError(f"the images of {run.dataset} have changed since this run was planned: start again")
         trained = yield from training(
             lambda: build(run, dataset),
             dataset,

@@ -208,6 +208,7 @@ def run_bench(args: argparse.Namespace) -> int:
         head=head,
         frozen=args.frozen,
         fixed=asked,
+        where=where,
     )
     out = args.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
     path = out / RESULTS

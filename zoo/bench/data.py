@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -18,10 +18,13 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
+from zoo.bench.fingerprint import digest
 from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
 
 TEST_BATCH_SIZE = 100
+SHADES = 1024
+"""Steps that normalised images are rounded to for their fingerprint: finer than bytes, coarser than rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,11 +36,26 @@ class ImageSet:
         num_classes: Number of classes.
         test_labels: (M,) int64 of the test images; what a task other than classification predicts, see
             `zoo.bench.tasks`.
+        classes: Their names, in the order of the net's outputs; empty where the set tells none.
     """
 
     name: str
     num_classes: int
     test_labels: Any
+    classes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what both halves hold; the name has no part in it."""
+        raise NotImplementedError
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """How an image comes to a net in evaluation, under timm's names: mean, std, interpolation, crop_pct.
+
+        The interpolation is None where images are used at the size that they have.
+        """
+        raise NotImplementedError
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -55,13 +73,16 @@ class ImageSet:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return name, sizes and classes as they are stored with a result."""
+        """Return what is stored with a result: what the images are, and all that a net needs to be used on others."""
         return {
             "name": self.name,
+            "fingerprint": self.fingerprint,
             "train": self.train_size,
             "test": self.test_size,
             "num_classes": self.num_classes,
             "input_size": list(self.input_size),
+            **self.prepared,
+            "classes": list(self.classes),
         }
 
     def for_recipe(self, recipe: Recipe) -> Self:
@@ -114,6 +135,21 @@ class Dataset(ImageSet):
     fill: float | Tensor
     mean: Tensor
     std: Tensor
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of images, labels and class names."""
+        images = self.train_images, self.test_images
+        if self.train_images.dtype != torch.uint8:
+            images = tuple((self._raw(half) * SHADES).round().short() for half in images)
+        return digest([self.classes, images[0], self.train_labels, images[1], self.test_labels])
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """See `ImageSet.prepared`; images are used as they are."""
+        channels = self.input_size[0]
+        mean, std = (value.flatten().expand(channels).tolist() for value in (self.mean, self.std))
+        return {"mean": mean, "std": std, "interpolation": None, "crop_pct": 1.0}
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -190,7 +226,11 @@ class Dataset(ImageSet):
     def _bytes(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             return images
-        return ((images * _channels(self.std) + _channels(self.mean)) * 255).round().clamp(0, 255).byte()
+        return (self._raw(images) * 255).round().clamp(0, 255).byte()
+
+    def _raw(self, images: Tensor) -> Tensor:
+        """Normalised images as they were, in [0, 1]."""
+        return images * _channels(self.std) + _channels(self.mean)
 
 
 def _channels(values: Tensor) -> Tensor:
@@ -213,10 +253,18 @@ def to_device(targets: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
-    """How to load a set, and the recipe that every net is trained with on it."""
+    """A built-in set.
+
+    Attributes:
+        load: Makes it.
+        recipe: What every net is trained with on it.
+        keyed_by_name: Whether runs on it are known by its name alone. Only for sets that have results from before a
+            run's key held a fingerprint, and that come with a package, so that one name is one set.
+    """
 
     load: Callable[[], Dataset]
     recipe: Recipe
+    keyed_by_name: bool = False
 
 
 def systematic_split(labels: np.ndarray, test_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -268,13 +316,14 @@ def load_digits() -> Dataset:
         test_images=images[test].contiguous(),
         test_labels=labels[test],
         num_classes=10,
+        classes=tuple(map(str, range(10))),
         fill=float(-mean / std),
         mean=mean,
         std=std,
     )
 
 
-DATASETS = {"digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe)}
+DATASETS = {"digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe, keyed_by_name=True)}
 
 
 def dataset_row(name: str) -> DatasetRow:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from zoo.bench.augment import byte_changes, draw, erasing, mix, seeded
 from zoo.bench.data import TEST_BATCH_SIZE, Dataset, ImageSet
+from zoo.bench.fingerprint import SAMPLED, digest, evenly, file_digest
 from zoo.bench.recipe import Recipe
 from zoo.evaluation import open_dataset
 
@@ -37,6 +38,8 @@ SIZE = 224
 """Side of the images of a `Stream` where the recipe names none."""
 CROP = 0.875
 """Share of the resized image that a test crop takes, as in most papers."""
+INTERPOLATION = "bilinear"
+"""How test images are brought to their size."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's images; what streams are normalised with."""
 CPU = torch.device("cpu")
@@ -93,10 +96,13 @@ def open_set(name: str, where: Where) -> ImageSet:
     if classes[0] != classes[1]:
         raise ValueError(f"dataset {name!r}: training and test images have different classes; one folder a class each")
     train, test = halves
+    test_labels = torch.tensor(_labels(test))
     stream = Stream(
         name=name,
         num_classes=len(classes[0]),
-        test_labels=torch.tensor(_labels(test)),
+        classes=tuple(classes[0]),
+        test_labels=test_labels,
+        content=digest([classes[0], _half_digest(train), _half_digest(test), test_labels]),
         train=train,
         test=test,
         workers=where.workers,
@@ -111,6 +117,7 @@ class Stream(ImageSet):
     Attributes:
         train: Position -> (image, class), without any changes.
         test: The same of the test images.
+        content: The fingerprint, taken when the set was opened.
         workers: Processes that read.
         side: Height and width that all images are brought to.
         device: Where batches go.
@@ -118,9 +125,20 @@ class Stream(ImageSet):
 
     train: Any
     test: Any
+    content: str
     workers: int = 0
     side: int = SIZE
     device: torch.device = CPU
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of class names, and of the files of each half, or of what a set without files tells cheaply."""
+        return self.content
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """See `ImageSet.prepared`."""
+        return {"mean": list(MEAN), "std": list(STD), "interpolation": INTERPOLATION, "crop_pct": CROP}
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -174,7 +192,7 @@ class Stream(ImageSet):
     def test_batches(self, *, rank: int = 0, of: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """See `ImageSet.test_batches`; images are resized, and their middle is cut out."""
         prepare = create_transform(
-            (3, self.side, self.side), is_training=False, interpolation="bilinear", mean=MEAN, std=STD, crop_pct=CROP
+            (3, self.side, self.side), is_training=False, interpolation=INTERPOLATION, mean=MEAN, std=STD, crop_pct=CROP
         )
         own = [(position, 0) for position in range(rank, self.test_size, of)]
         yield from self._batches(_Changed(self.test, prepare), own, TEST_BATCH_SIZE)
@@ -258,6 +276,16 @@ def _labels(half: Any) -> list[int]:
     return [int(label) for _, label in half]
 
 
+def _half_digest(half: Any) -> str:
+    """Digest of one half: of its files, or of its size and of a few of its images."""
+    reader = getattr(half, "reader", None)
+    samples, root = getattr(reader, "samples", None), getattr(reader, "root", None)
+    if samples and root:
+        return file_digest([(str(Path(path).relative_to(root)), Path(path), int(label)) for path, label in samples])
+    images = (half[i] for i in evenly(len(half), SAMPLED))
+    return digest([len(half), *((image.size, image.mode, image.tobytes(), int(label)) for image, label in images)])
+
+
 def _in_memory(stream: Stream) -> Dataset | None:
     """The set in memory, where its images are small and of one size."""
     sizes = {
@@ -295,6 +323,7 @@ def _in_memory(stream: Stream) -> Dataset | None:
         test_images=halves[2],
         test_labels=halves[3],
         num_classes=stream.num_classes,
+        classes=stream.classes,
         fill=(-mean / std).float(),
         mean=mean.float(),
         std=std.float(),

@@ -41,6 +41,7 @@ class Run:
         head: What the net is built into, for tasks that have a choice.
         frozen: Whether the net keeps its first weights, so that only what is put on top of it learns. The statistics
             of its norms still follow the batches.
+        fingerprint: Of the image set, see `zoo.bench.data.ImageSet`; empty for a set that its name tells.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run:
     task: str = CLASSIFY
     head: str = ""
     frozen: bool = False
+    fingerprint: str = ""
 
     @property
     def net(self) -> str:
@@ -70,12 +72,12 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types; task, head and frozen only where they are not the default.
+        """Return the fields as plain JSON types; the last four only where they are not the default.
 
-        So the keys of classification runs are those from before there were other tasks.
+        So the keys of classification runs on digits are those from before there were other tasks and fingerprints.
         """
-        extra = {"task": self.task, "head": self.head, "frozen": self.frozen}
-        default = {"task": CLASSIFY, "head": "", "frozen": False}
+        extra = {"task": self.task, "head": self.head, "frozen": self.frozen, "fingerprint": self.fingerprint}
+        default = {"task": CLASSIFY, "head": "", "frozen": False, "fingerprint": ""}
         return {
             "name": self.name,
             "overrides": dict(self.overrides),

@@ -17,9 +17,10 @@ from zoo import registry
 from zoo.bench.attempt import How, Job, Line, build
 from zoo.bench.data import ImageSet
 from zoo.bench.engines import Engine, Event, Here
+from zoo.bench.images import BUILT_IN, Where
 from zoo.bench.recipe import Recipe
 from zoo.bench.results import CLASSIFY, Run, append_result, finished_keys
-from zoo.bench.tasks import load, task_row
+from zoo.bench.tasks import key_fingerprint, load, task_row
 from zoo.bench.team import Team
 from zoo.bench.train import EpochMetrics, Moment
 from zoo.complexity import count
@@ -115,6 +116,7 @@ def plan(
     head: str = "",
     frozen: bool = False,
     fixed: Collection[str] = (),
+    where: Where = BUILT_IN,
 ) -> list[Run]:
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
@@ -133,21 +135,24 @@ def plan(
         head: What the nets are built into.
         frozen: Whether they keep their first weights.
         fixed: Fields of the recipe that no row changes.
+        where: Where the image set lies.
 
     Raises:
-        ValueError: If an override is one that the benchmark sets itself, or the task has no such head.
+        ValueError: If an override is one that the benchmark sets itself, or the task has no such head or set.
     """
     overrides, vary = dict(overrides or {}), dict(vary or {})
     head = task_row(task).head(head)
     for key in GIVEN:
         if key in overrides or key in vary:
             raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
+    fingerprint = key_fingerprint(task, dataset, where)
     variants = [overrides | dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     return [
         Run(
             name=name,
             overrides=variant,
             dataset=dataset,
+            fingerprint=fingerprint,
             recipe=_own_recipe(name, recipe, fixed),
             seed=seed,
             task=task,

@@ -161,6 +161,7 @@ def _dataset(train: int, test: int, labels: object) -> Dataset:
         test_images=(torch.stack(test_images) - mean) / std,
         test_labels=labels(test_targets),
         num_classes=NUM_CLASSES,
+        classes=("background", *map(str, range(10))),
         fill=float(-mean / std),
         mean=mean,
         std=std,

@@ -148,6 +148,18 @@ def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
     return small if isinstance(load(task, dataset, where), Dataset) else large
 
 
+def key_fingerprint(task: str, dataset: str, where: Where = BUILT_IN) -> str:
+    """Return the fingerprint of a set as the keys of its runs hold it; empty for sets that are keyed by name.
+
+    Raises:
+        ValueError: See `load`.
+    """
+    row = task_row(task)
+    if not (row.external and is_external(dataset)) and row.row(dataset).keyed_by_name:
+        return ""
+    return load(task, dataset, where).fingerprint
+
+
 _open = cache(open_set)
 
 
@@ -231,6 +243,7 @@ TASKS = {
                 "scenes": DatasetRow(
                     load=segmentation_scenes,
                     recipe=DENSE_RECIPE,
+                    keyed_by_name=True,
                 )
             },
             build=dense.build_segmenter,
@@ -253,6 +266,7 @@ TASKS = {
                 "scenes": DatasetRow(
                     load=detection_scenes,
                     recipe=DENSE_RECIPE,
+                    keyed_by_name=True,
                 )
             },
             build=dense.build_detector,
