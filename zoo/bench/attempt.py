@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -21,6 +23,7 @@ from zoo.bench.saved import Saved
 from zoo.bench.tasks import load, task_row, trivial_score
 from zoo.bench.team import Team
 from zoo.bench.train import DivergedError, EpochMetrics, Moment, Trained, training
+from zoo.files import write_atomically
 
 Line = dict[str, Any]
 """What is stored of a run that has ended."""
@@ -38,6 +41,9 @@ class How:
         compiled: Whether `torch.compile` has the nets first.
         where: Where the image sets lie.
         saved: Folder of the states of runs in progress; without it, nothing is kept of a run that is stopped.
+        weights: Folder that keeps the weights of every finished run, as KEY.safetensors; None keeps none.
+        recorded: Whether training steps are recorded as a CUDA graph, see `zoo.bench.cuda_graph`.
+        deterministic: Whether CUDA kernels that repeat to the last bit are taken, where there are some; slower.
     """
 
     device: str = "cpu"
@@ -45,6 +51,9 @@ class How:
     compiled: bool = False
     where: Where = BUILT_IN
     saved: Path | None = None
+    weights: Path | None = None
+    recorded: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,15 @@ def attempt(
     """
     run, how = job.run, job.how
     team = team or Team(how.device)
+    if how.deterministic:
+        make_deterministic()
+
+    def trained_to_the_end(model: nn.Module) -> None:
+        if how.weights is not None:
+            keep_weights(model, how.weights / f"{run.key}.safetensors")
+        if on_trained is not None:
+            on_trained(model, dataset)
+
     try:
         dataset = load(run.task, run.dataset, how.where)
         if run.fingerprint not in ("", dataset.fingerprint):
@@ -101,7 +119,8 @@ def attempt(
             compiled=how.compiled,
             saved=job.saved,
             label=run.display,
-            on_trained=None if on_trained is None else lambda model: on_trained(model, dataset),
+            on_trained=trained_to_the_end,
+            recorded=how.recorded,
         )
         line = make_record(job, trained, dataset, team)
     except Exception as error:
@@ -110,6 +129,20 @@ def attempt(
         trace = "".join(traceback.format_exception(error)).splitlines()[-TRACE_LINES:]
         line = failure(job, f"{type(error).__name__}: {error}", "\n".join(trace))
     yield line
+
+
+def make_deterministic() -> None:
+    """Let this process take CUDA kernels that repeat to the last bit; torch warns of operators that have none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_weights(model: nn.Module, path: Path) -> None:
+    """Write a net's state dict as safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(tensors))
 
 
 def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Line:
@@ -134,6 +167,7 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
             "processes": team.size,
             "layout": "channels_last" if trained.channels_last else "contiguous",
             "compile": job.how.compiled,
+            **{name: True for name in ("recorded", "deterministic") if getattr(job.how, name)},
         },
         **_when(),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
+from zoo.bench import fashion
 from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
 from zoo.bench.fingerprint import digest
 from zoo.bench.recipe import Recipe
@@ -253,18 +255,20 @@ def to_device(targets: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
-    """A built-in set.
+    """How to load a built-in set, and the recipe that every net is trained with on it.
 
     Attributes:
-        load: Makes it.
-        recipe: What every net is trained with on it.
-        keyed_by_name: Whether runs on it are known by its name alone. Only for sets that have results from before a
-            run's key held a fingerprint, and that come with a package, so that one name is one set.
+        load: Returns the set; called with `folder` and `download` where the set is `located`.
+        recipe: The default recipe.
+        keyed_by_name: Whether runs on it are known by its name alone: for sets whose content is checked or comes with a
+            package, so that one name is one set.
+        located: Whether the set's files may lie in a folder that the user names.
     """
 
-    load: Callable[[], Dataset]
+    load: Callable[..., Dataset]
     recipe: Recipe
     keyed_by_name: bool = False
+    located: bool = False
 
 
 def systematic_split(labels: np.ndarray, test_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -323,7 +327,67 @@ def load_digits() -> Dataset:
     )
 
 
-DATASETS = {"digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe, keyed_by_name=True)}
+def load_fashion(folder: Path | None = None, download: bool = False) -> Dataset:
+    """Return Fashion-MNIST: 60,000 training and 10,000 test images of shape (3, 28, 28), as bytes.
+
+    The grey images are repeated to three channels, as the digits are.
+
+    Args:
+        folder: Where its four files lie, see `zoo.bench.fashion.find`; None for the folder of Debian's package.
+        download: Whether torchvision may fetch them into `folder`.
+
+    Raises:
+        ValueError: If the files are missing, or are not the published ones.
+    """
+    place = fashion.find(folder, download=download)
+    return _fashion("fashion", fashion.read(place, "train"), fashion.read(place, "test"))
+
+
+def load_fashion_search(folder: Path | None = None, download: bool = False) -> Dataset:
+    """Return 12,000 training images of Fashion-MNIST, split to choose a recipe: 8,000 to train, 4,000 to validate.
+
+    No image of the test half is among them. Each class has its share on both sides, see `systematic_split`.
+
+    Args:
+        folder: See `load_fashion`.
+        download: See `load_fashion`.
+
+    Raises:
+        ValueError: See `load_fashion`.
+    """
+    whole = fashion.read(fashion.find(folder, download=download), "train")
+    _, chosen = systematic_split(whole.labels.numpy(), test_size=12_000)
+    train, test = systematic_split(whole.labels[chosen].numpy(), test_size=4_000)
+    halves = [fashion.Half(whole.images[chosen[own]], whole.labels[chosen[own]]) for own in (train, test)]
+    return _fashion("fashion_search", *halves)
+
+
+def _fashion(name: str, train: fashion.Half, test: fashion.Half) -> Dataset:
+    grey = train.images.float() / 255
+    mean, std = grey.mean(), grey.std()
+    return Dataset(
+        name=name,
+        # One byte a pixel: the three channels are one in memory.
+        train_images=train.images[:, None].expand(-1, 3, -1, -1),
+        train_labels=train.labels,
+        test_images=test.images[:, None].expand(-1, 3, -1, -1),
+        test_labels=test.labels,
+        num_classes=len(fashion.CLASSES),
+        classes=fashion.CLASSES,
+        fill=float(-mean / std),
+        mean=mean,
+        std=std,
+    )
+
+
+DATASETS = {
+    "digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe, keyed_by_name=True),
+    # Their files are checked against the published ones, so one name is one set.
+    "fashion": DatasetRow(load=load_fashion, recipe=RECIPES["fashion"].recipe, keyed_by_name=True, located=True),
+    "fashion_search": DatasetRow(
+        load=load_fashion_search, recipe=RECIPES["fashion"].recipe, keyed_by_name=True, located=True
+    ),
+}
 
 
 def dataset_row(name: str) -> DatasetRow:
@@ -338,10 +402,16 @@ def dataset_row(name: str) -> DatasetRow:
 
 
 @cache
-def load_dataset(name: str) -> Dataset:
-    """Load a set once a process.
+def load_dataset(name: str, folder: Path | None = None, download: bool = False) -> Dataset:
+    """Load a built-in set once a process.
+
+    Args:
+        name: A key of `DATASETS`.
+        folder: Where its files lie, for sets that have files.
+        download: Whether they may be fetched into there.
 
     Raises:
-        ValueError: If there is no such set; the message lists them.
+        ValueError: If there is no such set, or its files cannot be read.
     """
-    return dataset_row(name).load()
+    row = dataset_row(name)
+    return row.load(folder, download) if row.located else row.load()

@@ -132,7 +132,7 @@ def load(task: str, dataset: str, where: Where = BUILT_IN) -> ImageSet:
     """
     if task_row(task).external and is_external(dataset):
         return _open(dataset, where)
-    return load_dataset(dataset) if task == CLASSIFY else _load(task, dataset)
+    return load_dataset(dataset, where.folder, where.download) if task == CLASSIFY else _load(task, dataset)
 
 
 def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:

@@ -16,6 +16,7 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from zoo.bench.cuda_graph import Recorder, can_record, make_recordable, set_rate
 from zoo.bench.data import ImageSet
 from zoo.bench.machine import PeakMemory, overflows_channels_last, versions
 from zoo.bench.recipe import Recipe
@@ -153,6 +154,7 @@ def training(
     saved: Saved | None = None,
     label: str = "model",
     on_trained: Callable[[nn.Module], None] | None = None,
+    recorded: bool = False,
 ) -> Generator[EpochMetrics | Moment, None, Trained]:
     """Train a new net and test it after every epoch: yields what each epoch gave, and how far it is; returns the whole.
 
@@ -175,6 +177,7 @@ def training(
         saved: Where the state is kept after every epoch, and taken from; nowhere unless told.
         label: Name of the net in an error.
         on_trained: Called with the final model, in evaluation mode.
+        recorded: Whether training steps are recorded as a CUDA graph and replayed, see `zoo.bench.cuda_graph`.
 
     Raises:
         DivergedError: If a loss is not finite; the message names net and epoch.
@@ -192,7 +195,7 @@ def training(
         last = channels_last and not (device.type == "cpu" and overflows_channels_last(model))
         layout = torch.channels_last if last else torch.contiguous_format
         model = model.to(memory_format=layout)
-        return _Run(model, task, images, recipe, seed, team, layout, compiled, label)
+        return _Run(model, task, images, recipe, seed, team, layout, compiled, label, recorded)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = begin()
@@ -240,6 +243,7 @@ class _Run:
         layout: torch.memory_format,
         compiled: bool,
         label: str,
+        recorded: bool = False,
     ) -> None:
         self.task, self.dataset, self.recipe, self.seed, self.team, self.label = (
             task,
@@ -255,7 +259,10 @@ class _Run:
         self.average = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         if compiled:
             self.net = torch.compile(self.net)
+        self.recorder = Recorder() if recorded and can_record(team.device, recipe, team.size) else None
         self.optimizer = _optimizer(self.model, recipe)
+        if self.recorder is not None:
+            make_recordable(self.optimizer, team.device)
         self.generator = torch.Generator().manual_seed(seed)
         self.history: list[EpochMetrics] = []
         self.predictions: Any = None
@@ -282,15 +289,12 @@ class _Run:
         self.net.train()
         batches = self.dataset.train_batches(recipe, self.generator, rank=team.rank, of=team.size)
         for step, (images, labels) in enumerate(batches):
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.lr_at(epoch + (step + 0.5) / steps)
-            self.optimizer.zero_grad(set_to_none=True)
-            with team.whole_batch():
-                with _autocast(device, recipe):
-                    images = images.contiguous(memory_format=self.layout)
-                    loss, hits = self.task.loss(self.net, images, labels, recipe)
-                loss.backward()
-            self.optimizer.step()
+            set_rate(self.optimizer, recipe.lr_at(epoch + (step + 0.5) / steps))
+            images = images.contiguous(memory_format=self.layout)
+            if self.recorder is None:
+                loss, hits = self.step(images, labels)
+            else:
+                loss, hits = self.recorder(self.step, self.optimizer, images, labels)
             if self.average is not None:
                 self.average.update(self.model, step=epoch * steps + step)
             loss_sum += loss.detach()
@@ -308,7 +312,7 @@ class _Run:
         self.predictions = self.predict()
         metrics = EpochMetrics(
             epoch=epoch + 1,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=float(self.optimizer.param_groups[0]["lr"]),
             train_loss=mean_loss,
             train_score=None if correct is None else int(team.total(correct)) / (steps * recipe.batch_size),
             test_score=self.task.score(self.predictions, self.dataset.test_labels),
@@ -320,6 +324,16 @@ class _Run:
         self.spent["cpu_seconds"] += time.process_time() - cpu_start
         self.spent["peak_memory"] = max(self.spent["peak_memory"], self.memory.read() or 0)
         return metrics
+
+    def step(self, images: Tensor, labels: Any) -> tuple[Tensor, Tensor | None]:
+        """Take one training step; returns its loss and the number of right answers."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.team.whole_batch():
+            with _autocast(self.team.device, self.recipe):
+                loss, hits = self.task.loss(self.net, images, labels, self.recipe)
+            loss.backward()
+        self.optimizer.step()
+        return loss, hits
 
     def settle_norms(self, steps: int) -> None:
         """Give the norms of what is tested the statistics of training images that pass it as it is in evaluation."""
@@ -391,6 +405,8 @@ class _Run:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.recorder is not None:
+            make_recordable(self.optimizer, self.team.device)
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if self.team.device.type == "cuda" and state["random_cuda"] is not None:
