@@ -77,7 +77,7 @@ RECIPES = {
     "fashion_erasing": RecipeRow(
         recipe=_cifar(epochs=300, weight_decay=5e-4, border="background", erase=0.5),
         images="Fashion-MNIST",
-        source="Zhong et al. 2017, arXiv:1708.04896, with its code (fashionmnist.py): divided by 10 at epochs 150 and 225",
+        source="Zhong et al. 2017, arXiv:1708.04896, with its code (fashionmnist.py): divided by 10 at 150 and 225",
         notes="The code keeps the best epoch on test images; here it is the last. It normalises with MNIST's mean and "
         "deviation, here they are those of the set, and erases up to 0.4 of an image, here torchvision's 0.33.",
     ),
