@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import Run, newest_results
+from zoo.bench.results import Run, failed_runs, newest_results
 from zoo.bench.runner import SAVED, Outcome, plan, sweep
 
 OUT = Path(__file__).resolve().parent / "results" / "fashion"
@@ -77,12 +77,15 @@ def search_runs() -> dict[str, tuple[Choice, Run]]:
     }
 
 
-def image_runs(chosen: Mapping[Choice, float], seeds: Iterable[int] = SEEDS) -> dict[str, tuple[Choice, Run]]:
+def image_runs(
+    chosen: Mapping[Choice, float], seeds: Iterable[int] = SEEDS, sizes: Collection[str] = tuple(SIZES)
+) -> dict[str, tuple[Choice, Run]]:
     """Return the runs of the comparison, by key; all nets with the first seed come first."""
     return {
         run.key: (choice, run)
         for seed in seeds
         for size in reversed(SIZES)
+        if size in sizes
         for topology in STUDY
         if (choice := Choice(topology.label, size)) in chosen
         for run in _plan(topology, size, "fashion", chosen[choice], seed)
@@ -97,14 +100,15 @@ def _plan(topology: Topology, size: str, dataset: str, rate: float, seed: int) -
 def chosen_rates(path: Path) -> dict[Choice, float]:
     """Return the rate with the best validation accuracy of every topology and size whose runs have all ended.
 
-    A run that failed counts as the worst. The smaller of two equal rates is taken.
+    A run that failed, as one does whose loss is not finite, counts as the worst. The smaller of two equal rates is
+    taken.
     """
     runs = search_runs()
     scores: dict[Choice, dict[float, float]] = {}
-    for line in newest_results(path):
+    for line in [*newest_results(path), *failed_runs(path)]:
         if line["key"] in runs:
             choice, run = runs[line["key"]]
-            scores.setdefault(choice, {})[run.recipe.lr] = line["test_accuracy"]
+            scores.setdefault(choice, {})[run.recipe.lr] = line.get("test_accuracy", 0.0)
     return {
         choice: max(sorted(own), key=lambda rate: own[rate]) for choice, own in scores.items() if len(own) == len(RATES)
     }
@@ -132,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare sixteen topologies on Fashion-MNIST.")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), metavar="N", help="default: 0 1 2")
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES), help="default: all")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="default: results/fashion, beside this script")
@@ -147,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "search" in args.stages:
         failures += train([run for _, run in search_runs().values()], search, args).failures
     if "image" in args.stages:
-        runs = image_runs(chosen_rates(search), args.seeds)
+        runs = image_runs(chosen_rates(search), args.seeds, args.sizes)
         kept = [run for choice, run in runs.values() if (choice.size, run.seed) == (KEPT_SIZE, KEPT_SEED)]
         others = [run for _, run in runs.values() if run not in kept]
         failures += train(kept, args.out / "image.jsonl", args, args.out / "weights").failures
