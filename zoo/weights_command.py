@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,17 @@ def add_verbs(verbs: Any) -> None:
         formatter_class=DESCRIPTION,
     )
     validate.add_argument("name", metavar="NAME", help="a model; its first tag, or the one that is named")
-    validate.add_argument("--dataset", default="folder", help="timm's name of it, or torch/svhn (default: %(default)s)")
+    validate.add_argument(
+        "--dataset",
+        default="folder",
+        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: %(default)s)",
+    )
     validate.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where the images are")
     validate.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
     validate.add_argument("--class-map", default="", metavar="FILE", help="names of the classes in order, for folders")
+    validate.add_argument(
+        "--skip-broken", action="store_true", help="leave out pictures that cannot be read, and count them"
+    )
     validate.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights from a file instead of a tag's")
     _add_shape_options(validate)
     validate.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
@@ -208,8 +216,20 @@ def run_validate(args: argparse.Namespace) -> int:
     elif tag:
         published = entry.weights[tag]
     prepared = preprocessing(model)
+    if len(dataset.classes) != (classes := getattr(model, "num_classes", 0)):
+        print(
+            f"zoo: the images have {len(dataset.classes)} classes and the net {classes}: labels count the classes in "
+            "the order of their names; is --class-map missing?",
+            file=sys.stderr,
+        )
     errors = evaluate(
-        model, dataset, batch_size=args.batch_size, workers=args.workers, device=device, prepared=prepared
+        model,
+        dataset,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=device,
+        prepared=prepared,
+        skip_broken=args.skip_broken,
     )
     found: dict[str, Any] = {
         "model": base,

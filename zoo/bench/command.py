@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from zoo.bench.options import (
 )
 
 RESULTS = "results.jsonl"
+PICTURES = "pictures.json"
+"""File beside the results that remembers which pictures were found to be whole."""
 ENGINES = ("local", "ray")
 
 BENCH_HELP = """\
@@ -32,9 +35,10 @@ Three tasks: classify names the digit of an image (accuracy); segment gives ever
 a class (mIoU), with a decoder of segmentation_models_pytorch on the net; detect finds the digits' boxes (mAP), with a
 detector of torchvision. The last two need nets of ImageNet scale, and pip install 'backbone-zoo[downstream]'.
 
-Images: digits need no download. --dataset also takes what timm's create_dataset takes (torch/cifar10, torch/cifar100,
-hfds/NAME) and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png. Small images of one size
-are held in memory, others are read batch by batch."""
+Images: digits need no download. --dataset also takes torch/cifar10, torch/cifar100 and others of torchvision,
+hfds/NAME, and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png (or val, test, ...). Small
+images of one size are held in memory, others are read batch by batch. All pictures are looked at before the first
+epoch: one that cannot be read, or that is in both halves of a folder, is an error that names it."""
 
 BENCH_EXAMPLES = """\
 examples:
@@ -122,6 +126,9 @@ def add_bench_options(bench: argparse.ArgumentParser) -> None:
     images = bench.add_argument_group("images and recipe")
     images.add_argument("--dataset", help="image set (default: digits; scenes for segment and detect)")
     images.add_argument("--data-dir", type=Path, metavar="DIR", help="where the set lies; not for built-in sets")
+    images.add_argument(
+        "--skip-broken", action="store_true", help="leave out pictures that cannot be read; the lines count them"
+    )
     images.add_argument("--download", action="store_true", help="fetch a set of torchvision that is not there")
     images.add_argument(
         "--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)"
@@ -188,8 +195,11 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError(f"pictures are for the tasks segment and detect, not for {task.name}: leave --pictures out")
     for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0), ("gpus_per_run", 0)):
         check_at_least(name, getattr(args, name), least)
+    _check_place(args, task)
     where = Where(folder=args.data_dir, download=args.download, workers=args.workers)
     dataset = set_name(args.dataset or next(iter(task.datasets)), where)
+    out = args.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
+    where = replace(where, check=True, skip_broken=args.skip_broken, memory=out.absolute() / PICTURES)
     base, asked = _recipe(args, default_recipe(task.name, dataset, where))
     recipe = base.changed(**asked)
     sort_rows([], args.sort, task)  # a wrong column is an error now, too
@@ -210,7 +220,6 @@ def run_bench(args: argparse.Namespace) -> int:
         fixed=asked,
         where=where,
     )
-    out = args.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
     path = out / RESULTS
     on_ray = args.engine == "ray"
     device = ("cuda" if args.gpus_per_run else "cpu") if on_ray else choose_device(args.device)
@@ -322,13 +331,18 @@ def announce(runs: Sequence[Any], base: Any, recipe: Any, images: Any, computed:
         [
             f"{nets} net{'s' * (nets > 1)}, {seeds} seed{'s' * (seeds > 1)} each, on {images.name}: "
             f"{images.train_size:,} training and {images.test_size:,} test images of {size}, "
-            f"{images.num_classes} classes",
+            f"{images.num_classes} classes{_left_out(images)}",
             f"{heading}:",
             *(f"  {sentence}" for sentence in recipe.describe()),
             *(f"  {net}, as its row says: {_differences(recipe, other)}" for net, other in own.items()),
             f"on {computed}; results go to {path}",
         ]
     )
+
+
+def _left_out(images: Any) -> str:
+    train, test = images.left_out
+    return f"; left out, because they cannot be read: {train} training and {test} test images" * bool(train or test)
 
 
 def _differences(before: Any, after: Any) -> str:
@@ -399,6 +413,29 @@ def _add_table_options(parser: Any) -> None:
     parser.add_argument(
         "--format", nargs="+", choices=("md", "csv", "json"), default=["md"], help="files of the table (default: md)"
     )
+
+
+def _check_place(args: argparse.Namespace, task: Any) -> None:
+    """Raise ValueError, if an option for sets that lie somewhere was given for one that needs no place."""
+    from zoo.bench.images import is_external
+    from zoo.imagesets.decode import printable
+    from zoo.imagesets.library import FOLDER
+
+    if args.dataset is not None and is_external(args.dataset):
+        if args.download and args.dataset == FOLDER:
+            raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
+        return
+    given = [f"data-dir {printable(args.data_dir)!r}"] if args.data_dir is not None else []
+    given += [name for name in ("download", "skip-broken") if getattr(args, name.replace("-", "_"))]
+    if not given:
+        return
+    if not task.external:
+        sets = ", ".join(task.datasets)
+        raise ValueError(f"{given[0]} was given, but task {task.name} has built-in images only ({sets}): leave it out")
+    if args.dataset is None:
+        raise ValueError(f"{given[0]} was given without a data set: add --dataset folder, or the name of another")
+    task.row(args.dataset)  # an unknown name is the first thing to be told
+    raise ValueError(f"{given[0]} was given, but {args.dataset} is built in: leave it out, or add --dataset folder")
 
 
 def _head(args: argparse.Namespace, task: Any) -> str:

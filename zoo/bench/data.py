@@ -20,9 +20,10 @@ from torchvision.transforms import v2
 
 from zoo.bench import fashion
 from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
-from zoo.bench.fingerprint import digest
 from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
+from zoo.imagesets.fingerprint import digest
+from zoo.imagesets.library import unknown
 
 TEST_BATCH_SIZE = 100
 SHADES = 1024
@@ -39,12 +40,14 @@ class ImageSet:
         test_labels: (M,) int64 of the test images; what a task other than classification predicts, see
             `zoo.bench.tasks`.
         classes: Their names, in the order of the net's outputs; empty where the set tells none.
+        left_out: Training images and test images that could not be read and are no part of the set.
     """
 
     name: str
     num_classes: int
     test_labels: Any
     classes: tuple[str, ...] = ()
+    left_out: tuple[int, int] = (0, 0)
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +84,7 @@ class ImageSet:
             "fingerprint": self.fingerprint,
             "train": self.train_size,
             "test": self.test_size,
+            **({"left_out": dict(zip(("train", "test"), self.left_out, strict=True))} if any(self.left_out) else {}),
             "num_classes": self.num_classes,
             "input_size": list(self.input_size),
             **self.prepared,
@@ -397,7 +401,7 @@ def dataset_row(name: str) -> DatasetRow:
         ValueError: If there is no such set; the message lists them.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(sorted(DATASETS))}")
+        raise unknown(name, tuple(DATASETS))
     return DATASETS[name]
 
 

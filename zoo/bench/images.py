@@ -16,18 +16,20 @@ from typing import Any, Self
 import torch
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
 from zoo.bench.augment import byte_changes, draw, erasing, mix, seeded
 from zoo.bench.data import TEST_BATCH_SIZE, Dataset, ImageSet
-from zoo.bench.fingerprint import SAMPLED, digest, evenly, file_digest
 from zoo.bench.recipe import Recipe
-from zoo.evaluation import open_dataset
+from zoo.imagesets.check import check_halves, leave_out, refuse_twins
+from zoo.imagesets.decode import PictureError, printable
+from zoo.imagesets.fingerprint import digest
+from zoo.imagesets.folders import open_halves
+from zoo.imagesets.half import Half, Item, read_batches
+from zoo.imagesets.library import FOLDER, open_half
 
-FOLDER = "folder"
 SMALL = 96
 """Largest side in pixels of images that are held in memory."""
 MEMORY = 4 * 2**30
@@ -43,7 +45,7 @@ INTERPOLATION = "bilinear"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's images; what streams are normalised with."""
 CPU = torch.device("cpu")
-TEST_SPLITS = ("validation", "test")
+TRAIN_SPLIT, TEST_SPLITS = "train", ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,19 @@ class Where:
         folder: Of the set; None for built-in sets.
         download: Whether a set that is not there may be fetched.
         workers: Processes that read images; 0 for none.
+        check: Whether all pictures are looked at when the set is opened: one that cannot be read is an error, and so is
+            one that is in both halves of a folder. `zoo bench` always does. Otherwise only the test half is looked at,
+            and left without what cannot be read, with a warning; in the training half such is an error in its turn.
+        skip_broken: Whether pictures that cannot be read are left out of both halves instead, and counted.
+        memory: File that remembers what was looked at.
     """
 
     folder: Path | None = None
     download: bool = False
     workers: int = 2
+    check: bool = False
+    skip_broken: bool = False
+    memory: Path | None = None
 
 
 BUILT_IN = Where()
@@ -68,7 +78,7 @@ BUILT_IN = Where()
 def set_name(name: str, where: Where) -> str:
     """Return the name that results are stored under: ``folder`` becomes ``folder/<its last part>``."""
     if name == FOLDER and where.folder is not None:
-        return f"{FOLDER}/{where.folder.resolve().name}"
+        return f"{FOLDER}/{printable(where.folder.resolve().name)}"
     return name
 
 
@@ -81,33 +91,46 @@ def open_set(name: str, where: Where) -> ImageSet:
     """Open both halves of a set; the test half is called ``validation`` or ``test``.
 
     Raises:
-        ValueError: If there is no such set, or no folder is given, or the halves are the same or do not fit.
+        ValueError: If there is no such set, or no folder is given, or the halves overlap or do not fit, or a picture
+            cannot be read.
     """
     if where.folder is None:
         raise ValueError(f"dataset {name!r} needs a folder: give --data-dir, and --download to fetch it into there")
     if where.download:
         where.folder.mkdir(parents=True, exist_ok=True)
-    kind = FOLDER if name.startswith(f"{FOLDER}/") else name
-    halves = [_open(kind, where, splits) for splits in (("train",), TEST_SPLITS)]
-    roots = [getattr(getattr(half, "reader", None), "root", None) for half in halves]
-    classes = [_classes(half) for half in halves]
-    if kind == FOLDER and roots[0] == roots[1]:
-        raise ValueError(f"data-dir {str(where.folder)!r} must hold the folders train and validation (or val, test)")
-    if classes[0] != classes[1]:
-        raise ValueError(f"dataset {name!r}: training and test images have different classes; one folder a class each")
-    train, test = halves
-    test_labels = torch.tensor(_labels(test))
+    halves = _halves(name, where.folder, where.download)
+    check = where.check or where.skip_broken
+    found = check_halves(halves, title=name, workers=where.workers, memory=where.memory, looked_at=(check, True))
+    if name.startswith(FOLDER) and check:
+        refuse_twins(found)
+    train, test = leave_out(halves, found, skip=where.skip_broken or not check)
     stream = Stream(
         name=name,
-        num_classes=len(classes[0]),
-        classes=tuple(classes[0]),
-        test_labels=test_labels,
-        content=digest([classes[0], _half_digest(train), _half_digest(test), test_labels]),
+        num_classes=len(train.classes),
+        classes=train.classes,
+        test_labels=torch.from_numpy(test.labels),
+        content=digest([train.classes, train.digest(), test.digest(), test.labels]),
         train=train,
         test=test,
         workers=where.workers,
+        left_out=(len(found.broken[0]), len(found.broken[1])),
     )
     return _in_memory(stream) or stream
+
+
+def _halves(name: str, folder: Path, download: bool) -> tuple[Half, Half]:
+    if name == FOLDER or name.startswith(f"{FOLDER}/"):
+        if not folder.is_dir():
+            raise ValueError(f"data-dir {printable(folder)!r} is not a folder")
+        return open_halves(folder)
+    train = open_half(name, folder, TRAIN_SPLIT, download=download)
+    try:
+        test = open_half(name, folder, TEST_SPLITS[0], download=download)
+    except ValueError:
+        test = open_half(name, folder, TEST_SPLITS[1], download=download)
+    if train.classes != test.classes:
+        raise ValueError(f"dataset {name!r}: training and test images have different classes")
+    return train, test
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,8 +146,8 @@ class Stream(ImageSet):
         device: Where batches go.
     """
 
-    train: Any
-    test: Any
+    train: Half
+    test: Half
     content: str
     workers: int = 0
     side: int = SIZE
@@ -199,16 +222,11 @@ class Stream(ImageSet):
 
     def _batches(self, images: Any, keys: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         pinned = self.device.type == "cuda"
-        loader = DataLoader(
-            images,
-            batch_size=size,
-            sampler=keys,
-            num_workers=self.workers,
-            pin_memory=pinned,
-            # Not torch's own random numbers, which belong to the net.
-            generator=torch.Generator(),
-        )
-        for batch, labels in loader:
+        for batch, labels, broken in read_batches(images, size, keys, workers=self.workers, pin_memory=pinned):
+            if broken:
+                raise broken[0]
+            assert batch is not None
+            assert labels is not None
             yield batch.to(self.device, non_blocking=pinned), labels.to(self.device, non_blocking=pinned)
 
 
@@ -216,17 +234,20 @@ class Stream(ImageSet):
 class _Changed:
     """Images by (position, seed)."""
 
-    images: Any
+    images: Half
     change: Any
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         position, seed = key
-        image, label = self.images[position]
+        try:
+            image, label = self.images[position]
+        except PictureError as error:
+            return error
         with seeded(seed):
-            return self.change(image.convert("RGB")), int(label)
+            return self.change(image), label
 
 
 class _Training:
@@ -243,61 +264,14 @@ class _Training:
         return self.change(image)
 
 
-def _open(kind: str, where: Where, splits: Sequence[str]) -> Any:
-    """The first of the splits that there is."""
-    for split in splits:
-        try:
-            return open_dataset(kind, str(where.folder), split=split, download=where.download)
-        except ValueError:
-            if split == splits[-1]:
-                raise
-    raise AssertionError("no split was asked for")
-
-
-def _classes(half: Any) -> list[str]:
-    """Names of the classes, in their order."""
-    known = getattr(getattr(half, "reader", None), "class_to_idx", None)
-    if known:
-        return sorted(known, key=known.__getitem__)
-    names = getattr(half, "classes", None)
-    return list(map(str, names)) if names else list(map(str, range(max(_labels(half)) + 1)))
-
-
-def _labels(half: Any) -> list[int]:
-    """Class of each image, without reading images where the set tells."""
-    reader = getattr(half, "reader", None)
-    if reader is not None and hasattr(reader, "samples"):
-        return [int(label) for _, label in reader.samples]
-    if reader is not None and hasattr(reader, "iter_targets"):
-        return [int(label) for label in reader.iter_targets()]
-    for name in ("targets", "labels"):
-        if getattr(half, name, None) is not None:
-            return [int(label) for label in getattr(half, name)]
-    return [int(label) for _, label in half]
-
-
-def _half_digest(half: Any) -> str:
-    """Digest of one half: of its files, or of its size and of a few of its images."""
-    reader = getattr(half, "reader", None)
-    samples, root = getattr(reader, "samples", None), getattr(reader, "root", None)
-    if samples and root:
-        return file_digest([(str(Path(path).relative_to(root)), Path(path), int(label)) for path, label in samples])
-    images = (half[i] for i in evenly(len(half), SAMPLED))
-    return digest([len(half), *((image.size, image.mode, image.tobytes(), int(label)) for image, label in images)])
-
-
 def _in_memory(stream: Stream) -> Dataset | None:
     """The set in memory, where its images are small and of one size."""
-    sizes = {
-        stream_half[i][0].size
-        for stream_half in (stream.train, stream.test)
-        for i in range(min(PROBED, len(stream_half)))
-    }
     total = stream.train_size + stream.test_size
-    width, height = next(iter(sizes))
-    if len(sizes) > 1 or max(width, height) > SMALL or total * 3 * width * height > MEMORY:
+    probed = (half[i][0].size for half in (stream.train, stream.test) for i in range(min(PROBED, len(half))))
+    width, height = next(probed)
+    if max(width, height) > SMALL or total * 3 * width * height > MEMORY or any(s != (width, height) for s in probed):
         return None
-    halves = []
+    halves: list[Tensor] = []
     bar = tqdm(total=total, desc=f"reading {stream.name}", unit="image", leave=False, disable=not sys.stderr.isatty())
     with bar:
         for half in (stream.train, stream.test):
@@ -307,7 +281,7 @@ def _in_memory(stream: Stream) -> Dataset | None:
                 image, label = half[i]
                 if image.size != (width, height):
                     return None
-                images[i], labels[i] = functional.pil_to_tensor(image.convert("RGB")), int(label)
+                images[i], labels[i] = functional.pil_to_tensor(image), label
                 bar.update()
             halves += [images, labels]
     # From how often each of the 256 values occurs: exact, and no copy of the set as numbers of eight bytes.
@@ -327,4 +301,5 @@ def _in_memory(stream: Stream) -> Dataset | None:
         fill=(-mean / std).float(),
         mean=mean.float(),
         std=std.float(),
+        left_out=stream.left_out,
     )

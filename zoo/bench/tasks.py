@@ -27,6 +27,7 @@ from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
 from zoo.bench.results import CLASSIFY, Run
 from zoo.bench.scenes import detection_scenes, segmentation_scenes
+from zoo.imagesets.library import unknown
 
 AUXILIARY_WEIGHT = 0.3
 """Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
@@ -89,7 +90,7 @@ class Task:
             ValueError: If the task has no such set; the message lists them.
         """
         if dataset not in self.datasets:
-            raise ValueError(f"unknown dataset {dataset!r}: choose from {', '.join(sorted(self.datasets))}")
+            raise unknown(dataset, tuple(self.datasets), self.external)
         return self.datasets[dataset]
 
     def head(self, name: str) -> str:

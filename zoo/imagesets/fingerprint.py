@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from zoo.imagesets.decode import PictureError, read_file
+
 LENGTH = 16
 SMALL = 2**26
 """Bytes of files up to which all of them are read for a fingerprint; of larger sets `SAMPLED` files are."""
@@ -24,21 +26,24 @@ def digest(parts: Iterable[Any]) -> str:
     return total.hexdigest()[:LENGTH]
 
 
-def file_digest(half: Sequence[tuple[str, Path, int]]) -> str:
+def file_digest(files: Sequence[tuple[str, Path, int, int]]) -> str:
     """Return the digest of labelled files: names, labels, sizes, and what is in them.
 
     Args:
-        half: Name (relative, so that a copy of the folder is the same set), path and label of each file.
-
-    Raises:
-        OSError: If a file cannot be read.
+        files: Name (relative, so that a copy of the folder is the same set), path, label and bytes of each.
     """
-    files = sorted(half, key=lambda file: file[0])
-    sizes = [path.stat().st_size for _, path, _ in files]
-    whole = sum(sizes) <= SMALL
+    files = sorted(files, key=lambda file: file[0])
+    whole = sum(size for *_, size in files) <= SMALL
     read = files if whole else [files[i] for i in evenly(len(files), SAMPLED)]
-    names = [(name, label, size) for (name, _, label), size in zip(files, sizes, strict=True)]
-    return digest([names, *(hashlib.sha256(path.read_bytes()).digest() for _, path, _ in read)])
+    names = [(name, label, size) for name, _, label, size in files]
+    return digest([names, *(_content(path) for _, path, *_ in read)])
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(read_file(path, path.name)).digest()
+    except PictureError:  # told where the picture is used
+        return b""
 
 
 def evenly(total: int, wanted: int) -> list[int]:

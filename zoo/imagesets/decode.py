@@ -1,0 +1,152 @@
+"""One picture from a foreign file to RGB, or an error that names the file and says what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever a file is called. Pillow knows more; each is one more parser of foreign bytes."""
+ENDINGS = frozenset(
+    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)
+"""Of names of files that are taken for pictures, in small letters."""
+MAX_BYTES = 2**30
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
+"""A picture of more is refused before it is unpacked."""
+MAX_RATIO = 100
+"""Of the longer side to the shorter: resized by its shorter side, a longer strip would fill the memory."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by the orientation that its EXIF data tell."""
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
+"""Tags of EXIF and TIFF."""
+REASON_LENGTH = 200
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read; the message begins with its name."""
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return a name from outside with escapes for all that a terminal would not show as a character."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        PictureError: If it is none (a pipe would never end), is empty, too large or cannot be read; it begins with the
+            name.
+    """
+    try:
+        # A pipe without a writer lets nobody open it, unless it is asked not to wait.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("is no regular file")
+            if status.st_size > MAX_BYTES:
+                raise ValueError(f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+            content = file.read(MAX_BYTES + 1)
+        if not content:
+            raise ValueError("is empty")
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{printable(name)}: {_reason(error)}") from error
+    return content
+
+
+def decode(source: bytes | IO[bytes] | Image.Image, name: str) -> Image.Image:
+    """Return a picture in RGB, upright, the first one of several in a file.
+
+    Grey becomes three equal channels; 16 bits are scaled to 8; transparency is left out, so that the colours beneath
+    show. 32-bit and floating-point pixels are refused, for nobody tells what white is.
+
+    Args:
+        source: A file's content, an open file, or a picture that a library has opened.
+        name: What an error begins with.
+
+    Raises:
+        PictureError: If it is no picture, is damaged, too large, or of a kind that cannot be shown in RGB.
+    """
+    try:
+        # Pillow warns of odd metadata, which change nothing here; and of a size that is refused below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                return _upright(source)
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=FORMATS) as image:
+                return _upright(image)
+    except Exception as error:  # Pillow's parsers raise nearly anything for damaged bytes
+        raise PictureError(f"{printable(name)}: {_reason(error)}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"has {width} x {height} pixels: one side is over {MAX_RATIO} times the other")
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    image = _rgb(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged metadata of a picture that is whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image, _bits(image))
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits in Pillow's only other integers
+        image = _eight_bits(image, 16)
+    elif image.mode in ("I", "F"):
+        kind = "32-bit" if image.mode == "I" else "floating-point"
+        raise ValueError(f"has {kind} pixels, of which nobody tells what white is: save it with 8 or 16 bits")
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a grey value, as a TIFF may tell."""
+    told = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+    return int(told[0])
+
+
+def _eight_bits(image: Image.Image, bits: int) -> Image.Image:
+    white = 2**bits - 1
+    values = np.asarray(image).astype(np.uint32).clip(0, white)
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"is no picture of a kind that is read ({', '.join(FORMATS)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = next(iter(str(error).splitlines()), "")
+    text = f"cannot be read: {text or type(error).__name__}" if not text.startswith(("has ", "is ")) else text
+    return printable(text[:REASON_LENGTH])

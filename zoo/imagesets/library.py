@@ -1,0 +1,223 @@
+"""Image sets by name: those of torchvision, those of Hugging Face's hub; what their names and splits are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torchvision import datasets
+
+from zoo.imagesets.decode import PictureError, decode, printable
+from zoo.imagesets.fingerprint import SAMPLED, digest, evenly
+from zoo.imagesets.folders import TEST, TRAIN, VALIDATION, find_split, open_classes, read_class_map
+from zoo.imagesets.half import Half
+
+FOLDER = "folder"
+TORCH, HUB = "torch/", "hfds/"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of torchvision.
+
+    Attributes:
+        open: Folder, split as the library calls it, whether to download -> the set.
+        splits: Name of a split -> what the library calls it; the first trains, the second tests.
+    """
+
+    open: Callable[[str, Any, bool], Any]
+    splits: Mapping[str, Any]
+
+
+def _halved(kind: Any) -> Source:
+    """A set that is asked for its training half or not."""
+    return Source(partial(_open_halved, kind), {"train": True, "test": False})
+
+
+def _open_halved(kind: Any, root: str, split: bool, download: bool) -> Any:
+    return kind(root, train=split, download=download)
+
+
+def _open_svhn(root: str, split: str, download: bool) -> Any:
+    return datasets.SVHN(root, split=split, download=download)
+
+
+def _open_imagenet(root: str, split: str, download: bool) -> Any:
+    return datasets.ImageNet(root, split=split)  # its licence lets nobody fetch it by program
+
+
+def _open_places(root: str, split: str, download: bool) -> Any:
+    return datasets.Places365(root, split=split, download=download)
+
+
+def _open_inaturalist(root: str, split: str, download: bool) -> Any:
+    return datasets.INaturalist(root, version=split, target_type="full", download=download)
+
+
+SOURCES = {
+    "cifar10": _halved(datasets.CIFAR10),
+    "cifar100": _halved(datasets.CIFAR100),
+    "fashion_mnist": _halved(datasets.FashionMNIST),
+    "imagenet": Source(_open_imagenet, {"train": "train", "val": "val"}),
+    "inaturalist": Source(_open_inaturalist, {name: name for name in ("2021_train", "2021_valid", "2021_train_mini")}),
+    "kmnist": _halved(datasets.KMNIST),
+    "mnist": _halved(datasets.MNIST),
+    "places365": Source(_open_places, {name: name for name in ("train-standard", "val", "train-challenge")}),
+    "qmnist": _halved(datasets.QMNIST),
+    "svhn": Source(_open_svhn, {name: name for name in ("train", "test", "extra")}),
+}
+NAMES = (FOLDER, *(TORCH + name for name in SOURCES), HUB + "NAME")
+"""All that can be asked for besides the built-in sets of a task."""
+
+
+@dataclass(kw_only=True, eq=False)
+class LibraryHalf(Half):
+    """The pictures of a set that another library reads.
+
+    Attributes:
+        title: What errors call the set and its split.
+        source: Position -> (picture or open file, label).
+    """
+
+    title: str
+    source: Any
+
+    def picture(self, found: int) -> Image.Image:
+        """See `Half.picture`."""
+        try:
+            image, *_ = self.source[found]
+        except Exception as error:  # whatever the library raises for a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise PictureError(f"{self.name(found)}: cannot be read: {printable(reason)}") from error
+        if isinstance(image, Image.Image):
+            return decode(image, self.name(found))
+        with image as file:
+            return decode(file, self.name(found))
+
+    def look(self, found: int) -> bytes:
+        """See `Half.look`; the digest is that of the pixels."""
+        image = self.picture(found)
+        return digest([image.size, image.tobytes()]).encode()
+
+    def name(self, found: int) -> str:
+        """Set, split and position, and the path where the library tells it."""
+        for attribute in ("samples", "imgs"):
+            if paths := getattr(self.source, attribute, None):
+                return printable(str(paths[found][0]))
+        return f"picture {found} of {self.title}"
+
+    def digest(self) -> str:
+        """See `Half.digest`: number, labels, and a few pictures at even distances."""
+        return digest([self.labels, *(self._sample(int(self.positions[i])) for i in evenly(len(self), SAMPLED))])
+
+    def state(self) -> str:
+        """See `Half.state`."""
+        return digest([self.title, str(getattr(self.source, "root", "")), self.all_labels, self.digest()])
+
+    def _sample(self, found: int) -> bytes:
+        try:
+            return self.look(found)
+        except PictureError:
+            return b""
+
+
+def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) -> ValueError:
+    """Return the error for a name that is no set's: it lists those that are.
+
+    Args:
+        name: What was asked for.
+        built_in: Names of the built-in sets of the task.
+        external: Whether sets of folders and libraries can be asked for, too.
+    """
+    known = (*sorted(built_in), *(NAMES if external else ()))
+    plain = {choice.rpartition("/")[2].replace("_", ""): choice for choice in known}
+    close = difflib.get_close_matches(name.rpartition("/")[2].lower().replace("_", ""), plain, 1, 0.75)
+    hint = f"; did you mean {plain[close[0]]}?" if close else ""
+    return ValueError(f"unknown dataset {printable(name)!r}: choose from {', '.join(known)}{hint}")
+
+
+def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = None, download: bool = False) -> Half:
+    """Open a split of a set.
+
+    Args:
+        name: ``folder`` for one folder a class in one folder a split, or one of `NAMES`.
+        folder: Where the set lies.
+        split: Its part. ``train`` and ``training`` stand for each other, and so do ``validation``, ``val``, ``test``
+            and the like where a set has one such half.
+        class_map: File with one class name a line, in the order of the net's classes; for folders.
+        download: Whether a set of torchvision may be fetched into the folder.
+
+    Raises:
+        ValueError: If there is no such set or split, with a list of those that are, or it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"data-dir {printable(folder)!r} is not a folder")
+    if name == FOLDER:
+        names = read_class_map(class_map) if class_map is not None else ()
+        return open_classes(find_split(folder, split), names)
+    if class_map is not None:
+        raise ValueError(f"class-map is for folders, and {printable(name)} has classes of its own: leave it out")
+    kind = name.lower().removeprefix(TORCH)
+    if name.lower().startswith(TORCH) and kind in SOURCES:
+        source = SOURCES[kind]
+        return _half(name, split, partial(source.open, str(folder), _split(source, split), download), folder)
+    if name.lower().startswith(HUB) and len(name) > len(HUB):
+        return _half(name, split, partial(_open_hub, name, folder, split, download), folder)
+    raise unknown(name)
+
+
+def _split(source: Source, split: str) -> Any:
+    """What a library calls a split."""
+    trains, tests = list(source.splits)[:2]
+    kinds = dict.fromkeys(TRAIN, trains) | dict.fromkeys(VALIDATION + TEST, tests)
+    wanted = split if split in source.splits else kinds.get(split.lower())
+    if wanted is None:
+        raise ValueError(f"unknown split {printable(split)!r}: choose from {', '.join(source.splits)}")
+    return source.splits[wanted]
+
+
+def _open_hub(name: str, folder: Path, split: str, download: bool) -> Any:
+    from timm.data import create_dataset
+
+    # timm's reader alone: its set gives the next picture for one that it cannot read.
+    return create_dataset(name, str(folder), split=split, download=download).reader
+
+
+def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> LibraryHalf:
+    title = printable(f"{name}, {split}")
+    try:
+        source = opened()
+        labels = _labels(source)
+        classes = _classes(source, labels)
+    except (AssertionError, RuntimeError, OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"dataset {printable(name)!r} cannot be read from {printable(folder)!r}: {reason}") from error
+    return LibraryHalf(classes=classes, all_labels=np.array(labels, dtype=np.int64), title=title, source=source)
+
+
+def _labels(source: Any) -> list[int]:
+    """Class of each picture, without reading pictures where the set tells."""
+    if hasattr(source, "iter_targets"):
+        return [int(label) for label in source.iter_targets()]
+    for attribute in ("targets", "labels"):
+        if getattr(source, attribute, None) is not None:
+            return [int(label) for label in getattr(source, attribute)]
+    if getattr(source, "index", None) and hasattr(source, "all_categories"):  # iNaturalist
+        return [int(label) for label, _ in source.index]
+    return [int(label) for _, label in (source[i] for i in range(len(source)))]
+
+
+def _classes(source: Any, labels: list[int]) -> tuple[str, ...]:
+    """Names of the classes, in their order; numbers where the set tells none."""
+    if known := getattr(source, "class_to_idx", None) if hasattr(source, "iter_targets") else None:
+        return tuple(sorted(known, key=known.__getitem__))
+    names = getattr(source, "classes", None) or getattr(source, "all_categories", None)
+    if names:
+        return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+    return tuple(map(str, range(max(labels, default=-1) + 1)))
