@@ -425,17 +425,22 @@ def _check_place(args: argparse.Namespace, task: Any) -> None:
         if args.download and args.dataset == FOLDER:
             raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
         return
-    given = [f"data-dir {printable(args.data_dir)!r}"] if args.data_dir is not None else []
-    given += [name for name in ("download", "skip-broken") if getattr(args, name.replace("-", "_"))]
-    if not given:
+    given = {
+        f"data-dir {printable(args.data_dir or '')!r}": args.data_dir is not None,
+        "download": args.download,
+        "skip-broken": args.skip_broken,
+    }
+    if args.dataset is not None and task.row(args.dataset).located:
+        given = {"skip-broken": args.skip_broken}
+    wrong = next((option for option, value in given.items() if value), None)
+    if wrong is None:
         return
     if not task.external:
         sets = ", ".join(task.datasets)
-        raise ValueError(f"{given[0]} was given, but task {task.name} has built-in images only ({sets}): leave it out")
+        raise ValueError(f"{wrong} was given, but task {task.name} has built-in images only ({sets}): leave it out")
     if args.dataset is None:
-        raise ValueError(f"{given[0]} was given without a data set: add --dataset folder, or the name of another")
-    task.row(args.dataset)  # an unknown name is the first thing to be told
-    raise ValueError(f"{given[0]} was given, but {args.dataset} is built in: leave it out, or add --dataset folder")
+        raise ValueError(f"{wrong} was given without a data set: add --dataset folder, or the name of another")
+    raise ValueError(f"{wrong} was given, but {args.dataset} is built in: leave it out, or add --dataset folder")
 
 
 def _head(args: argparse.Namespace, task: Any) -> str:
