@@ -5,8 +5,7 @@ python benchmarks/fashion.py --stages search image --device cuda --jobs 12
 
 Stage `search` trains every topology at each size with three learning rates on 8,000 of the training images and keeps
 the rate that is best on 4,000 others of them. Stage `image` trains with that rate on all 60,000. Lines go to
-OUT/search.jsonl and OUT/image.jsonl, the weights of one seed of the larger size to OUT/weights. What is there is not
-trained again.
+OUT/search.jsonl and OUT/image.jsonl, weights to OUT/weights. What is there is not trained again.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ RATES = (0.03, 0.1, 0.3)
 """Learning rates that are tried, times the factor of the net's row (0.2 for highway networks and LeNet)."""
 SEEDS = (0, 1, 2)
 STAGES = ("search", "image")
-KEPT_SIZE, KEPT_SEED = "0.3 M", 0
-"""Of the runs whose weights are kept."""
 FITTED: Mapping[str, Mapping[str, Any]] = {"VGG": {"output_stride": 16}}
 """What a net needs for images of 28 px: five poolings would leave nothing, so the last one of VGG keeps the size."""
 RECIPE = RECIPES["fashion"].recipe
@@ -153,10 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures += train([run for _, run in search_runs().values()], search, args).failures
     if "image" in args.stages:
         runs = image_runs(chosen_rates(search), args.seeds, args.sizes)
-        kept = [run for choice, run in runs.values() if (choice.size, run.seed) == (KEPT_SIZE, KEPT_SEED)]
-        others = [run for _, run in runs.values() if run not in kept]
-        failures += train(kept, args.out / "image.jsonl", args, args.out / "weights").failures
-        failures += train(others, args.out / "image.jsonl", args).failures
+        failures += train(
+            [run for _, run in runs.values()], args.out / "image.jsonl", args, args.out / "weights"
+        ).failures
     for failed in failures:
         print(f"failed: {failed}", file=sys.stderr)
     return bool(failures)
