@@ -1,11 +1,12 @@
-"""Sixteen topologies on Fashion-MNIST: choose a learning rate for each, then train all of them at two sizes.
+"""Compare topologies on Fashion-MNIST at three levels: the class of an image, boxes in a scene, pixels of a scene.
 
 python benchmarks/fashion.py --jobs 2                      what is missing, on the CPU
 python benchmarks/fashion.py --stages search image --device cuda --jobs 12
 
 Stage `search` trains every topology at each size with three learning rates on 8,000 of the training images and keeps
-the rate that is best on 4,000 others of them. Stage `image` trains with that rate on all 60,000. Lines go to
-OUT/search.jsonl and OUT/image.jsonl, weights to OUT/weights. What is there is not trained again.
+the rate that is best on 4,000 others of them. Stage `image` trains with that rate on all 60,000. Stage `scenes` trains
+eight topologies to segment scenes of garments and to detect the garments in them. Lines go to OUT/STAGE.jsonl, weights
+of stage `image` to OUT/weights. What is there is not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fashion_nets import FLOOR, HEADS, NETWORKS, DenseNetwork
 from study import STUDY, Topology
 
 import zoo
@@ -34,7 +36,7 @@ SIZES = {"0.1 M": (100_000, 1), "0.3 M": (300_000, 2)}
 RATES = (0.03, 0.1, 0.3)
 """Learning rates that are tried, times the factor of the net's row (0.2 for highway networks and LeNet)."""
 SEEDS = (0, 1, 2)
-STAGES = ("search", "image")
+STAGES = ("search", "image", "scenes")
 FITTED: Mapping[str, Mapping[str, Any]] = {"VGG": {"output_stride": 16}}
 """What a net needs for images of 28 px: five poolings would leave nothing, so the last one of VGG keeps the size."""
 RECIPE = RECIPES["fashion"].recipe
@@ -86,6 +88,26 @@ def image_runs(
         for topology in STUDY
         if (choice := Choice(topology.label, size)) in chosen
         for run in _plan(topology, size, "fashion", chosen[choice], seed)
+    }
+
+
+def scene_runs(seeds: Iterable[int] = SEEDS) -> dict[str, tuple[DenseNetwork, Run]]:
+    """Return the runs on scenes of garments, by key; all nets with the first seed come first."""
+    return {
+        run.key: (network, run)
+        for seed in seeds
+        for network in NETWORKS
+        for frozen in ((False, True) if (network.label, network.size) == (FLOOR, "large") else (False,))
+        for run in plan(
+            [network.preset],
+            "fashion_scenes",
+            RECIPES["fashion_scenes"].recipe,
+            [seed],
+            network.overrides,
+            task=network.task,
+            head=HEADS[network.task],
+            frozen=frozen,
+        )
     }
 
 
@@ -153,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures += train(
             [run for _, run in runs.values()], args.out / "image.jsonl", args, args.out / "weights"
         ).failures
+    if "scenes" in args.stages:
+        failures += train([run for _, run in scene_runs(args.seeds).values()], args.out / "scenes.jsonl", args).failures
     for failed in failures:
         print(f"failed: {failed}", file=sys.stderr)
     return bool(failures)

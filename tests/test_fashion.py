@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from zoo.bench.data import load_dataset, load_fashion, load_fashion_search
 from zoo.bench.recipes import RECIPES
 from zoo.bench.results import append_result, newest_results
 from zoo.bench.runner import plan, sweep
+from zoo.bench.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import fashion as comparison  # noqa: E402 - a script, which is no part of the package
+from fashion_nets import CLOSE, HEADS, TARGETS, DenseNetwork  # noqa: E402
 
 INSTALLED = fashion.DEBIAN.is_dir()
 needs_files = pytest.mark.skipif(not INSTALLED, reason="needs Debian's package dataset-fashion-mnist")
@@ -145,6 +148,24 @@ def test_every_topology_is_trained_with_the_rate_that_suits_it(tmp_path: Path) -
     image = comparison.image_runs(chosen)
     assert len(image) == 30 * 3
     assert {run.recipe.lr for choice, run in image.values() if choice.label == "highway"} == {0.06}
+
+
+@pytest.mark.parametrize("network", comparison.NETWORKS, ids=lambda n: f"{n.task}-{n.label}-{n.size}")
+def test_models_for_scenes_have_as_many_parameters_as_the_fish(network: DenseNetwork) -> None:
+    [run] = [run for other, run in comparison.scene_runs([0]).values() if other == network and not run.frozen]
+    with torch.device("meta"):
+        model = TASKS[network.task].build(run, SimpleNamespace(num_classes=11, input_size=(3, 96, 96)))
+    params = sum(parameter.numel() for parameter in model.parameters())
+    assert abs(params / TARGETS[network.task][network.size] - 1) <= CLOSE, f"{params:,}"
+
+
+def test_eight_topologies_take_part_at_each_level_and_each_has_a_floor() -> None:
+    runs = comparison.scene_runs()
+    assert len(runs) == 3 * 2 * (8 + 2 + 1)
+    for task in HEADS:
+        large = {n.label for n, run in runs.values() if (n.task, n.size, run.frozen) == (task, "large", False)}
+        assert len(large) == 8
+        assert sum(run.frozen for n, run in runs.values() if n.task == task) == 3
 
 
 # ---------------------------------------------------------------- what a run leaves, and how a GPU computes it

@@ -272,7 +272,7 @@ def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path) -> None:
     assert default_recipe("classify", "folder/m", small) == RECIPES["modern_cifar"].recipe
     assert default_recipe("classify", "folder/s", large) == RECIPES["modern_imagenet"].recipe
     assert default_recipe("classify", "digits") == RECIPES["digits"].recipe
-    with pytest.raises(ValueError, match=r"unknown dataset 'folder/m': choose from scenes"):
+    with pytest.raises(ValueError, match=r"unknown dataset 'folder/m': choose from fashion_scenes, scenes"):
         load("segment", "folder/m", small)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.bench import dense, runner, scenes, tasks
+from zoo.bench import dense, fashion, runner, scenes, tasks
 from zoo.bench.data import DatasetRow, load_dataset, take
 from zoo.bench.pictures import best_boxes, draw_predictions
 from zoo.bench.recipe import Recipe
@@ -26,6 +26,8 @@ RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3, optimizer="adamw")
 NET = "fabric_test"
 # Of the first test scene.
 LABELS = [9, 9, 8, 6]
+GARMENTS = [10, 2, 4]
+GARMENT_BOXES = [[53.0, 8.0, 87.0, 28.0], [31.0, 70.0, 41.0, 94.0], [22.0, 36.0, 32.0, 62.0]]
 BOXES = [[5.0, 15.0, 22.0, 43.0], [13.0, 20.0, 34.0, 51.0], [15.0, 2.0, 36.0, 29.0], [29.0, 28.0, 46.0, 57.0]]
 
 # ---------------------------------------------------------------- scenes
@@ -107,6 +109,28 @@ def test_boxes_masks_and_classes_agree(forty: list[Any]) -> None:
     assert {label for _, target in forty for label in target.labels.tolist()} == set(range(1, 11))
 
 
+def test_scenes_of_garments_are_opaque_and_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, classes = torch.full((4, 28, 28), 0.9), torch.tensor([0, 3, 5, 9])
+    images[:, :4] = 0.0  # nothing is there, so the ground shows
+    monkeypatch.setattr(scenes, "garment_pool", lambda split: (images, classes))
+    image, target = Scenes("test", 1, source="fashion")[0]
+    assert image.shape == (3, 96, 96)
+    assert set(target.labels.tolist()) <= {1, 4, 6, 10}
+    sides = target.boxes[:, 2] - target.boxes[:, 0]
+    assert float(sides.max()) <= 36
+    for mask in target.masks:  # one colour, not mixed with what lies below
+        inside = image[:, mask]
+        assert float((inside - inside.median(1, keepdim=True).values).abs().median()) < 1e-3
+    assert same(Scenes("test", 1, source="fashion")[0], (image, target))
+
+
+@pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_the_scenes_of_garments_never_change() -> None:
+    target = Scenes("test", 1, source="fashion")[0][1]
+    assert target.labels.tolist() == GARMENTS
+    assert target.boxes.tolist() == GARMENT_BOXES
+
+
 def test_digits_stand_out_from_the_ground(forty: list[Any]) -> None:
     for image, target in forty:
         ground = image[:, ~target.masks.any(0)].mean(1)
@@ -114,7 +138,7 @@ def test_digits_stand_out_from_the_ground(forty: list[Any]) -> None:
 
 
 def test_later_digits_cover_earlier_ones_but_not_too_much() -> None:
-    alone = [Scenes("train", 60, digits=(n, n)) for n in (1, 2)]
+    alone = [Scenes("train", 60, objects=(n, n)) for n in (1, 2)]
     covered = 0
     for i in range(60):
         (_, one), (_, two) = alone[0][i], alone[1][i]
@@ -130,7 +154,7 @@ def test_later_digits_cover_earlier_ones_but_not_too_much() -> None:
     [
         ({"split": "val"}, r"split must be one of train, test, got 'val'"),
         ({"length": 0}, r"length must be at least 1, got 0"),
-        ({"digits": (3, 2)}, r"digits must be .*fewest <= most, got \(3, 2\)"),
+        ({"objects": (3, 2)}, r"objects must be .*fewest <= most, got \(3, 2\)"),
         ({"sides": (4, 80)}, r"sides must be .*<= 64, the scene's size, got \(4, 80\)"),
     ],
 )
@@ -350,7 +374,7 @@ def test_a_wrong_optimizer_is_named() -> None:
         (["--decoder", "unet"], "--decoder 'unet' belongs to --task segment, not to classify"),
         (["--task", "segment", "--detector", "fcos"], "--detector 'fcos' belongs to --task detect, not to segment"),
         (["--pictures"], "pictures are for the tasks segment and detect, not for classify"),
-        (["--task", "segment", "--dataset", "digits"], "unknown dataset 'digits': choose from scenes"),
+        (["--task", "segment", "--dataset", "digits"], "unknown dataset 'digits': choose from fashion_scenes, scenes"),
         (["--task", "segment", "--sort", "accuracy"], "unknown column 'accuracy': choose from name, params"),
         (["--task", "segment", "fabric_tset"], "did you mean fabric_test"),
     ],
@@ -499,7 +523,7 @@ def test_the_page_knows_scenes_and_recipe() -> None:
     low, high = example.sides
     assert f"{example.size}x{example.size} pixels" in text
     assert f"a side of {low} to {high} pixels" in text
-    assert example.digits == (2, 4)
+    assert example.objects == (2, 4)
     assert "two to four" in text
     assert f"keep at least {MIN_VISIBLE:.0%} of their ink".replace("%", " %") in text
     for task in ("segment", "detect"):

@@ -92,6 +92,11 @@ RECIPES = {
         images="scenes",
         source="ours: decoders around nets that start from nothing hardly learn classes with sgd in so few steps",
     ),
+    "fashion_scenes": RecipeRow(
+        recipe=Recipe(epochs=12, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_epochs=1, optimizer="adamw"),
+        images="fashion_scenes",
+        source="ours: that of the digit scenes, with half the epochs and twice the scenes",
+    ),
     "resnet_cifar": RecipeRow(
         recipe=_cifar(epochs=164, nesterov=False),
         images="CIFAR",

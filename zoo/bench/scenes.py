@@ -1,43 +1,73 @@
-"""Scenes of several handwritten digits with boxes, instance masks and a semantic mask; nothing is downloaded.
+"""Compose scenes of several digits or garments, with boxes, instance masks and a semantic mask; nothing is downloaded.
 
-Every digit is a real image of scikit-learn's set, enlarged, coloured and laid on a plain ground; later digits cover
-earlier ones. Training scenes and test scenes use disjoint digits: the two halves of the classification benchmark.
+Every object is a real image of scikit-learn's digits or of Fashion-MNIST, resized, coloured and laid on a plain ground;
+later objects cover earlier ones. Training scenes and test scenes use disjoint objects: the two halves of the
+classification benchmark.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from zoo.bench import fashion
 from zoo.bench.data import Dataset, systematic_split
 
 SPLITS = ("train", "test")
 BACKGROUND = 0
-"""Class of the ground; digit d is class d + 1."""
+"""Class of the ground; an object of class c is c + 1."""
 NUM_CLASSES = 11
-INK = 0.3
-"""Share of full ink from which on a pixel belongs to a digit."""
 MIN_VISIBLE = 0.6
-"""Share of its ink that a digit keeps when others are laid over it."""
+"""Share of its pixels that an object keeps when others are laid over it."""
 TRIES = 20
-"""Places that are tried for a digit before it is left out."""
+"""Places that are tried for an object before it is left out."""
 TRAIN_SCENES, TEST_SCENES = 500, 150
+FASHION_TRAIN, FASHION_TEST = 1000, 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What scenes are made of.
+
+    Attributes:
+        pool: Half -> (N, S, S) images in [0, 1], 0 where nothing is, and (N,) classes from 0 to 9.
+        side: S, in pixels.
+        ink: Shade from which on a pixel belongs to the object.
+        opaque: Whether an object hides all that is below it; otherwise its shades let the ground shine through.
+        size: Default height and width of a scene.
+        objects: Default fewest and most objects.
+        sides: Default smallest and largest side of an object.
+        seeded: What the random numbers of a scene begin with.
+        classes: Names of the ten classes.
+    """
+
+    pool: Callable[[str], tuple[Tensor, Tensor]]
+    side: int
+    ink: float
+    opaque: bool
+    size: int
+    objects: tuple[int, int]
+    sides: tuple[int, int]
+    seeded: str
+    classes: tuple[str, ...]
 
 
 class Target(NamedTuple):
-    """What is in a scene of n digits; digits are in the order in which they were laid.
+    """What is in a scene of n objects, in the order in which they were laid.
 
     Attributes:
         boxes: (n, 4) float32, x0 y0 x1 y1 in pixels, tight around what is visible; x1 and y1 lie behind the last
             pixel, so that x1 - x0 is the width.
-        labels: (n,) int64, digit + 1.
-        masks: (n, H, W) bool, the visible pixels of each digit; no two overlap.
-        semantic: (H, W) int64, `BACKGROUND` or digit + 1.
+        labels: (n,) int64, class + 1.
+        masks: (n, H, W) bool, the visible pixels of each object; no two overlap.
+        semantic: (H, W) int64, `BACKGROUND` or class + 1.
     """
 
     boxes: Tensor
@@ -54,11 +84,12 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     interpolation.
 
     Args:
-        split: "train" or "test": which half of the digits the scenes are made of (see `zoo.bench.data.load_digits`).
+        split: "train" or "test": which half of the objects the scenes are made of.
         length: Number of scenes.
+        source: Key of `SOURCES`: "digits" or "fashion". It also gives the defaults of the next three.
         size: Height and width of a scene in pixels. At 64 the maps of stride 4 to 32 are 16x16 to 2x2.
-        digits: Fewest and most digits that are laid; one that finds no place is left out.
-        sides: Smallest and largest side of a digit in pixels; the originals have 8.
+        objects: Fewest and most objects that are laid; one that finds no place is left out.
+        sides: Smallest and largest side of an object in pixels; digits have 8 originally, garments 28.
         seed: Another seed gives other scenes.
 
     Raises:
@@ -71,20 +102,24 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         split: str,
         length: int,
         *,
-        size: int = 64,
-        digits: tuple[int, int] = (2, 4),
-        sides: tuple[int, int] = (20, 32),
+        source: str = "digits",
+        size: int | None = None,
+        objects: tuple[int, int] | None = None,
+        sides: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         _check("split", split, split in SPLITS, f"be one of {', '.join(SPLITS)}")
         _check("length", length, length >= 1, "be at least 1")
-        _check("digits", digits, 1 <= digits[0] <= digits[1], "be (fewest, most) with 1 <= fewest <= most")
+        _check("source", source, source in SOURCES, f"be one of {', '.join(SOURCES)}")
+        self.source = SOURCES[source]
+        size, objects, sides = size or self.source.size, objects or self.source.objects, sides or self.source.sides
+        _check("objects", objects, 1 <= objects[0] <= objects[1], "be (fewest, most) with 1 <= fewest <= most")
         fits = 8 <= sides[0] <= sides[1] <= size
         _check(
             "sides", sides, fits, f"be (smallest, largest) with 8 <= smallest <= largest <= {size}, the scene's size"
         )
         self.split, self.length, self.size, self.seed = split, length, size, seed
-        self.digits, self.sides = digits, sides
+        self.objects, self.sides = objects, sides
 
     def __len__(self) -> int:
         return self.length
@@ -93,22 +128,26 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         """Return (3, H, W) float32 in [0, 1] and what is in it."""
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length} does not exist")
-        rng = random.Random(f"zoo scenes {self.seed} {self.split} {index}")
-        images, classes = digit_pool(self.split)
+        source = self.source
+        rng = random.Random(f"{source.seeded} {self.seed} {self.split} {index}")
+        images, classes = source.pool(self.split)
         canvas = _colour(rng, 0.0, 0.3).expand(3, self.size, self.size).clone()
         masks: list[Tensor] = []
-        areas: list[int] = []  # ink of each digit before others covered it
+        areas: list[int] = []  # pixels of each object before others covered it
         labels: list[int] = []
-        for _ in range(_between(rng, *self.digits)):
+        for _ in range(_between(rng, *self.objects)):
             number, side = _between(rng, 0, len(images) - 1), _between(rng, *self.sides)
             ink = interpolate(images[number][None, None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
             colour = _colour(rng, 0.5, 1.0)
-            placed = self._place(rng, ink > INK, masks, areas)
+            placed = self._place(rng, ink > source.ink, masks, areas)
             if placed is None:
                 continue
             mask, (top, left) = placed
             window = canvas[:, top : top + side, left : left + side]
-            window.lerp_(colour.expand_as(window), ink.expand_as(window))
+            if source.opaque:
+                window.copy_(torch.where(ink > source.ink, colour * ink, window))
+            else:
+                window.lerp_(colour.expand_as(window), ink.expand_as(window))
             masks = [*(other & ~mask for other in masks), mask]
             areas.append(int(mask.sum()))
             labels.append(int(classes[number]) + 1)
@@ -117,7 +156,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def _place(
         self, rng: random.Random, ink: Tensor, masks: list[Tensor], areas: list[int]
     ) -> tuple[Tensor, tuple[int, int]] | None:
-        """Mask of a digit in the scene, and its corner, where it leaves enough of all others; None if none is found."""
+        """Mask of an object in the scene, and its corner, where it leaves enough of all others; None if none is found."""
         side = len(ink)
         for _ in range(TRIES):
             top, left = _between(rng, 0, self.size - side), _between(rng, 0, self.size - side)
@@ -138,30 +177,64 @@ def digit_pool(split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(bunch.images[chosen] / bunch.images.max()).float(), torch.from_numpy(bunch.target[chosen])
 
 
-def segmentation_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> Dataset:
+@cache
+def garment_pool(split: str) -> tuple[Tensor, Tensor]:
+    """Return the (N, 28, 28) images in [0, 1] and the (N,) classes of a half: 60,000 train, 10,000 test."""
+    half = fashion.read(fashion.find(), split)
+    return half.images.float() / 255, half.labels
+
+
+# Attribute access at call time, so that a test can put another pool in place.
+SOURCES = {
+    "digits": Source(
+        pool=lambda split: digit_pool(split),
+        side=8,
+        ink=0.3,
+        opaque=False,
+        size=64,
+        objects=(2, 4),
+        sides=(20, 32),
+        seeded="zoo scenes",
+        classes=tuple(map(str, range(10))),
+    ),
+    # Scales 0.7 to 1.3. Dark cloth has shades near 0, which are not told from the ground: the mask leaves them out.
+    "fashion": Source(
+        pool=lambda split: garment_pool(split),
+        side=28,
+        ink=0.1,
+        opaque=True,
+        size=96,
+        objects=(3, 6),
+        sides=(20, 36),
+        seeded="zoo fashion scenes",
+        classes=fashion.CLASSES,
+    ),
+}
+
+
+def segmentation_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES, source: str = "digits") -> Dataset:
     """Return scenes whose labels are semantic masks, (N, H, W) int64."""
-    return _dataset(train, test, lambda targets: torch.stack([target.semantic for target in targets]))
+    return _dataset(train, test, source, lambda targets: torch.stack([target.semantic for target in targets]))
 
 
-def detection_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> Dataset:
+def detection_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES, source: str = "digits") -> Dataset:
     """Return scenes whose labels are one dict a scene, `boxes` and `labels`, as torchvision's detectors take them."""
-    return _dataset(train, test, lambda targets: [{"boxes": t.boxes, "labels": t.labels} for t in targets])
+    return _dataset(train, test, source, lambda targets: [{"boxes": t.boxes, "labels": t.labels} for t in targets])
 
 
-def _dataset(train: int, test: int, labels: object) -> Dataset:
-    assert callable(labels)
-    train_images, train_targets = zip(*Scenes("train", train), strict=True)
-    test_images, test_targets = zip(*Scenes("test", test), strict=True)
+def _dataset(train: int, test: int, source: str, labels: Callable[[Sequence[Target]], Any]) -> Dataset:
+    train_images, train_targets = zip(*Scenes("train", train, source=source), strict=True)
+    test_images, test_targets = zip(*Scenes("test", test, source=source), strict=True)
     images = torch.stack(train_images)
     mean, std = images.mean(), images.std()
     return Dataset(
-        name="scenes",
+        name="scenes" if source == "digits" else f"{source}_scenes",
         train_images=(images - mean) / std,
         train_labels=labels(train_targets),
         test_images=(torch.stack(test_images) - mean) / std,
         test_labels=labels(test_targets),
         num_classes=NUM_CLASSES,
-        classes=("background", *map(str, range(10))),
+        classes=("background", *SOURCES[source].classes),
         fill=float(-mean / std),
         mean=mean,
         std=std,

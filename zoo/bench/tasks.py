@@ -26,7 +26,7 @@ from zoo.bench.images import BUILT_IN, Where, is_external, open_set
 from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
 from zoo.bench.results import CLASSIFY, Run
-from zoo.bench.scenes import detection_scenes, segmentation_scenes
+from zoo.bench.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
 from zoo.imagesets.library import unknown
 
 AUXILIARY_WEIGHT = 0.3
@@ -245,7 +245,12 @@ TASKS = {
                     load=segmentation_scenes,
                     recipe=DENSE_RECIPE,
                     keyed_by_name=True,
-                )
+                ),
+                "fashion_scenes": DatasetRow(
+                    load=lambda: segmentation_scenes(FASHION_TRAIN, FASHION_TEST, "fashion"),
+                    recipe=RECIPES["fashion_scenes"].recipe,
+                    keyed_by_name=True,
+                ),
             },
             build=dense.build_segmenter,
             loss=dense.segmentation_loss,
@@ -268,7 +273,12 @@ TASKS = {
                     load=detection_scenes,
                     recipe=DENSE_RECIPE,
                     keyed_by_name=True,
-                )
+                ),
+                "fashion_scenes": DatasetRow(
+                    load=lambda: detection_scenes(FASHION_TRAIN, FASHION_TEST, "fashion"),
+                    recipe=RECIPES["fashion_scenes"].recipe,
+                    keyed_by_name=True,
+                ),
             },
             build=dense.build_detector,
             loss=dense.detection_loss,
