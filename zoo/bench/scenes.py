@@ -156,7 +156,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def _place(
         self, rng: random.Random, ink: Tensor, masks: list[Tensor], areas: list[int]
     ) -> tuple[Tensor, tuple[int, int]] | None:
-        """Mask of an object in the scene, and its corner, where it leaves enough of all others; None if none is found."""
+        """Mask of an object in the scene, and its corner, where enough of all others is left; None if there is none."""
         side = len(ink)
         for _ in range(TRIES):
             top, left = _between(rng, 0, self.size - side), _between(rng, 0, self.size - side)
