@@ -24,12 +24,5 @@ __all__ = [
 
 from zoo.detection import detection_backbone
 from zoo.hub import save_for_hf
-from zoo.registry import (
-    checkpoint_filter_fn,
-    create_model,
-    families,
-    list_models,
-    load_weights,
-    model_entry,
-    preprocessing_params,
-)
+from zoo.registry import create_model, families, list_models, model_entry, preprocessing_params
+from zoo.weights.loading import checkpoint_filter_fn, load_weights

@@ -32,9 +32,19 @@ def save_for_hf(model: nn.Module, folder: str | Path, **options: Any) -> Path:
         ValueError: If an override cannot be written as JSON, such as a class; give its name instead.
     """
     folder = Path(folder)
-    timm.models.save_for_hf(model, str(folder), safe_serialization=True, **options)
+    hook = model.register_state_dict_post_hook(_contiguous)
+    try:
+        timm.models.save_for_hf(model, str(folder), safe_serialization=True, **options)
+    finally:
+        hook.remove()
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)
     write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
     return folder
+
+
+def _contiguous(_: nn.Module, state_dict: dict[str, Any], *__: Any) -> None:
+    """Bring tensors into the order that safetensors asks for; those of a net in channels_last are in another."""
+    for key, value in state_dict.items():
+        state_dict[key] = value.contiguous()

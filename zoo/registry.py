@@ -2,8 +2,8 @@
 
 The families are found by walking `zoo.models`; each row of a ``MODELS`` table becomes a timm entrypoint in the module
 bucket ``zoo``. A row keeps its name where timm has none of that name, and becomes ``zoo_<name>`` where timm owns it.
-Trained weights are timm tags (``fishnet150.osmr_in1k``); they are read and checked by `zoo.checkpoint` and
-`zoo.weights` instead of by timm, so that a bad file is one clear error and leaves no half-loaded net behind.
+Trained weights are timm tags (``fishnet150.osmr_in1k``); they are read and checked by `zoo.weights` instead of by timm,
+so that a bad file is one clear error and leaves no half-loaded net behind.
 """
 
 import csv
@@ -14,11 +14,10 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -31,13 +30,14 @@ from timm.models import (
     register_model,
     resolve_pretrained_cfg,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import zoo.models
 from zoo.backbone import FeatureGetter
-from zoo.checkpoint import fetch, find_in_folder, find_in_hub, read
 from zoo.entry import Entry
-from zoo.weights import CLASSIFIER, FIRST_CONV, Layout, Weights, convert, load
+from zoo.weights import Weights
+from zoo.weights.fit import CLASSIFIER, FIRST_CONV
+from zoo.weights.loading import keep_whole, load_pretrained
 
 BUCKET = "zoo"
 """Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
@@ -121,65 +121,6 @@ def model_entry(name: str) -> Entry:
     return entry
 
 
-def load_weights(model: nn.Module, path: str | Path) -> str:
-    """Load a checkpoint file into a net of ours, whole or not at all.
-
-    Args:
-        model: The net, with as many classes and channels as the file's.
-        path: What ``torch.save`` or safetensors wrote, or a zip of one such file; in any layout of the net's family.
-
-    Returns:
-        The name of the layout: ``native``, or one of the family's.
-
-    Raises:
-        ValueError: If the file is no checkpoint, or does not fit in names, shapes or numbers; the net is as before.
-    """
-    own: Any = model
-    tensors = read(path, limit=_plausible(model))
-    return load(model, tensors, _layouts(model), source=str(path), num_classes=own.num_classes, in_chans=own.in_chans)
-
-
-def check_weights(model: nn.Module, path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Read a checkpoint file as `load_weights` does, and write nothing.
-
-    Args:
-        model: A net of ours; one on the meta device will do.
-        path: The file.
-
-    Returns:
-        The tensors under our names, and the name of the layout that they came in.
-
-    Raises:
-        ValueError: As `load_weights`.
-    """
-    return convert(read(path, limit=_plausible(model)), model, _layouts(model), source=str(path))
-
-
-def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict in any layout of the net's family, under our names: what timm calls a checkpoint filter.
-
-    For ``timm.models.load_checkpoint(net, path, filter_fn=zoo.checkpoint_filter_fn)`` and the like.
-
-    Args:
-        state_dict: Names and tensors; ours pass unchanged.
-        model: A net of ours.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown, of a wrong shape or kind, or not finite.
-    """
-    return convert(state_dict, model, _layouts(model))[0]
-
-
-def _layouts(model: nn.Module) -> Mapping[str, Layout]:
-    """Those of the family whose file defines the net."""
-    return getattr(sys.modules[type(model).__module__], "LAYOUTS", {})
-
-
-def _plausible(model: nn.Module) -> int:
-    """Bytes that a checkpoint of the net may have: with an optimiser's state, in double precision, not more."""
-    return (64 << 20) + 8 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
-
-
 def preprocessing_params(name: str) -> dict[str, Any]:
     """What the published net expects of its images, in the form of segmentation_models_pytorch.
 
@@ -240,14 +181,17 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
         cfg: Any = resolve_pretrained_cfg(entry.timm_name, **source)
         cache_dir = kwargs.pop("cache_dir", None)
 
+        made: list[Any] = []
+
         def construct(**task: Any) -> nn.Module:
             net = _construct(entry, **task)
+            made[:] = type(net), net.spec
             if pretrained:
                 load_pretrained(net, entry, cfg, cache_dir)
             return net
 
         # timm wraps the net for features after this; the weights must be in it by then.
-        return build_model_with_cfg(
+        model = build_model_with_cfg(
             construct,
             entry.timm_name,
             pretrained=False,
@@ -255,61 +199,14 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
             feature_cfg=taps,
             **kwargs,
         )
+        if kwargs.get("features_only"):
+            keep_whole(model, *made)
+        return model
 
     create.__name__ = create.__qualname__ = entry.timm_name
     create.__module__ = BUCKET
     create.__doc__ = f"{entry.name} ({entry.paper})."
     return create
-
-
-def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = None) -> None:
-    """Load what timm's pretrained cfg points to into a net of the entry.
-
-    The order of sources is timm's: a local folder or hub repository that the whole cfg came from, a state dict, a file,
-    the hub, an address.
-
-    Raises:
-        ValueError: If the cfg points to nothing, or to what does not fit; the net is unchanged then.
-        OSError: If weights cannot be fetched.
-    """
-    row = entry.weights.get(cfg.tag or "", Weights())
-    limit = _plausible(net)
-    tensors: Mapping[str, Tensor]
-    if cfg.source == "local-dir":
-        source = find_in_folder(cfg.file)
-        tensors = read(source, limit=limit)
-    elif cfg.state_dict:
-        source, tensors = "state_dict", cfg.state_dict
-    elif cfg.file:
-        # A copy of the published file is recognised by its name, and must then be that file.
-        known = row.digest if row.url and Path(cfg.file).name in row.url.rpartition("/")[2] else ""
-        source = cfg.file
-        tensors = read(source, digest=known, limit=limit)
-    elif cfg.hf_hub_id and (cfg.source == "hf-hub" or not _mirrors(cfg, row)):
-        source = find_in_hub(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
-        tensors = read(source, limit=limit)
-    elif cfg.url:
-        source = cfg.url
-        known = row.digest if row.url and source.rpartition("/")[2] == row.url.rpartition("/")[2] else ""
-        tensors = fetch(source, folder=cache_dir, digest=known, limit=limit)
-    else:
-        raise ValueError(
-            f"pretrained (True): {entry.name} has no registered weights; use pretrained=False"
-            + (f", or timm:{entry.name} for timm's own net" if entry.timm_name != entry.name else "")
-        )
-    load(
-        net,
-        tensors,
-        entry.layouts,
-        source=str(source),
-        num_classes=cfg.num_classes,
-        in_chans=cfg.input_size[0],
-    )
-
-
-def _mirrors(cfg: Any, row: Weights) -> bool:
-    """Whether an address other than the tag's own was given; it then counts more than the tag's place in the hub."""
-    return bool(cfg.url and cfg.url != row.url and cfg.hf_hub_id == row.hub_id)
 
 
 def _check_taps(entry: Entry, out_indices: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.options import DESCRIPTION, choose_device
+from zoo.weights.words import shown
 
 WEIGHTS_EXAMPLES = """\
 examples:
@@ -32,6 +34,9 @@ examples:
   zoo validate fishnet150 --dataset folder --data-dir imagenet
   zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
   zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data"""
+
+MOST = 1_000_000
+"""Classes or channels that a checkpoint may be said to have."""
 
 COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "size", "licence", "source")
 
@@ -61,6 +66,7 @@ def add_verbs(verbs: Any) -> None:
     convert.add_argument("file", type=Path, metavar="IN", help="the checkpoint")
     convert.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
     convert.add_argument("--model", required=True, metavar="NAME", help="its model, perhaps with a tag")
+    _add_prefix(convert)
     _add_shape_options(convert)
     convert.set_defaults(run=run_convert)
 
@@ -73,6 +79,7 @@ def add_verbs(verbs: Any) -> None:
     )
     verify.add_argument("name", metavar="NAME", help="a model, perhaps with a tag")
     verify.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
+    _add_prefix(verify)
     _add_shape_options(verify)
     verify.add_argument("--json", action="store_true", help="print JSON")
     verify.set_defaults(run=run_verify)
@@ -110,8 +117,8 @@ def run_weights(args: argparse.Namespace) -> int:
     """Print the tags."""
     from tabulate import tabulate
 
-    from zoo.checkpoint import cached_path
     from zoo.registry import list_models, model_entry
+    from zoo.weights.sources import cached_path
 
     pattern = any(c in args.name for c in "*?[")
     names = list_models(args.name) if pattern or not args.name else [model_entry(args.name.partition(".")[0]).name]
@@ -157,49 +164,47 @@ def run_convert(args: argparse.Namespace) -> int:
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out ({str(args.out)!r}) must end in .safetensors")
-    tensors, layout = _checked(args.model, args.file, args)
+    tensors, loaded = _checked(args.model, args.file, args, strict=True)
     note = {
         "format": "pt",
         "model": args.model,
-        "layout": layout,
+        "layout": loaded.layout,
         "source": args.file.name.encode("ascii", "replace").decode(),
         "writer": f"backbone-zoo {zoo.__version__}",
     }
     content = save({key: value.contiguous() for key, value in tensors.items()}, metadata=note)
     write_atomically(args.out, content)
-    print(f"{args.out}: {len(tensors)} tensors of {args.model}, from layout {layout}")
+    _say(f"{args.out}: {args.model}, {_types(tensors, loaded)}: {loaded}")
     return 0
 
 
 def run_verify(args: argparse.Namespace) -> int:
     """Say what a checkpoint is."""
-    tensors, layout = _checked(args.name, args.file, args)
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values()})
-    head = tensors.get("classifier.fc.weight")
-    found = {
-        "file": str(args.file),
-        "model": args.name,
-        "layout": layout,
-        "tensors": len(tensors),
-        "numbers": sum(value.numel() for value in tensors.values()),
-        "types": kinds,
-        "classes": 0 if head is None else head.shape[0],
-        "channels": tensors["stem.conv1.weight"].shape[1],
-    }
+    tensors, loaded = _checked(args.name, args.file, args)
+    numbers = sum(value.numel() for value in tensors.values())
     if args.json:
+        found = {"file": str(args.file), "model": args.name, **dataclasses.asdict(loaded), "numbers": numbers}
         print(json.dumps(found, indent=2))
     else:
-        print(
-            f"{args.file}: loads into {args.name}, layout {layout}: {found['tensors']} tensors, "
-            f"{found['numbers']:,} numbers ({', '.join(kinds)}), {found['classes']} classes"
+        _say(
+            f"{args.file}: loads into {args.name}: {loaded}; {numbers:,} numbers ({', '.join(loaded.types)}), "
+            f"{loaded.classes} classes"
         )
     return 0
+
+
+def _types(tensors: Mapping[str, Any], loaded: Any) -> str:
+    """The type that tensors are written in, and those of the file where they were others."""
+    written = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
+    read = {name for name in loaded.types if "float" in name}
+    return ", ".join(sorted(written)) + (f" from {', '.join(sorted(read))}" if read != written else "")
 
 
 def run_validate(args: argparse.Namespace) -> int:
     """Measure errors and print them beside the published ones."""
     from zoo.evaluation import evaluate, open_dataset, preprocessing
-    from zoo.registry import create_model, load_weights, model_entry
+    from zoo.registry import create_model, model_entry
+    from zoo.weights.loading import load_weights
 
     for name in ("batch_size", "workers"):
         if getattr(args, name) < (name == "batch_size"):
@@ -212,7 +217,9 @@ def run_validate(args: argparse.Namespace) -> int:
     model = create_model(args.name, pretrained=args.checkpoint is None, **_shape(args))
     published = None
     if args.checkpoint is not None:
-        load_weights(model, args.checkpoint)
+        loaded = load_weights(model, args.checkpoint)
+        if loaded.new:
+            raise ValueError(f"{shown(args.checkpoint)}: has not all weights that are to be measured: {loaded}")
     elif tag:
         published = entry.weights[tag]
     prepared = preprocessing(model)
@@ -254,15 +261,36 @@ def run_validate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(name: str, file: Path, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _checked(name: str, file: Path, args: argparse.Namespace, *, strict: bool = False) -> tuple[dict[str, Any], Any]:
     """A checkpoint under our names, checked against a model of which only shapes are made."""
-    from zoo.registry import check_weights, create_model
+    from zoo.registry import create_model
+    from zoo.weights.loading import check_weights
 
-    return check_weights(create_model(name, device="meta", **_shape(args)), file)
+    model = create_model(name, device="meta", **_shape(args))
+    return check_weights(model, file, strict=strict, prefix=args.prefix)
 
 
 def _shape(args: argparse.Namespace) -> Mapping[str, Any]:
-    return {key: value for key in ("num_classes", "in_chans") if (value := getattr(args, key)) is not None}
+    """Classes and channels that were asked for.
+
+    Raises:
+        ValueError: If no checkpoint could have as many.
+    """
+    given = {key: value for key in ("num_classes", "in_chans") if (value := getattr(args, key)) is not None}
+    for key, value in given.items():
+        if value > MOST:
+            raise ValueError(f"{key.replace('_', '-')} ({value}) must be at most {MOST:,}")
+    return given
+
+
+def _say(line: str) -> None:
+    """Print a line; names of files may hold what the terminal cannot show, or what would move its cursor."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(shown(line).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _add_prefix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", metavar="TEXT", help="what stands before the names that are meant (default: found)")
 
 
 def _add_shape_options(parser: argparse.ArgumentParser) -> None:

@@ -271,6 +271,8 @@ LAYOUTS = {
         [
             (r"features\.conv0\.", "stem.conv1."),
             (r"features\.norm0\.", "stem.norm1."),
+            # torchvision's published files have a dot where its nets have none.
+            (r"features\.denseblock(\d)\.denselayer(\d+)\.(norm|conv)\.(\d)\.", "stage{1}.{2-1}.branch.{3}{4}."),
             (r"features\.denseblock(\d)\.denselayer(\d+)\.", "stage{1}.{2-1}.branch."),
             (r"features\.transition(\d)\.(norm|conv)\.", "transition{1}.{2}1."),
             (r"features\.norm5\.", "final.norm1."),
@@ -291,7 +293,7 @@ LAYOUTS = {
         ]
     ),
 }
-"""State dicts of timm (and torchvision, which has the same names) and of pytorchcv."""
+"""State dicts of timm (and torchvision, which has the same names, in its files also ``norm.1``) and of pytorchcv."""
 
 # pytorchcv's CIFAR nets without "bc" are other nets than the paper's of the same name: theirs are no tags here.
 WEIGHTS = {

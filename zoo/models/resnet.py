@@ -40,11 +40,12 @@ What differs from the papers, and why:
       the ``*_test`` nets are small nets of our own by the papers' rules, for the benchmark and for tests.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
@@ -61,7 +62,7 @@ from zoo.layers import (
     bottleneck,
     sequence,
 )
-from zoo.weights import Layout, pytorchcv_in1k, pytorchcv_small
+from zoo.weights import Layout, akamaster, pytorchcv_in1k, pytorchcv_small
 
 SHORTCUTS = ("pad", "project", "project_all", "none")
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
@@ -457,20 +458,57 @@ MODELS = {
 _UNIT = r"layer(\d)\.(\d+)\."
 _CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
 _OURS = r"stage\1.{2-1}."
+_TIMM = [
+    (r"conv1\.", "stem.conv1."),
+    (r"bn1\.", "stem.norm1."),
+    (_UNIT + r"conv(\d)\.", r"stage\1.\2.branch.conv\3."),
+    (_UNIT + r"bn(\d)\.", r"stage\1.\2.branch.norm\3."),
+    (_UNIT + r"se\.fc1\.", r"stage\1.\2.gate.squeeze."),
+    (_UNIT + r"se\.fc2\.", r"stage\1.\2.gate.excite."),
+    (_UNIT + r"downsample\.0\.", r"stage\1.\2.shortcut.conv1."),
+    (_UNIT + r"downsample\.1\.", r"stage\1.\2.shortcut.norm1."),
+    (r"fc\.", "classifier.fc."),
+]
+_LINEAR = [
+    (r"linear\.", "classifier.fc."),
+    (_UNIT + r"shortcut\.0\.", r"stage\1.\2.shortcut.conv1."),
+    (_UNIT + r"shortcut\.1\.", r"stage\1.\2.shortcut.norm1."),
+]
+
+
+def _as_padded_at_the_end(name: str, value: Tensor, names: Collection[str]) -> Tensor:
+    """Put the channels of a net whose shortcuts A pad before and behind in the order of one that pads behind.
+
+    Both are the same function: only the order of channels between the units of a stage differs.
+
+    Args:
+        name: Ours, of the tensor.
+        value: The tensor.
+        names: Of all tensors; projections need no new order.
+    """
+    place = re.match(r"stage(\d)\.(\d+)\.branch\.(conv1|conv2|norm2)\.", name)
+    if any(".shortcut." in n for n in names) or not value.dim():
+        return value
+    if name == "classifier.fc.weight":
+        return value[:, _order(value.shape[1], 3)]
+    if place is None:
+        return value
+    stage, unit, layer = int(place[1]), int(place[2]), place[3]
+    if layer == "conv1":
+        return value[:, _order(value.shape[1], stage - 1 if unit == 0 else stage)]
+    return value[_order(value.shape[0], stage)]
+
+
+def _order(chs: int, stage: int) -> list[int]:
+    """Where the channels of our order are among those of a net that pads before and behind, which doubles its width."""
+    if stage <= 1:
+        return list(range(chs))
+    inner = [chs // 4 + i for i in _order(chs // 2, stage - 1)]
+    return [*inner, *(i for i in range(chs) if not chs // 4 <= i < chs - chs // 4)]
+
+
 LAYOUTS = {
-    "timm": Layout(
-        [
-            (r"conv1\.", "stem.conv1."),
-            (r"bn1\.", "stem.norm1."),
-            (_UNIT + r"conv(\d)\.", r"stage\1.\2.branch.conv\3."),
-            (_UNIT + r"bn(\d)\.", r"stage\1.\2.branch.norm\3."),
-            (_UNIT + r"se\.fc1\.", r"stage\1.\2.gate.squeeze."),
-            (_UNIT + r"se\.fc2\.", r"stage\1.\2.gate.excite."),
-            (_UNIT + r"downsample\.0\.", r"stage\1.\2.shortcut.conv1."),
-            (_UNIT + r"downsample\.1\.", r"stage\1.\2.shortcut.norm1."),
-            (r"fc\.", "classifier.fc."),
-        ]
-    ),
+    "timm": Layout(_TIMM),
     "pytorchcv": Layout(
         [
             (r"features\.init_block\.(?:conv\.)?bn\.", "stem.norm1."),
@@ -496,10 +534,13 @@ LAYOUTS = {
             (r"output\.", "classifier.fc."),
         ]
     ),
+    "pytorch_resnet_cifar10": Layout([*_LINEAR, *_TIMM], arrange=_as_padded_at_the_end),
 }
-"""State dicts of timm (and torchvision, which has the same names) and of pytorchcv's two orders."""
+"""State dicts of timm (and torchvision, which has the same names), of pytorchcv's two orders, and of Idelbayev's nets
+for CIFAR-10 (and Liu's, which have the same names), whose shortcuts A put half of the zeros before the channels."""
 
-# pytorchcv's ``b`` nets stride on the 3x3, as ours do without ``_v1``; its CIFAR ResNets have projection shortcuts.
+# pytorchcv's ``b`` nets stride on the 3x3, as ours do without ``_v1``; its CIFAR ResNets have projection shortcuts,
+# Idelbayev's those of the paper.
 WEIGHTS = {
     "resnet18": pytorchcv_in1k("resnet18", 478, "77a56f155214819bfc79ff09795370f955b20e6d", 26.94, 8.96),
     "resnet34": pytorchcv_in1k("resnet34", 291, "3f775482a327e5fc4850fbb77785bfc55e171e5f", 24.84, 7.8),
@@ -522,6 +563,12 @@ WEIGHTS = {
     "resnext101_64x4d": pytorchcv_in1k(
         "resnext101_64x4d", 544, "60d1913ec591af7786056b1d87b3add07fdcf2e1", 19.08, 4.52
     ),
+    "resnet20_cifar": akamaster(20, "12fca82f", 8.27),
+    "resnet32_cifar": akamaster(32, "d509ac18", 7.37),
+    "resnet44_cifar": akamaster(44, "014dd654", 6.9),
+    "resnet56_cifar": akamaster(56, "4bfd9763", 6.61),
+    "resnet110_cifar": akamaster(110, "1d1ed7c2", 6.32),
+    "resnet1202_cifar": akamaster(1202, "f3b1deed", 6.18),
     "resnet20_projection_cifar": pytorchcv_small(
         "resnet20",
         c10=(163, 5.97, "9b0024ac4c2f374cde2c5052e0d0344a75871cdb"),

@@ -1,0 +1,397 @@
+"""What of a checkpoint fits a net: under which prefix its names stand, in which layout, and what is left over.
+
+No list of prefixes is kept. A file is a set of dotted names, and the keys of the dicts around the tensors are part of
+them. Where a net's first convolution can be read from a name, what stands before it is a prefix to try; the one under
+which most of the net fits is taken, an exponential moving average before plain weights. Only names, shapes and types
+decide; numbers are read at the end, cast to the net's type, and looked at again.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from zoo.weights.formats import DTYPES, Stored
+from zoo.weights.layout import Layout
+from zoo.weights.words import number, problem, short, shown, size
+
+NATIVE = "native"
+"""The layout of our own state dicts."""
+
+FOLLOWED = "num_batches_tracked"
+"""Last part of the name of a counter that checkpoints from before PyTorch 0.4.1 lack."""
+
+FIRST_CONV, CLASSIFIER, WIDE = "stem.conv1", "classifier.fc", "wide"
+"""Where a net of ours takes its channels and gives its classes; wide layers come and go with the classifier."""
+
+HEADS = ("", "fc", "head", "head.fc", "heads.head", "classifier", "classifier.fc", "linear", "cls_head", "cls_head.fc")
+"""What people call a classifier that stands beside a backbone."""
+
+TRIED, PROBED, PARTS = 64, 500, 12
+"""Readings that are compared, names that are looked at for the first convolution, and parts of a name, at most."""
+
+COUNTERS = {"n_averaged", "total_ops", "total_params"}
+"""Last parts of names that count something: averages (torch), operations (thop). No net needs them."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What weights go into.
+
+    Attributes:
+        title: What errors call it.
+        tensors: Its tensors, under the names that they have in a whole net of its architecture.
+        layouts: Of its family, by name.
+        whole: Gives all names of a whole net; what stands there and not in ``tensors`` has been cut off.
+    """
+
+    title: str
+    tensors: Mapping[str, Tensor]
+    layouts: Mapping[str, Layout]
+    whole: Callable[[], Collection[str]] = frozenset
+
+    @cached_property
+    def cut(self) -> frozenset[str]:
+        """Names of what the net has lost against a whole one: a classifier, or what no tap needs."""
+        return frozenset(self.whole()) - frozenset(self.tensors)
+
+    @property
+    def classes(self) -> int:
+        """Width of the classifier; 0 without one."""
+        fc = self.tensors.get(f"{CLASSIFIER}.weight")
+        return 0 if fc is None else fc.shape[0]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a checkpoint; as text, one line.
+
+    Attributes:
+        layout: ``native``, or the name of another implementation's layout.
+        prefix: What stood before every name in the file.
+        tensors: How many were taken.
+        types: Types of their numbers in the file.
+        classes: Classes of the file's classifier; 0 if it has none.
+        channels: Channels that the file's first convolution takes.
+        new: Parts of the net that the file does not fill, with the reason; they stay as they were.
+        adapted: What was changed to fit, in words.
+        left_out: What of the file has no place in the net, in words.
+        also: Other prefixes under which the net fits as well.
+    """
+
+    layout: str
+    prefix: str
+    tensors: int
+    types: tuple[str, ...]
+    classes: int
+    channels: int
+    new: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{number(self.tensors, 'tensor')}, layout {self.layout}"]
+        if self.prefix:
+            parts[0] += f", from {short(self.prefix)}*"
+        for title, words in (
+            ("stays new", self.new),
+            ("adapted", self.adapted),
+            ("left out", self.left_out),
+            ("fits, too", tuple(f"{short(prefix)}*" for prefix in self.also)),
+        ):
+            if words:
+                parts.append(f"{title}: {', '.join(words)}")
+        return "; ".join(parts)
+
+
+@torch.no_grad()
+def fit(
+    stored: Mapping[str, Stored],
+    target: Target,
+    *,
+    source: str = "state dict",
+    channels: int = 3,
+    strict: bool = False,
+    prefix: str | None = None,
+) -> tuple[dict[str, Tensor], Loaded]:
+    """Find a net's tensors in a checkpoint, in the net's shapes and types; the net is only looked at.
+
+    Fully connected layers may be written as convolutions and the other way round; counters of batches may be missing.
+    A classifier of another size, or none, is no error: the net's own is not in the result then, and `Loaded` says so.
+    Kernels for ``channels`` channels become those for as many as the net takes, as in timm: their sum for one channel,
+    their repetition, rescaled, for more.
+
+    Args:
+        stored: The file's tensors by their dotted names.
+        target: What they go into.
+        source: What errors call the checkpoint.
+        channels: Channels of checkpoints that are adapted.
+        strict: Adapt nothing, and take the classifier, too.
+        prefix: What stands before the names that are meant; found if None.
+
+    Returns:
+        New tensors by our names, and what was found.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown, of a wrong shape or kind, or not finite in the net's type; the
+            message names the first few and says how many there are.
+    """
+    found, also = _best(stored, target, channels, strict, prefix)
+    problems = [
+        *problem("missing", found.missing),
+        *problem("unknown", found.unknown),
+        *problem("twice there under two names", found.doubled),
+        *problem("of a wrong shape or kind", found.wrong),
+    ]
+    if problems:
+        raise ValueError(_refusal(source, target, found, problems))
+    tensors: dict[str, Tensor] = {}
+    broken: list[str] = []
+    for key, value in found.taken.items():
+        want = target.tensors[key]
+        tensor = value.read()
+        if found.layout is not None and found.layout.arrange is not None:
+            tensor = found.layout.arrange(key, tensor, target.tensors.keys())
+        if key == f"{FIRST_CONV}.weight" and tensor.dim() == 4 and tensor.shape[1] != want.shape[1]:
+            tensor = adapt_input_conv(want.shape[1], tensor, base_chans=tensor.shape[1])
+        whole = tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        tensor = tensor.to(want.dtype).reshape(want.shape)
+        if whole or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
+            broken.append(key if whole else f"{key} in {_word(want.dtype)}")
+        tensors[key] = tensor
+    if problems := [*problem("not finite", broken)]:
+        raise ValueError(_refusal(source, target, found, problems))
+    for key, want in target.tensors.items():
+        if key not in tensors and key.endswith(FOLLOWED):
+            tensors[key] = torch.zeros(want.shape, dtype=want.dtype)
+        elif key not in tensors and found.layout is not None and key in found.layout.constants:
+            tensors[key] = torch.full(want.shape, found.layout.constants[key], dtype=want.dtype)
+    return {key: tensors[key] for key in target.tensors if key in tensors}, replace(found.loaded(), also=also)
+
+
+def _refusal(source: str, target: Target, found: "_Reading", problems: Sequence[str]) -> str:
+    read = "" if found.name == NATIVE else f" (read as layout {found.name})"
+    under = f" under {short(found.prefix)}*" if found.prefix else ""
+    return f"{shown(source)}: does not fit {target.title}{read}{under}: {'; '.join(problems)}"
+
+
+@dataclass
+class _Reading:
+    """A checkpoint under our names, as one layout reads it under one prefix."""
+
+    name: str
+    layout: Layout | None
+    prefix: str
+    taken: dict[str, Stored] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    counters: list[str] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
+    outside: Counter[str] = field(default_factory=Counter)
+    classes: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """How badly it fits: problems, parts that stay new, and whether the weights are no moving average."""
+        problems = len(self.unknown) + len(self.doubled) + len(self.wrong) + len(self.missing)
+        return problems, len(self.new), not _averaged(self.prefix)
+
+    def look_outside(self, stored: Mapping[str, Stored]) -> None:
+        """Count what stands under other prefixes, by the first part in which they differ."""
+        used = {id(value) for value in self.taken.values()}
+        parts = self.prefix.split(".")
+        for key, value in stored.items():
+            if not key.startswith(self.prefix) and id(value) not in used:
+                others = key.split(".", len(parts))
+                same = next((i for i, (a, b) in enumerate(zip(parts, others, strict=False)) if a != b), 0)
+                self.outside[".".join(others[: same + 1])] += 1
+
+    def loaded(self) -> Loaded:
+        """Say what was found."""
+        left_out = [f"{number(count, 'tensor')} under {short(part)}" for part, count in self.outside.most_common(3)]
+        if len(self.outside) > 3:
+            left_out.append(f"{number(sum(self.outside.values()), 'tensor')} in all elsewhere")
+        for what, names in (("counter", self.counters), ("tensor", self.spare)):
+            if names:
+                left_out.append(f"{number(len(names), what)} ({short(names[0])}{', ...' * (len(names) > 1)})")
+        conv = self.taken[f"{FIRST_CONV}.weight"].shape if f"{FIRST_CONV}.weight" in self.taken else (0, 0)
+        return Loaded(
+            layout=self.name,
+            prefix=self.prefix,
+            tensors=len(self.taken),
+            types=tuple(sorted({_word(value.dtype) for value in self.taken.values()})),
+            classes=self.classes,
+            channels=conv[1],
+            new=tuple(self.new),
+            adapted=tuple(self.adapted),
+            left_out=tuple(left_out),
+        )
+
+
+def _averaged(prefix: str) -> bool:
+    return bool(re.search(r"(^|[._])(ema|swa)([._]|$)|averag", prefix.lower()))
+
+
+def _best(
+    stored: Mapping[str, Stored], target: Target, channels: int, strict: bool, prefix: str | None
+) -> tuple[_Reading, tuple[str, ...]]:
+    """The reading of a checkpoint that fits a net best, and the prefixes under which it would fit as well."""
+    tried = dict.fromkeys(islice(_candidates(stored, target, channels), TRIED))
+    if prefix is not None:
+        tried = dict.fromkeys((name, prefix) for name in (NATIVE, *target.layouts))
+    elif not tried:
+        tried = dict.fromkeys((name, common) for common in ("", _common(stored)) for name in (NATIVE, *target.layouts))
+    readings = [_reading(stored, target, name, start, channels, strict) for name, start in tried]
+    best = min(readings, key=lambda reading: reading.rank)
+    best.look_outside(stored)
+    also = {r.prefix: None for r in readings if r.rank[:2] == best.rank[:2] and r.prefix != best.prefix}
+    return best, tuple(also)[:3]
+
+
+def _candidates(stored: Mapping[str, Stored], target: Target, channels: int) -> Iterator[tuple[str, str]]:
+    """Layouts and prefixes under which the net's first convolution stands in a file."""
+    anchor = f"{FIRST_CONV}.weight"
+    if (want := target.tensors.get(anchor)) is None:
+        return
+    shapes = [torch.Size((want.shape[0], c, *want.shape[2:])) for c in {want.shape[1], channels}]
+    for key in islice((key for key, value in stored.items() if value.shape in shapes), PROBED):
+        starts = [0, *(i + 1 for i, c in enumerate(key) if c == ".")][:PARTS]
+        for name, layout in ((NATIVE, None), *target.layouts.items()):
+            for start in starts:
+                if (key[start:] if layout is None else layout.rename(key[start:])) == anchor:
+                    yield name, key[:start]
+
+
+def _common(names: Collection[str]) -> str:
+    """The longest run of whole parts that all names of tensors begin with."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind(".", 0, same) + 1]
+
+
+def _reading(
+    stored: Mapping[str, Stored], target: Target, name: str, prefix: str, channels: int, strict: bool
+) -> _Reading:
+    """Read a checkpoint in one layout under one prefix; only names, shapes and types are looked at."""
+    layout = target.layouts.get(name)
+    reading = _Reading(name, layout, prefix)
+    own = target.tensors
+    names = [key for key in stored if key.startswith(prefix)]
+    most = 4 * len(own) + 1000  # more would take its time, and no net of ours can be among them
+    reading.unknown += names[most:]
+    for key in names[:most]:
+        foreign, value = key[len(prefix) :], stored[key]
+        if layout is not None and layout.drops(foreign):
+            reading.spare.append(key)
+            continue
+        new = foreign if layout is None else layout.rename(foreign)
+        if new in reading.taken:
+            reading.doubled.append(new)
+        elif new in own:
+            reading.taken[new] = value
+        elif _counts(foreign, value):
+            reading.counters.append(key)
+        elif new is not None and new in target.cut:
+            reading.spare.append(key)
+            if new == f"{CLASSIFIER}.weight" and value.shape:
+                reading.classes = value.shape[0]
+        else:
+            reading.unknown.append(key)
+    _add_classifier(reading, stored, target)
+    _check(reading, target, channels, strict)
+    return reading
+
+
+def _counts(name: str, value: Stored) -> bool:
+    """Whether a tensor that no net needs counts something: a whole number, or a counter's name."""
+    last = name.rpartition(".")[2]
+    whole = value.dtype is not None and not value.dtype.is_floating_point and not value.dtype.is_complex
+    return not value.odd and value.shape.numel() == 1 and last != FOLLOWED and (whole or last in COUNTERS)
+
+
+def _add_classifier(reading: _Reading, stored: Mapping[str, Stored], target: Target) -> None:
+    """Take a classifier that stands beside the backbone, if there is exactly one: ``backbone.`` and ``head.fc.``."""
+    weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
+    if not reading.prefix or weight in reading.taken or weight not in target.tensors:
+        return
+    parent = reading.prefix.rstrip(".").rpartition(".")[0]
+    parent = f"{parent}." if parent else ""
+    places = [f"{parent}{head}." for head in HEADS if head and f"{parent}{head}.weight" in stored]
+    places = [p for p in places if not p.startswith(reading.prefix) and stored[f"{p}weight"].shape[1:]]
+    width = target.tensors[weight].shape[1]
+    places = [p for p in places if stored[f"{p}weight"].shape[1] == width and f"{p}bias" in stored]
+    if len(places) == 1:
+        reading.taken[weight], reading.taken[bias] = stored[f"{places[0]}weight"], stored[f"{places[0]}bias"]
+        reading.adapted.append(f"the classifier is {short(places[0])}*")
+
+
+def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> None:
+    """Compare shapes and kinds, and say what stays new."""
+    own, taken = target.tensors, reading.taken
+    constants = () if reading.layout is None else reading.layout.constants
+    for key in own:
+        if key not in taken and not key.endswith(FOLLOWED) and key not in constants:
+            reading.missing.append(key)
+    if f"{CLASSIFIER}.weight" in taken and taken[f"{CLASSIFIER}.weight"].shape:
+        reading.classes = taken[f"{CLASSIFIER}.weight"].shape[0]
+    if not strict:
+        _excuse_classifier(reading, target)
+    for key, value in taken.items():
+        want = own[key]
+        counter = key.endswith(FOLLOWED) and value.dtype in DTYPES and value.shape.numel() == 1
+        if value.odd or not (counter or value.dtype.is_floating_point == want.is_floating_point()):
+            reading.wrong.append(f"{key} is {value.odd or _word(value.dtype)}")
+        elif counter or _same_layer(value.shape, want.shape):
+            continue
+        elif key == f"{FIRST_CONV}.weight" and not strict and _adapts(value.shape, want.shape, channels):
+            reading.adapted.append(f"{FIRST_CONV} from {channels} channels to {want.shape[1]}")
+        else:
+            reading.wrong.append(f"{key} is {size(value.shape)} and not {size(want.shape)}")
+
+
+def _excuse_classifier(reading: _Reading, target: Target) -> None:
+    """Let a classifier stay new that the file has not, or has in another size; the wide layers likewise."""
+    own, taken = target.tensors, reading.taken
+    parts = [key for key in own if key.startswith(f"{CLASSIFIER}.")]
+    absent = not any(key in taken for key in parts)
+    if parts and absent:
+        reading.new.append(f"{CLASSIFIER} (the file has none)")
+        reading.missing[:] = [key for key in reading.missing if key not in parts]
+        layers = [key for key in own if key.startswith(f"{WIDE}.")]
+        if layers and not any(key in taken for key in layers):
+            reading.new.append(f"{WIDE} (the file has none)")
+            reading.missing[:] = [key for key in reading.missing if key not in layers]
+    elif parts and all(key in taken for key in parts):
+        weight = f"{CLASSIFIER}.weight"
+        other = [key for key in parts if not _same_layer(taken[key].shape, own[key].shape)]
+        if other and not any(taken[key].odd for key in parts):
+            have, want = (size(tensors[weight].shape[:2]) for tensors in (taken, own))
+            reading.new.append(f"{CLASSIFIER} ({have} in the file, {want} in the net)")
+            for key in parts:
+                del taken[key]
+
+
+def _same_layer(shape: Sequence[int], want: torch.Size) -> bool:
+    """Whether two shapes differ at most as a fully connected layer differs from a convolution over the whole map."""
+    shape = torch.Size(shape)
+    flat = len(shape) == 2 or len(want) == 2
+    return shape == want or (flat and shape[:1] == want[:1] and shape.numel() == want.numel())
+
+
+def _adapts(shape: torch.Size, want: torch.Size, channels: int) -> bool:
+    return len(shape) == len(want) == 4 and shape[1] == channels and (shape[0], *shape[2:]) == (want[0], *want[2:])
+
+
+def _word(dtype: torch.dtype | None) -> str:
+    return f"{dtype}".removeprefix("torch.")

@@ -1,0 +1,159 @@
+"""Published weights: a *tag* says where they lie, how images are prepared for them and what error they reach."""
+
+from dataclasses import dataclass
+from typing import Any
+
+OSMR = "https://github.com/osmr/imgclsmob/releases/download"
+"""Where pytorchcv's weights lie (O. Semery, MIT licence)."""
+
+AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
+"""Where the CIFAR-10 nets of Y. Idelbayev lie (BSD-2-Clause licence)."""
+
+CLASSES = {"in1k": 1000, "c10": 10, "c100": 100, "svhn": 10}
+"""Classes of the data sets that tags end in: ImageNet-1k, CIFAR-10, CIFAR-100, SVHN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Trained weights of one model: what a tag stands for.
+
+    Where preprocessing is None the model's row decides.
+
+    Attributes:
+        url: Address of a checkpoint, or of a zip that holds one.
+        hub_id: Repository of the Hugging Face hub, which has priority over the address, as in timm.
+        digest: Known start of the checkpoint's hash, ``sha1:93e2...`` or ``sha256:0676...``; of what is in the zip.
+        num_classes: Classes of the checkpoint; 0 if it holds no classifier.
+        top1_error: Published, in percent; None where none is.
+        top5_error: Published, in percent.
+        error_source: Who published the errors.
+        licence: As an SPDX identifier in small letters.
+        mean: Of each input channel.
+        std: Of each input channel.
+        crop_pct: Share of the resized image that the evaluation crop takes.
+        interpolation: Of the evaluation resize.
+        input_size: Channels, height and width in training.
+        test_input_size: In evaluation, if another.
+        test_crop_pct: At that size.
+    """
+
+    url: str = ""
+    hub_id: str = ""
+    digest: str = ""
+    num_classes: int = 1000
+    top1_error: float | None = None
+    top5_error: float | None = None
+    error_source: str = ""
+    licence: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    input_size: tuple[int, int, int] | None = None
+    test_input_size: tuple[int, int, int] | None = None
+    test_crop_pct: float | None = None
+
+
+def pytorchcv(
+    net: str, release: int, digest: str, top1_error: float, top5_error: float | None = None, *, dataset: str = "in1k"
+) -> Weights:
+    """A file of pytorchcv's model store.
+
+    The evaluation of its authors is that of the rows here: for ImageNet a bilinear resize and a crop of 0.875, for the
+    three small sets the mean and deviation of CIFAR-10.
+
+    Args:
+        net: The file's first word.
+        release: Number of the release, v0.0.N.
+        digest: SHA-1 of the checkpoint, all of it.
+        top1_error: In percent.
+        top5_error: In percent; the file's name quotes it where there is one.
+        dataset: A key of `CLASSES`.
+    """
+    quoted = round(100 * (top1_error if top5_error is None else top5_error))
+    return Weights(
+        url=f"{OSMR}/v0.0.{release}/{net}-{quoted:04d}-{digest[:8]}.pth.zip",
+        digest=f"sha1:{digest}",
+        num_classes=CLASSES[dataset],
+        top1_error=top1_error,
+        top5_error=top5_error,
+        error_source="pytorchcv",
+        licence="mit",
+    )
+
+
+def pytorchcv_in1k(net: str, release: int, digest: str, top1_error: float, top5_error: float) -> dict[str, Weights]:
+    """The tag of one ImageNet file of pytorchcv's."""
+    return {"osmr_in1k": pytorchcv(net, release, digest, top1_error, top5_error)}
+
+
+def pytorchcv_small(net: str, **files: tuple[int, float, str]) -> dict[str, Weights]:
+    """Tags of pytorchcv's files for 32x32 images.
+
+    Args:
+        net: Name there, without the data set.
+        **files: By data set (``c10``, ``c100``, ``svhn``): release, top-1 error in percent, SHA-1.
+    """
+    longer = {"c10": "cifar10", "c100": "cifar100", "svhn": "svhn"}
+    return {
+        f"osmr_{dataset}": pytorchcv(f"{net}_{longer[dataset]}", release, digest, error, dataset=dataset)
+        for dataset, (release, error, digest) in files.items()
+    }
+
+
+def akamaster(depth: int, start: str, top1_error: float) -> dict[str, Weights]:
+    """The tag of one file of the repository pytorch_resnet_cifar10.
+
+    Images are normalised there with ImageNet's mean and deviation. The error is that of the best epoch on the test
+    images; there was no other half to choose on.
+
+    Args:
+        depth: Layers of the net.
+        start: Of the file's SHA-256, as its name quotes it.
+        top1_error: In percent, from the repository's table.
+    """
+    return {
+        "akamaster_c10": Weights(
+            url=f"{AKAMASTER}/resnet{depth}-{start}.th",
+            digest=f"sha256:{start}",
+            num_classes=CLASSES["c10"],
+            top1_error=top1_error,
+            error_source="akamaster",
+            licence="bsd-2-clause",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )
+    }
+
+
+def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
+    """The tags of a net of torchvision's, ``tv_in1k`` first, as the installed torchvision describes them.
+
+    Args:
+        net: Its name there.
+        **preprocessing: Fields of `Weights` that differ, where the net there changes its input by itself.
+    """
+    from torchvision.models import get_model_weights
+    from torchvision.transforms import InterpolationMode
+
+    tags = {}
+    for number, row in enumerate(get_model_weights(net), 1):
+        prepared = row.transforms()
+        metrics = next(iter(row.meta["_metrics"].values()))
+        [crop], [resize] = prepared.crop_size, prepared.resize_size
+        fields: dict[str, Any] = dict(
+            url=row.url,
+            digest="sha256:" + row.url.rpartition("-")[2].partition(".")[0],
+            num_classes=len(row.meta["categories"]),
+            top1_error=round(100 - metrics["acc@1"], 3),
+            top5_error=round(100 - metrics["acc@5"], 3),
+            error_source="torchvision",
+            licence="bsd-3-clause",
+            mean=tuple(prepared.mean),
+            std=tuple(prepared.std),
+            interpolation=InterpolationMode(prepared.interpolation).value,
+            input_size=(3, crop, crop),
+            crop_pct=round(crop / resize, 3),
+        )
+        tags["tv_in1k" if number == 1 else f"tv{number}_in1k"] = Weights(**fields | preprocessing)
+    return tags
