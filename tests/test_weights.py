@@ -25,10 +25,13 @@ from test_golden import GOLDEN, images, released_names, weight
 from torch import Tensor, nn
 
 import zoo
-from zoo import checkpoint
 from zoo.models import fishnet
-from zoo.weights import CLASSES, OSMR, Layout, Weights, convert, load
+from zoo.weights import Layout, Weights, sources
 from zoo.weights import torchvision as torchvision_tags
+from zoo.weights.fit import Loaded, Target, fit
+from zoo.weights.formats import Stored
+from zoo.weights.loading import check_weights
+from zoo.weights.tags import CLASSES, OSMR
 
 TAGS = [(name, tag) for name in zoo.list_models() for tag in zoo.model_entry(name).weights]
 TYPED = [(name, tag) for name, tag in TAGS if zoo.model_entry(name).weights[tag].url.startswith(OSMR)]
@@ -75,6 +78,12 @@ def assert_same(have: Tensor, want: Tensor) -> None:
     assert want.isfinite().all()
     assert want.std() > 0
     assert (have - want).abs().max() <= 1e-5 * want.std()
+
+
+def fitted(tensors: Mapping[str, Tensor], net: nn.Module, **layouts: Layout) -> tuple[dict[str, Tensor], Loaded]:
+    """What of tensors in memory fits a net, by the path that all files take."""
+    stored = {key: Stored.of(value) for key, value in tensors.items()}
+    return fit(stored, Target(type(net).__name__, net.state_dict(), layouts))
 
 
 def same_outputs(ours: nn.Module, theirs: nn.Module, side: int) -> None:
@@ -188,7 +197,7 @@ def test_tags_are_well_formed() -> None:
         assert re.fullmatch(r"[a-z0-9_]+", tag), (name, tag)
         assert weights.url or weights.hub_id
         if weights.url:
-            assert re.fullmatch(r"https://[\w.-]+(/[\w.-]+)+\.(pth|zip)", weights.url), weights.url
+            assert re.fullmatch(r"https://[\w.-]+(/[\w.-]+)+\.(pth|th|zip)", weights.url), weights.url
             assert re.fullmatch(r"sha1:[0-9a-f]{40}|sha256:[0-9a-f]{8,}", weights.digest), weights
         if weights.hub_id:
             assert re.fullmatch(r"[\w-]+/[\w.-]+", weights.hub_id)
@@ -307,11 +316,11 @@ def test_a_state_dict_may_be_given() -> None:
 def test_the_first_tag_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def offline(url: str, **_: Any) -> None:
+    def offline(url: str, *_: Any) -> None:
         asked.append(url)
         raise OSError(f"{url}: cannot be downloaded")
 
-    monkeypatch.setattr("zoo.registry.fetch", offline)
+    monkeypatch.setattr("zoo.weights.sources.download", offline)
     for name in (
         "fishnet150",
         "fishnet150.osmr_in1k",
@@ -362,7 +371,7 @@ def test_released_checkpoints_give_the_golden_outputs(layout: str, tmp_path: Pat
     released = as_released(net, weight)
     path = tmp_path / "fishnet150_ckpt.tar"
     torch.save(as_saved(released if layout == "released" else older(layout, released)), path)
-    assert zoo.load_weights(net, path) == layout
+    assert zoo.load_weights(net, path).layout == layout
     with torch.no_grad():
         logits = net(images(2, 224))
     want = torch.tensor(GOLDEN["fishnet150"]["logits16"], dtype=torch.float64)
@@ -386,8 +395,8 @@ def test_all_released_layouts_are_one_net(name: str, tmp_path: Path) -> None:
     read = []
     for layout in ("released", "released_older", "released_oldest"):
         torch.save(as_saved(released if layout == "released" else older(layout, released)), path)
-        tensors, found = convert(checkpoint.read(path), net, fishnet.LAYOUTS)
-        assert found == layout
+        tensors, found = check_weights(net, path)
+        assert found.layout == layout
         assert tensors.keys() == net.state_dict().keys()
         read.append(tensors)
     for other in read[1:]:
@@ -446,17 +455,18 @@ def test_all_names_change_at_once() -> None:
     net = Toy()
     swap = Layout([("one", "two"), ("two", "one")], dropped=["aux"])
     tensors = {"one.weight": torch.zeros(2, 2), "two.weight": torch.ones(2, 2), "aux.weight": torch.ones(9)}
-    converted, layout = convert(tensors, net, {"swap": swap})
-    assert layout == "swap"
+    converted, loaded = fitted(tensors, net, swap=swap)
+    assert loaded.layout == "swap"
+    assert loaded.left_out == ("1 tensor (aux.weight)",)
     assert torch.equal(converted["one.weight"], torch.ones(2, 2))
     assert torch.equal(converted["two.weight"], torch.zeros(2, 2))
     assert list(tensors) == ["one.weight", "two.weight", "aux.weight"]
 
 
 def test_two_names_for_one_tensor() -> None:
-    tensors = {f"{key}.weight": torch.ones(2, 2) for key in ("one", "uno", "two")}
+    tensors = {f"{key}.weight": torch.ones(2, 2) for key in ("eins", "uno", "two")}
     with pytest.raises(ValueError, match=r"1 tensor twice there under two names \(one\.weight\)"):
-        convert(tensors, Toy(), {"twice": Layout([("one|uno", "one"), ("two", "two")])})
+        fitted(tensors, Toy(), twice=Layout([("eins|uno", "one"), ("two", "two")]))
 
 
 @pytest.mark.parametrize(
@@ -466,7 +476,10 @@ def test_two_names_for_one_tensor() -> None:
         (lambda s: s.update({"more\n\x1b[2J": torch.ones(1)}), r"1 tensor unknown \(more\\?\?*"),
         (lambda s: s.update({"stem.norm1.bias": torch.ones(5)}), r"stem\.norm1\.bias is 5 and not 16"),
         (lambda s: s.update({"stem.norm1.bias": torch.ones(16, dtype=torch.long)}), r"stem\.norm1\.bias is int64"),
-        (lambda s: s.update({"stem.norm1.bias": torch.ones(16, device="meta")}), r"is float32 on meta"),
+        (
+            lambda s: s.update({"stem.norm1.bias": torch.ones(16, device="meta")}),
+            r"norm1\.bias is a tensor without numbers \(meta device\)",
+        ),
         (lambda s: s.update({"stem.norm1.bias": torch.ones(16).to_sparse()}), r"sparse"),
         (lambda s: s["stem.norm1.bias"].fill_(float("inf")), r"1 tensor not finite \(stem\.norm1\.bias\)"),
         (lambda s: [s.pop(k) for k in list(s)[:9]], r"tensors missing \(\S+, \S+, \S+, \.\.\.\)"),
@@ -477,19 +490,21 @@ def test_what_does_not_fit_is_named(change: Callable[[dict[str, Tensor]], object
     before = {key: value.clone() for key, value in net.state_dict().items()}
     tensors = {key: value.clone() + 1 for key, value in before.items()}
     change(tensors)
+    overlay = dict(state_dict=tensors)
     with pytest.raises(ValueError, match=message) as caught:
-        load(net, tensors, {}, num_classes=10)
+        zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay)
     assert str(caught.value).isprintable()
+    with pytest.raises(ValueError, match=message):
+        fitted(tensors, net)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_what_will_be_adapted_is_looked_at_too() -> None:
+def test_a_view_without_its_numbers_is_refused() -> None:
     net = zoo.create_model("resnet_test", num_classes=3)
     tensors = dict(zoo.create_model("resnet_test").state_dict())
-    load(net, tensors, {}, num_classes=10)
     tensors["classifier.fc.weight"] = torch.ones(1).expand(1 << 40)
-    with pytest.raises(ValueError, match=r"classifier\.fc\.weight is 1099511627776 without the numbers for it"):
-        load(net, tensors, {}, num_classes=10)
+    with pytest.raises(ValueError, match=r"classifier\.fc\.weight is a view of more numbers than it holds"):
+        fitted(tensors, net)
 
 
 def test_wrong_channels_are_named(tmp_path: Path) -> None:
@@ -497,7 +512,7 @@ def test_wrong_channels_are_named(tmp_path: Path) -> None:
     overlay = dict(file=str(tmp_path / "four.pth"))
     with pytest.raises(ValueError, match=r"four\.pth: .*stem\.conv1\.weight is 16x4x7x7 and not 16x3x7x7"):
         zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay)
-    with pytest.raises(ValueError, match=r"four\.pth: stem\.conv1\.weight is 16x4x7x7 and does not take 3 channels"):
+    with pytest.raises(ValueError, match=r"four\.pth: .*stem\.conv1\.weight is 16x4x7x7 and not 16x1x7x7"):
         zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1)
 
 
@@ -522,14 +537,16 @@ def test_a_download_is_kept_and_checked(served: tuple[Path, str]) -> None:
     url = f"{address}/{file.name}"
     with zipfile.ZipFile(file) as archive:
         digest = "sha1:" + hashlib.sha1(archive.read(archive.namelist()[0])).hexdigest()
-    want = checkpoint.fetch(url, digest=digest)
-    cached = checkpoint.cached_path(url)
+    with sources.fetched(url, digest=digest) as stored:
+        want = stored.keys()
+    cached = sources.cached_path(url)
     assert cached.is_file()
     file.unlink()
-    assert checkpoint.fetch(url, digest=digest).keys() == want.keys(), "from the cache"
+    with sources.fetched(url, digest=digest) as stored:
+        assert stored.keys() == want, "from the cache"
     cached.write_bytes(b"damaged since")
-    with pytest.raises(OSError, match=r"cannot be downloaded \(HTTP Error 404"):
-        checkpoint.fetch(url, digest=digest)
+    with pytest.raises(OSError, match=r"cannot be downloaded \(HTTP Error 404"), sources.fetched(url, digest=digest):
+        pass
     assert not list(cached.parent.iterdir()), "neither the damaged file nor a part of another stays"
 
 
@@ -541,7 +558,7 @@ def test_another_file_than_the_published_one_is_refused(served: tuple[Path, str]
     for overlay in (dict(url=f"{address}/{published}"), dict(file=str(folder / published))):
         with pytest.raises(ValueError, match=rf"{published}: it is not the published file: its sha1 starts with"):
             zoo.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    assert not list(checkpoint.cached_path("x").parent.glob("zoo-*"))
+    assert not list(sources.cached_path("x").parent.glob("zoo-*"))
 
 
 def test_a_cut_connection_leaves_nothing(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,13 +569,14 @@ def test_a_cut_connection_leaves_nothing(served: tuple[Path, str], monkeypatch: 
         outputfile.write(source.read()[:1000])
 
     monkeypatch.setattr(Quiet, "copyfile", half)
-    with pytest.raises(OSError, match=r"the connection ended after 1,000 of"):
-        checkpoint.fetch(f"{address}/{file.name}")
-    assert not list(checkpoint.cached_path("x").parent.iterdir())
+    url = f"{address}/{file.name}"
+    with pytest.raises(OSError, match=r"the connection ended after 1,000 of"), sources.fetched(url):
+        pass
+    assert not list(sources.cached_path("x").parent.iterdir())
 
 
 def test_two_addresses_never_share_a_file() -> None:
-    first, second = (checkpoint.cached_path(f"{host}/a/net.pth") for host in ("one", "two"))
+    first, second = (sources.cached_path(f"{host}/a/net.pth") for host in ("one", "two"))
     assert first != second
-    assert {first.parent, second.parent} == {checkpoint.cached_path("x").parent}
-    assert checkpoint.cached_path("host/..%2f..%2fnet").parent == first.parent
+    assert {first.parent, second.parent} == {sources.cached_path("x").parent}
+    assert sources.cached_path("host/..%2f..%2fnet").parent == first.parent

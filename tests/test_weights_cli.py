@@ -1,6 +1,7 @@
 """The verbs `zoo weights`, `zoo convert`, `zoo verify` and `zoo validate`."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from test_weights import as_released, as_saved
 from torch import nn
 
 import zoo
-from zoo import checkpoint
 from zoo.cli import main
 from zoo.evaluation import evaluate, open_dataset, preprocessing
+from zoo.weights import sources
+from zoo.weights.formats import Stored
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -34,7 +36,7 @@ def test_weights_lists_tags(capsys: pytest.CaptureFixture[str]) -> None:
     assert (row["weights"], row["top1_error"], row["top5_error"]) == ("fishnet150.osmr_in1k", 19.26, 4.75)
     assert (row["licence"], row["classes"], row["cached"], row["size"]) == ("mit", 1000, False, "~99.8 MB")
     assert row["url"].endswith("/v0.0.502/fishnet150-0475-93e26daa.pth.zip")
-    cached = checkpoint.cached_path(row["url"])
+    cached = sources.cached_path(row["url"])
     cached.parent.mkdir(parents=True)
     cached.write_bytes(bytes(1_500_000))
     assert main(["weights", "fishnet150"]) == 0
@@ -58,16 +60,17 @@ def test_convert_writes_our_names_and_verify_agrees(tmp_path: Path, capsys: pyte
     torch.save(as_saved(theirs), source)
     assert main(["verify", "fishnet_test", str(source)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{source}: loads into fishnet_test, layout released: {len(net.state_dict())} tensors, ")
-    assert said.endswith(" (float32, int64), 10 classes\n")
+    assert said.startswith(f"{source}: loads into fishnet_test: {len(as_saved(theirs)['state_dict'])} tensors, layout")
+    assert " layout released, from state_dict.module.*; " in said
+    assert said.endswith(" (float32), 10 classes\n")
     out.write_text("something that is in the way")
     assert main(["convert", str(source), str(out), "--model", "fishnet_test"]) == 0
-    assert "from layout released" in capsys.readouterr().out
+    assert "layout released" in capsys.readouterr().out
     with safe_open(out, "pt") as file:
         note = file.metadata()
         assert list(file.keys()) == sorted(net.state_dict())
     assert (note["model"], note["layout"], note["source"]) == ("fishnet_test", "released", "fish.tar")
-    assert zoo.load_weights(net, out) == "native"
+    assert zoo.load_weights(net, out).layout == "native"
     found = run_json(capsys, "verify", "fishnet_test", str(out))
     assert (found["layout"], found["classes"], found["channels"]) == ("native", 10, 3)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fish.safetensors", "fish.tar"], "no parts are left"
@@ -187,7 +190,10 @@ def test_validate_compares_with_the_published_error(
 ) -> None:
     data, name = paint(tmp_path / "data"), "resnet20_projection_cifar"
     net = zoo.create_model(name)
-    monkeypatch.setattr("zoo.registry.fetch", lambda *_, **__: net.state_dict())
+    monkeypatch.setattr(
+        "zoo.weights.loading.fetched",
+        lambda *_, **__: nullcontext({key: Stored.of(value) for key, value in net.state_dict().items()}),
+    )
     request = ["validate", name, "--data-dir", str(data), "--workers", "0", "--batch-size", "8"]
     found = run_json(capsys, *request)
     want = evaluate(net, open_dataset("folder", data), workers=0, prepared=preprocessing(net))

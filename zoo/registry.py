@@ -6,7 +6,6 @@ Trained weights are timm tags (``fishnet150.osmr_in1k``); they are read and chec
 so that a bad file is one clear error and leaves no half-loaded net behind.
 """
 
-import csv
 import difflib
 import fnmatch
 import importlib
@@ -14,17 +13,15 @@ import inspect
 import pkgutil
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import timm
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
-    get_arch_pretrained_cfgs,
     is_model,
     model_entrypoint,
     register_model,
@@ -35,9 +32,10 @@ from torch import nn
 import zoo.models
 from zoo.backbone import FeatureGetter
 from zoo.entry import Entry
-from zoo.weights import Weights
+from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
 from zoo.weights.loading import keep_whole, load_pretrained
+from zoo.weights.tags import timm_tags
 
 BUCKET = "zoo"
 """Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
@@ -245,46 +243,6 @@ def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
     return cfg | ({"paper_ids": cited.group()} if cited else {})
 
 
-def _weights_of_timm(name: str) -> dict[str, Weights]:
-    """The tags of a net of timm's, its default first; errors are from timm's own evaluation."""
-    tags = {}
-    for tag, cfg in get_arch_pretrained_cfgs(name).items():
-        if not cfg.has_weights:
-            continue
-        url = cfg.url if isinstance(cfg.url, str) else ""
-        size = (cfg.test_input_size or cfg.input_size)[-1]
-        top1, top5 = _timm_errors().get((tag, size), (None, None))
-        start = re.search(r"-([0-9a-f]{8,})\.", url)
-        tags[tag.partition(".")[2]] = Weights(
-            url=url,
-            hub_id=cfg.hf_hub_id or "",
-            digest=f"sha256:{start[1]}" if start else "",
-            num_classes=cfg.num_classes,
-            top1_error=top1,
-            top5_error=top5,
-            error_source="" if top1 is None else "timm",
-            licence=cfg.license or "",
-            mean=cfg.mean,
-            std=cfg.std,
-            crop_pct=cfg.crop_pct,
-            interpolation=cfg.interpolation,
-            input_size=cfg.input_size,
-            test_input_size=cfg.test_input_size,
-            test_crop_pct=cfg.test_crop_pct,
-        )
-    return tags
-
-
-@cache
-def _timm_errors() -> dict[tuple[str, int], tuple[float, float]]:
-    """Top-1 and top-5 errors on ImageNet that timm publishes beside its releases, by tag and input size."""
-    text = resources.files("zoo").joinpath("timm_errors.csv").read_text(encoding="utf-8")
-    return {
-        (row["model"], int(row["input_size"])): (float(row["top1_error"]), float(row["top5_error"]))
-        for row in csv.DictReader(text.splitlines())
-    }
-
-
 def _collect() -> dict[str, Entry]:
     """All rows of all families, named.
 
@@ -302,7 +260,7 @@ def _collect() -> dict[str, Entry]:
                 raise RuntimeError(f"model name {name!r} of family {module.name} is taken by {entries[name].family}")
             entries[name] = replace(
                 row,
-                weights=(_weights_of_timm(name) if row.reference == "timm" else {}) | published.get(name, {}),
+                weights=(timm_tags(name) if row.reference == "timm" else {}) | published.get(name, {}),
                 layouts=getattr(family, "LAYOUTS", {}),
                 name=name,
                 timm_name=_name_in_timm(name),
@@ -348,3 +306,10 @@ def _register() -> None:
 
 
 _register()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_weights", "check_weights", "checkpoint_filter_fn"):
+        warnings.warn(f"zoo.registry.{name} is zoo.weights.loading.{name}", DeprecationWarning, stacklevel=2)
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -296,9 +296,9 @@ def _reading(
             reading.spare.append(key)
             continue
         new = foreign if layout is None else layout.rename(foreign)
-        if new in reading.taken:
+        if new is not None and new in reading.taken:
             reading.doubled.append(new)
-        elif new in own:
+        elif new is not None and new in own:
             reading.taken[new] = value
         elif _counts(foreign, value):
             reading.counters.append(key)
@@ -340,46 +340,47 @@ def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> No
     """Compare shapes and kinds, and say what stays new."""
     own, taken = target.tensors, reading.taken
     constants = () if reading.layout is None else reading.layout.constants
-    for key in own:
-        if key not in taken and not key.endswith(FOLLOWED) and key not in constants:
-            reading.missing.append(key)
-    if f"{CLASSIFIER}.weight" in taken and taken[f"{CLASSIFIER}.weight"].shape:
-        reading.classes = taken[f"{CLASSIFIER}.weight"].shape[0]
-    if not strict:
-        _excuse_classifier(reading, target)
-    for key, value in taken.items():
-        want = own[key]
+    wrong: dict[str, str] = {}
+    for key, want in own.items():
+        if (value := taken.get(key)) is None:
+            if not key.endswith(FOLLOWED) and key not in constants:
+                reading.missing.append(key)
+            continue
         counter = key.endswith(FOLLOWED) and value.dtype in DTYPES and value.shape.numel() == 1
-        if value.odd or not (counter or value.dtype.is_floating_point == want.is_floating_point()):
-            reading.wrong.append(f"{key} is {value.odd or _word(value.dtype)}")
+        if value.odd or not (counter or _floats(value) == want.is_floating_point()):
+            wrong[key] = value.odd or _word(value.dtype)
         elif counter or _same_layer(value.shape, want.shape):
             continue
         elif key == f"{FIRST_CONV}.weight" and not strict and _adapts(value.shape, want.shape, channels):
             reading.adapted.append(f"{FIRST_CONV} from {channels} channels to {want.shape[1]}")
         else:
-            reading.wrong.append(f"{key} is {size(value.shape)} and not {size(want.shape)}")
+            wrong[key] = f"{size(value.shape)} and not {size(want.shape)}"
+    if f"{CLASSIFIER}.weight" in taken and taken[f"{CLASSIFIER}.weight"].shape:
+        reading.classes = taken[f"{CLASSIFIER}.weight"].shape[0]
+    if not strict and not reading.unknown and not reading.doubled:
+        _excuse_classifier(reading, target, wrong)
+    reading.wrong += [f"{key} is {reason}" for key, reason in wrong.items()]
 
 
-def _excuse_classifier(reading: _Reading, target: Target) -> None:
-    """Let a classifier stay new that the file has not, or has in another size; the wide layers likewise."""
+def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str]) -> None:
+    """Let a classifier stay new that the file has not, or has in another size; nothing else may be wrong then."""
     own, taken = target.tensors, reading.taken
-    parts = [key for key in own if key.startswith(f"{CLASSIFIER}.")]
-    absent = not any(key in taken for key in parts)
-    if parts and absent:
-        reading.new.append(f"{CLASSIFIER} (the file has none)")
-        reading.missing[:] = [key for key in reading.missing if key not in parts]
-        layers = [key for key in own if key.startswith(f"{WIDE}.")]
-        if layers and not any(key in taken for key in layers):
-            reading.new.append(f"{WIDE} (the file has none)")
-            reading.missing[:] = [key for key in reading.missing if key not in layers]
-    elif parts and all(key in taken for key in parts):
-        weight = f"{CLASSIFIER}.weight"
-        other = [key for key in parts if not _same_layer(taken[key].shape, own[key].shape)]
-        if other and not any(taken[key].odd for key in parts):
+    parts = {key for key in own if key.startswith(f"{CLASSIFIER}.")}
+    wide = {key for key in own if key.startswith(f"{WIDE}.")}
+    missing = set(reading.missing)
+    if not wrong and missing and missing in (parts, parts | wide):
+        reading.new += [f"{part} (the file has none)" for part in (CLASSIFIER, WIDE)[: 1 + (missing != parts)]]
+        reading.missing.clear()
+    elif wrong and wrong.keys() <= parts <= taken.keys() and not missing:
+        weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
+        (classes, *rest), width = taken[weight].shape or (0,), taken[bias].shape
+        plain = all(_floats(taken[key]) for key in parts)
+        if plain and width == (classes,) and len(rest) in (1, 3) and weight in wrong:
             have, want = (size(tensors[weight].shape[:2]) for tensors in (taken, own))
             reading.new.append(f"{CLASSIFIER} ({have} in the file, {want} in the net)")
             for key in parts:
                 del taken[key]
+            wrong.clear()
 
 
 def _same_layer(shape: Sequence[int], want: torch.Size) -> bool:
@@ -391,6 +392,10 @@ def _same_layer(shape: Sequence[int], want: torch.Size) -> bool:
 
 def _adapts(shape: torch.Size, want: torch.Size, channels: int) -> bool:
     return len(shape) == len(want) == 4 and shape[1] == channels and (shape[0], *shape[2:]) == (want[0], *want[2:])
+
+
+def _floats(value: Stored) -> bool:
+    return not value.odd and value.dtype is not None and value.dtype.is_floating_point
 
 
 def _word(dtype: torch.dtype | None) -> str:

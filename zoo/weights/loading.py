@@ -6,9 +6,9 @@ A file is read (`zoo.weights.reader`), fitted (`zoo.weights.fit`) and cast whole
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,24 @@ from zoo.weights.words import shown
 log = logging.getLogger("zoo.weights")
 
 WHOLE = "zoo_whole"
-"""Attribute of a feature wrapper: makes the whole net that it was cut from."""
+"""Attribute of a feature wrapper: the `Whole` that it was cut from."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The net that a feature wrapper was cut from.
+
+    Attributes:
+        kind: Its class.
+        spec: Its specification.
+    """
+
+    kind: type[nn.Module]
+    spec: Any
+
+    def names(self) -> list[str]:
+        """Return the names of all its tensors."""
+        return list(self.kind(self.spec, device="meta").state_dict())
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str | None = None) -> Loaded:
@@ -103,7 +120,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     return fit(_in_memory(state_dict), target, strict=True)[0]
 
 
-def load_pretrained(net: Backbone, entry: Entry, cfg: Any, cache_dir: Any = None) -> Loaded:
+def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = None) -> Loaded:
     """Load what timm's pretrained cfg points to into a net of the entry.
 
     The order of sources is timm's: a local folder or hub repository that the whole cfg came from, a state dict, a file,
@@ -118,13 +135,13 @@ def load_pretrained(net: Backbone, entry: Entry, cfg: Any, cache_dir: Any = None
         tensors, loaded = fit(stored, target, source=source, channels=cfg.input_size[0])
     _write(net, target, tensors)
     # A new classifier on a published trunk is what was asked for; on a file of one's own it may be a surprise.
-    quiet = registered and net.num_classes != cfg.num_classes
+    quiet = registered and target.classes != cfg.num_classes
     log.log(logging.WARNING if loaded.new and not quiet else logging.INFO, "%s: %s", shown(source), loaded)
     return loaded
 
 
 @contextmanager
-def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Iterator[tuple[str, Mapping[str, Stored], bool]]:
+def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Generator[tuple[str, Mapping[str, Stored], bool]]:
     """Open what a cfg points to: its name, its tensors, and whether it is what a tag of the entry points to."""
     row = entry.weights.get(cfg.tag or "", Weights())
     published = row.url.rpartition("/")[2]
@@ -199,17 +216,12 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
     tensors = net.state_dict()
     if isinstance(inner := getattr(net, "model", None), Backbone):
         net, tensors = inner, inner.state_dict()
-    whole = getattr(found[0], WHOLE, None) or partial(type(net), net.spec)
+    whole: Whole = getattr(found[0], WHOLE, None) or Whole(type(net), net.spec)
     strange = [key for key, value in tensors.items() if type(value) is not Tensor or value.dtype not in DTYPES]
     if strange:
         raise ValueError(f"model ({type(net).__name__}): {strange[0]} is no plain tensor; load before it is changed")
-    layouts = getattr(sys.modules[whole.func.__module__], "LAYOUTS", {})
-    return Target(whole.func.__name__, tensors, layouts, partial(_names, whole)), net
-
-
-def _names(whole: partial[nn.Module]) -> list[str]:
-    """All names of a whole net."""
-    return list(whole(device="meta").state_dict())
+    layouts = getattr(sys.modules[whole.kind.__module__], "LAYOUTS", {})
+    return Target(whole.kind.__name__, tensors, layouts, whole.names), net
 
 
 def _write(net: nn.Module, target: Target, tensors: Mapping[str, Tensor]) -> None:
@@ -230,13 +242,13 @@ def keep_whole(features: nn.Module, net_type: type[nn.Module], spec: Any) -> Non
         net_type: Class of the net in it.
         spec: Its specification.
     """
-    setattr(features, WHOLE, partial(net_type, spec))
+    setattr(features, WHOLE, Whole(net_type, spec))
     features.register_load_state_dict_pre_hook(_leave_out)
 
 
 def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename and leave out what a whole net has and its wrapper not, in a copy that torch has made."""
-    whole = {f"{prefix}{name}": name for name in _names(getattr(module, WHOLE))}
+    whole = {f"{prefix}{name}": name for name in getattr(module, WHOLE).names()}
     own = module.state_dict().keys()
     inner = isinstance(getattr(module, "model", None), Backbone)
     for key in [key for key in state_dict if key in whole]:

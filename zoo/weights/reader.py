@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from torch import Tensor
 
 from zoo.weights.formats import CHUNK, IN_MEMORY, INSIDE, Stored, open_zip, read_file, zip_members
 from zoo.weights.pickles import BYTES, Refused
@@ -35,7 +37,7 @@ class Unreadable(ValueError):
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) -> Iterator[dict[str, Stored]]:
+def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) -> Generator[dict[str, Stored]]:
     """Open a checkpoint.
 
     Args:
@@ -63,6 +65,24 @@ def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT
             yield found
         except Refused as refused:
             raise Unreadable(f"{shown(path)}: {refused}") from refused.__cause__
+
+
+def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint, under the names that they have in the file.
+
+    Args:
+        path: As in `opened`.
+        digest: As in `opened`.
+        limit: As in `opened`.
+
+    Raises:
+        ValueError: As `opened`; also if one of them is no plain tensor.
+    """
+    with opened(path, digest=digest, limit=limit) as stored:
+        for name, tensor in stored.items():
+            if tensor.odd:
+                raise Refused(f"its tensor {short(name)} is {tensor.odd}")
+        return {name: tensor.read() for name, tensor in stored.items()}
 
 
 def _opened(path: Path, digest: str, limit: int, files: ExitStack) -> dict[str, Stored]:
@@ -163,7 +183,7 @@ def _unpacked(file: BinaryIO, limit: int, files: ExitStack) -> BinaryIO:
         raise
     except Exception as error:
         raise Refused(f"it is a damaged zip ({first_line(error)})") from error
-    return held  # ty: ignore[invalid-return-type]
+    return held  # ty: ignore[invalid-explicit-return]
 
 
 def _check_digest(file: BinaryIO, digest: str) -> None:

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
 @contextmanager
 def fetched(
     url: str, *, folder: str | os.PathLike[str] | None = None, digest: str = "", limit: int = LIMIT
-) -> Iterator[dict[str, Stored]]:
+) -> Generator[dict[str, Stored]]:
     """Open the checkpoint at an address, which is downloaded once.
 
     Args:
@@ -181,7 +181,8 @@ def _open(url: str, clock: _Clock) -> Any:
 
     def connect(kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
         def make(host: str, **options: Any) -> http.client.HTTPConnection:
-            connection = kind(host, **{**options, "timeout": clock.left()})
+            options["timeout"] = clock.left()
+            connection = kind(host, **options)
             connection.response_class = Answer
             return connection
 
@@ -189,13 +190,13 @@ def _open(url: str, clock: _Clock) -> Any:
 
     class Plain(urllib.request.HTTPHandler):
         def http_open(self, request: Any) -> Any:
-            return self.do_open(connect(http.client.HTTPConnection), request)  # ty: ignore[invalid-argument-type]
+            return self.do_open(connect(http.client.HTTPConnection), request)
 
     class Secure(urllib.request.HTTPSHandler):
         def https_open(self, request: Any) -> Any:
             context = ssl.create_default_context()
             kind = connect(http.client.HTTPSConnection)
-            return self.do_open(kind, request, context=context)  # ty: ignore[invalid-argument-type]
+            return self.do_open(kind, request, context=context)
 
     quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     return urllib.request.build_opener(Plain, Secure).open(quoted, timeout=clock.left())

@@ -1,7 +1,13 @@
 """Published weights: a *tag* says where they lie, how images are prepared for them and what error they reach."""
 
+import csv
+import re
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
+
+from timm.models import get_arch_pretrained_cfgs
 
 OSMR = "https://github.com/osmr/imgclsmob/releases/download"
 """Where pytorchcv's weights lie (O. Semery, MIT licence)."""
@@ -157,3 +163,46 @@ def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
         )
         tags["tv_in1k" if number == 1 else f"tv{number}_in1k"] = Weights(**fields | preprocessing)
     return tags
+
+
+def timm_tags(name: str) -> dict[str, Weights]:
+    """The tags of a net of timm's, its default first, as the installed timm describes them.
+
+    Errors are those of timm's own evaluation at the tag's test size.
+    """
+    tags = {}
+    for tag, cfg in get_arch_pretrained_cfgs(name).items():
+        if not cfg.has_weights:
+            continue
+        url = cfg.url if isinstance(cfg.url, str) else ""
+        size = (cfg.test_input_size or cfg.input_size)[-1]
+        top1, top5 = _timm_errors().get((tag, size), (None, None))
+        start = re.search(r"-([0-9a-f]{8,})\.", url)
+        tags[tag.partition(".")[2]] = Weights(
+            url=url,
+            hub_id=cfg.hf_hub_id or "",
+            digest=f"sha256:{start[1]}" if start else "",
+            num_classes=cfg.num_classes,
+            top1_error=top1,
+            top5_error=top5,
+            error_source="" if top1 is None else "timm",
+            licence=cfg.license or "",
+            mean=cfg.mean,
+            std=cfg.std,
+            crop_pct=cfg.crop_pct,
+            interpolation=cfg.interpolation,
+            input_size=cfg.input_size,
+            test_input_size=cfg.test_input_size,
+            test_crop_pct=cfg.test_crop_pct,
+        )
+    return tags
+
+
+@cache
+def _timm_errors() -> dict[tuple[str, int], tuple[float, float]]:
+    """Top-1 and top-5 errors on ImageNet that timm publishes beside its releases, by tag and input size."""
+    text = resources.files("zoo").joinpath("data", "timm_errors.csv").read_text(encoding="utf-8")
+    return {
+        (row["model"], int(row["input_size"])): (float(row["top1_error"]), float(row["top5_error"]))
+        for row in csv.DictReader(text.splitlines())
+    }
