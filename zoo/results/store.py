@@ -1,0 +1,211 @@
+"""Result files: the only writer, which appends one line, and the only reader.
+
+A file holds one line a run or timing that has ended. A line is appended in one write and never changed. Where several
+lines have one key, the last one counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.results.escape import for_terminal
+from zoo.results.line import SCHEMA, Line, NoJSONError, kind_of, parse
+
+try:
+    import fcntl
+except ImportError:  # Windows: appending works, two benches at a time in one file are not protected from each other
+    fcntl = None  # type: ignore[assignment]
+
+RESULTS = "results.jsonl"
+"""Name of the file in a folder of results."""
+BEGINNING = b'{"key":'
+"""How every line of ours begins, spaces left out. By it a line that was cut off is told from foreign text."""
+
+
+@dataclass(kw_only=True)
+class Results:
+    """The checked lines of some files. Where several have one key, only the last one that was read is here.
+
+    A failure does not replace a finished run: one that was finished and failed when it was forced again is finished.
+
+    Attributes:
+        trainings: Finished runs of `zoo bench`.
+        timings: Cases of `zoo speed`.
+        failures: Runs that ended with an error and were never finished.
+        files: One object a file: name, lines, sha256.
+        warnings: One text for each line that was passed over, with file and line number.
+    """
+
+    trainings: list[Line] = field(default_factory=list)
+    timings: list[Line] = field(default_factory=list)
+    failures: list[Line] = field(default_factory=list)
+    files: list[Line] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def finished(self) -> set[str]:
+        """Keys of all that need not be done again."""
+        return {line["key"] for line in [*self.trainings, *self.timings]}
+
+
+def read(paths: Sequence[Path]) -> Results:
+    """Return what result files hold.
+
+    A line that is cut off, as a kill or a full disk leaves it, is passed over with a warning, wherever it stands.
+
+    Args:
+        paths: Files, or folders with a ``results.jsonl``. A path that is given twice is read once.
+
+    Raises:
+        ValueError: If there is no such file, or a line is no result; the message names file, line number and field.
+    """
+    results = Results()
+    newest: dict[str, Line] = {}
+    for path in dict.fromkeys(path / RESULTS if path.is_dir() else path for path in paths):
+        if not path.is_file():
+            where = for_terminal(str(path))
+            raise ValueError(f"no results at {where}: give a file or folder that zoo bench or zoo speed wrote")
+        content = path.read_bytes()
+        for line in parse_all(path, content, results.warnings):
+            if "failure" != kind_of(newest.get(line["key"], line)) != kind_of(line) == "failure":
+                continue
+            newest[line["key"]] = line
+        results.files.append(
+            {
+                # Two levels tell a reader which file it was, and not where somebody's home is.
+                "name": "/".join(path.parts[-2:]),
+                "lines": len(content.splitlines()),
+                "sha256": hashlib.sha256(content).hexdigest()[:16],
+            }
+        )
+    places = {"training": results.trainings, "timing": results.timings, "failure": results.failures}
+    for line in newest.values():
+        places[kind_of(line)].append(line)
+    return results
+
+
+def read_if_there(path: Path) -> Results:
+    """Return what a result file holds, nothing where there is no file yet.
+
+    Raises:
+        ValueError: See `read`; also if the path is a folder or no regular file.
+    """
+    if path.is_dir():
+        where = for_terminal(str(path))
+        raise ValueError(f"path {where} is a folder: name a file in it, such as {where}/{RESULTS}")
+    return read([path]) if path.exists() else Results()
+
+
+def parse_all(path: Path, content: bytes, warnings: list[str]) -> Iterator[Line]:
+    """Yield the checked lines of a file, oldest first, and append a warning for each that is cut off.
+
+    Raises:
+        ValueError: If a line is no result; the message names file, line number and field.
+    """
+    for number, text in enumerate(content.split(b"\n"), start=1):
+        if not text.strip():
+            continue
+        where = f"{for_terminal(str(path))}, line {number}"
+        try:
+            yield parse(text)
+        except NoJSONError as error:
+            if not _begins_as_ours(text):
+                raise ValueError(f"{where}: {error}: remove the line, or give a file of zoo bench") from error
+            warnings.append(f"{where}: passed over a line that is cut off")
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record as one line, on disk when this returns.
+
+    The line goes out in one write to a descriptor that always appends, under a lock, so that a kill loses no finished
+    run and two benches may share a file. A line that does not fit on the disk is taken back. What an earlier writer
+    left of a line, because it died, is removed. So a file holds whole lines only, but for the moment of a write.
+
+    Args:
+        path: The file; it and its folder are made if missing.
+        record: What is stored, without ``schema``.
+
+    Raises:
+        ValueError: If the record does not follow the schema, or the file holds anything but results; it then stays as
+            it is.
+        OSError: If the line did not fit on the disk.
+    """
+    if "key" not in record:
+        raise ValueError("record must have a 'key': take Run.key")
+    stored = {"key": record["key"], "schema": SCHEMA, **record}
+    line = json.dumps(stored, allow_nan=False, separators=(",", ":")).encode("ascii")
+    parse(line)  # what is written can be read
+    line += b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        with _locked(descriptor):
+            size = _end_last_line(descriptor, path)
+            try:
+                written = os.write(descriptor, line)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+            if written != len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(f"{path}: a result of {len(line)} bytes did not fit; is the disk full?")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(descriptor: int) -> Generator[None]:
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor, or dying, releases it
+    yield
+
+
+def _end_last_line(descriptor: int, path: Path) -> int:
+    """Return the size of a file of whole lines; a last line without an end is ended, or cut where it is torn.
+
+    Raises:
+        ValueError: If a line is none of ours; nothing is changed then.
+    """
+    refusal = f"{for_terminal(str(path))} holds other things than results"
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise ValueError(f"{refusal}: it is no regular file; give another")
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        content = file.read()
+    lines = content.split(b"\n")
+    for number, text in enumerate(lines, start=1):
+        if text.strip() and not (_begins_as_ours(text) or _is_record(text)):
+            raise ValueError(f"{refusal} (line {number}): nothing is written to it; give another file")
+    if not lines[-1]:
+        return len(content)
+    if _is_record(lines[-1]):
+        os.write(descriptor, b"\n")  # whole, and somebody's editor left out the end
+        return len(content) + 1
+    os.ftruncate(descriptor, len(content) - len(lines[-1]))
+    return len(content) - len(lines[-1])
+
+
+def _begins_as_ours(text: bytes) -> bool:
+    """Whether a line is the beginning of a result, however short; zeros are what a crash of the machine leaves."""
+    start = text.strip(b"\0")[: 2 * len(BEGINNING)].replace(b" ", b"")[: len(BEGINNING)]
+    return BEGINNING.startswith(start)
+
+
+def _is_record(text: bytes) -> bool:
+    """Whether a line is a result; its fields are the reader's to check."""
+    try:
+        record = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("key"), str)
