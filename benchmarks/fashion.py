@@ -27,8 +27,9 @@ from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import Run, failed_runs, newest_results
 from zoo.bench.runner import SAVED, Outcome, plan, sweep
+from zoo.results import Run
+from zoo.results.store import read_if_there
 
 OUT = Path(__file__).resolve().parent / "results" / "fashion"
 SIZES = {"0.1 M": (100_000, 1), "0.3 M": (300_000, 2)}
@@ -124,7 +125,8 @@ def chosen_rates(path: Path) -> dict[Choice, float]:
     """
     runs = search_runs()
     scores: dict[Choice, dict[float, float]] = {}
-    for line in [*newest_results(path), *failed_runs(path)]:
+    stored = read_if_there(path)
+    for line in [*stored.trainings, *stored.failures]:
         if line["key"] in runs:
             choice, run = runs[line["key"]]
             scores.setdefault(choice, {})[run.recipe.lr] = line.get("test_accuracy", 0.0)

@@ -30,14 +30,15 @@ import zoo
 from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
 from zoo.bench.options import cores
-from zoo.bench.plot import COLOURS, COSTS, MARKERS, STYLE
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
-from zoo.bench.report import write_atomically
-from zoo.bench.results import Run, failed_runs, newest_results
 from zoo.bench.runner import SAVED, plan, sweep
 from zoo.catalogue import count_names
 from zoo.cli import main as zoo_command
+from zoo.files import write_in_folder
+from zoo.results import NetResult, Run, group
+from zoo.results.plot import COLOURS, COSTS, MARKERS, STYLE
+from zoo.results.store import RESULTS, read_if_there
 
 OUT = Path(__file__).resolve().parent / "results"
 SIZES = {"S": 50_000, "M": 100_000, "L": 300_000}
@@ -207,41 +208,42 @@ def write_counts(path: Path) -> None:
         row = {"name": name, "family": entry.family, **counts, "input_size": size}
         row["uncounted"] = json.dumps(counts["uncounted"])
         writer.writerow({column: row[column] for column in COUNTS})
-    write_atomically(path, buffer.getvalue().encode())
+    write_in_folder(path, buffer.getvalue().encode())
     print(path)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A topology at one size, over the seeds; scores and deviation in percent.
+    """A topology at one size, over the seeds.
 
     Attributes:
         label: Of the topology.
         size: Key of `SIZES`.
-        params: Parameters.
-        macs: Multiply-adds for one image.
-        scores: Accuracies, one a seed.
+        result: The net over its seeds.
         failed: Seeds without a score: the loss was not finite.
         recipe: What is special in the recipe, where something is.
     """
 
     label: str
     size: str
-    params: int
-    macs: int
-    scores: tuple[float, ...]
+    result: NetResult
     failed: int
     recipe: str
 
     @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        return self.result.macs
+
+    @property
     def mean(self) -> float:
-        """Of the scores."""
-        return statistics.fmean(self.scores)
+        """Accuracy in percent, over the seeds."""
+        return 100 * self.result.score
 
     @property
     def deviation(self) -> float:
-        """Over the seeds; 0 for a single one."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+        """Of the accuracy in percent over the seeds; 0 for a single one."""
+        return 100 * (self.result.spread or 0.0)
 
 
 def points(path: Path, runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Point]:
@@ -249,31 +251,23 @@ def points(path: Path, runs: Mapping[str, tuple[Topology, str, Run]]) -> list[Po
 
     A topology that failed with every seed at some size has no point there.
     """
-    common = RECIPES["digits"].recipe
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    recipes: dict[tuple[str, str], str] = {}
-    for line in newest_results(path):
-        if line["key"] in runs:
-            topology, size, run = runs[line["key"]]
-            found.setdefault((topology.label, size), []).append(line)
-            own = [f"lr {run.recipe.lr:g}"] * (run.recipe.lr != common.lr)
-            own += [f"{run.recipe.epochs} epochs"] * (run.recipe.epochs != common.epochs)
-            recipes[topology.label, size] = ", ".join(own)
-    lost = [runs[line["key"]] for line in failed_runs(path) if line["key"] in runs]
-    return [
-        Point(
-            label=topology.label,
-            size=size,
-            params=own[0]["counts"]["params"],
-            macs=own[0]["counts"]["macs"],
-            scores=tuple(100 * line["test_accuracy"] for line in own),
-            failed=sum((other.label, place) == (topology.label, size) for other, place, _ in lost),
-            recipe=recipes[topology.label, size],
-        )
-        for topology in STUDY
-        for size in SIZES
-        if (own := found.get((topology.label, size)))
-    ]
+    stored, common = read_if_there(path), RECIPES["digits"].recipe
+    found: dict[tuple[str, str], tuple[Run, NetResult]] = {}
+    for comparison in group(line for line in stored.trainings if line["key"] in runs):
+        for net in comparison.nets:
+            topology, size, run = runs[net.runs[0]["key"]]
+            found[topology.label, size] = run, net
+    lost = [runs[line["key"]] for line in stored.failures if line["key"] in runs]
+    study = []
+    for label, size in ((topology.label, size) for topology in STUDY for size in SIZES):
+        if (label, size) not in found:
+            continue
+        run, net = found[label, size]
+        special = [f"lr {run.recipe.lr:g}"] * (run.recipe.lr != common.lr)
+        special += [f"{run.recipe.epochs} epochs"] * (run.recipe.epochs != common.epochs)
+        failed = sum((other.label, place) == (label, size) for other, place, _ in lost)
+        study.append(Point(label=label, size=size, result=net, failed=failed, recipe=", ".join(special)))
+    return study
 
 
 def table(study: Sequence[Point]) -> str:
@@ -292,7 +286,7 @@ def table(study: Sequence[Point]) -> str:
 
 
 def _cell(point: Point) -> str:
-    lost = f" ({point.failed} of {point.failed + len(point.scores)} failed)" if point.failed else ""
+    lost = f" ({point.failed} of {point.failed + point.result.seeds} failed)" if point.failed else ""
     return f"{point.mean:.2f} +- {point.deviation:.2f}{lost}"
 
 
@@ -353,7 +347,7 @@ def _draw_rows(axes: Any, study: Sequence[Point]) -> None:
     axes.set_yticks(range(len(labels)), [label + special.get(label, "") for label in labels])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    seeds = max((len(point.scores) for point in study), default=0)
+    seeds = max((point.result.seeds for point in study), default=0)
     axes.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
     sizes = ", ".join(f"{size / 1e6:g} M" for size in SIZES.values())
     axes.set_title(f"{sizes} parameters, from small to large markers", fontsize=9, loc="left")
@@ -398,7 +392,7 @@ def _ranked(study: Sequence[Point]) -> list[str]:
 
 def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:
     """Train what is missing, then write table, pictures and report; 1 if a run failed."""
-    path, runs = out / "results.jsonl", study_runs(seeds)
+    path, runs = out / RESULTS, study_runs(seeds)
     engine = Processes(jobs, threads) if jobs > 1 else Here()
     torch.set_num_threads(threads)
     heading = f"{len(STUDY)} topologies at {len(SIZES)} sizes, {len(seeds)} seeds each; lines go to {path}"
@@ -413,7 +407,7 @@ def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:
     study = points(path, runs)
     files = {f"study.{kind}": draw(study, kind) for kind in ("png", "svg")} | {"study.md": f"{table(study)}\n".encode()}
     for name, content in files.items():
-        write_atomically(out / name, content)
+        write_in_folder(out / name, content)
         print(out / name)
     print(f"\n{table(study)}\n")
     for failed in outcome.failures:

@@ -79,6 +79,11 @@ def run(name: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
     return changed(RUN, **{"key": f"{name}-{seed}", "name": name, "display": name, "seed": seed, **changes})
 
 
+def stored(path: Path) -> list[dict[str, Any]]:
+    """All lines of a result file, oldest first; none if there is no file."""
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+
+
 def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     """Write a result file and return its path."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="ascii")

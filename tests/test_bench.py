@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from result_lines import run as line_of
+from result_lines import stored, write
 from torch import Tensor, nn
 
 import zoo
@@ -25,22 +25,11 @@ from zoo import files
 from zoo.bench import attempt, runner
 from zoo.bench.augment import shift_images
 from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
-from zoo.bench.labels import place_labels
 from zoo.bench.machine import PeakMemory
-from zoo.bench.plot import COSTS, draw, plot_all
-from zoo.bench.recipe import Recipe
-from zoo.bench.report import (
-    Row,
-    aggregate,
-    footnote,
-    format_table,
-    pareto_front,
-    sort_rows,
-    write_atomically,
-    write_table,
-)
-from zoo.bench.results import Run, append_result, failed_runs, finished_keys, newest_results, read_results
 from zoo.bench.train import DivergedError, train
+from zoo.results.recipe import Recipe
+from zoo.results.run import Run
+from zoo.results.store import read
 
 RECIPE = dataset_row("digits").recipe
 SMALL = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
@@ -362,91 +351,6 @@ CHANGES = {
 }
 
 
-def test_results_are_lines_and_the_newest_counts(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "results.jsonl"
-    assert read_results(path) == []
-    for record in ({"key": "a", "n": 1}, {"key": "b", "n": 2}, {"key": "a", "n": 3}):
-        append_result(path, record)
-    assert [record["n"] for record in read_results(path)] == [1, 2, 3]
-    assert finished_keys(path) == {"a", "b"}
-    assert [record["n"] for record in newest_results(path)] == [3, 2]
-
-
-def test_a_torn_line_costs_that_line_alone(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    append_result(path, {"key": "a"})
-    whole = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(b'{"key":"b","te')
-    with pytest.warns(UserWarning, match=r"line 2: skipped a line that is cut off"):
-        assert finished_keys(path) == {"a"}
-    append_result(path, {"key": "c"})  # the torn part goes
-    assert path.read_bytes() == whole + b'{"key":"c"}\n'
-    assert finished_keys(path) == {"a", "c"}
-
-
-def test_a_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    long = "x" * 200_000  # longer than what is read at a time
-    path.write_text(json.dumps({"key": "a"}) + "\n" + json.dumps({"key": "b", "text": long}))
-    append_result(path, {"key": "c"})
-    assert [record["key"] for record in read_results(path)] == ["a", "b", "c"]
-    with path.open("ab") as file:
-        file.write(json.dumps({"key": "d", "text": long}).encode()[:-1])
-    append_result(path, {"key": "e"})
-    assert [record["key"] for record in read_results(path)] == ["a", "b", "c", "e"]
-
-
-def test_a_full_disk_is_reported_and_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, write = tmp_path / "results.jsonl", os.write
-    append_result(path, {"key": "0"})
-    whole = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
-        with pytest.raises(OSError, match=r"a result of 12 bytes did not fit"):
-            append_result(path, {"key": "a"})
-    assert path.read_bytes() == whole
-
-    def fail(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match=r"no space left"):
-            append_result(path, {"key": "a"})
-    assert path.read_bytes() == whole
-    append_result(path, {"key": "b"})
-    assert finished_keys(path) == {"0", "b"}
-
-
-def test_several_writers_share_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-
-    def write(name: int) -> None:
-        for number in range(20):
-            append_result(path, {"key": f"{name}-{number}", "filling": "x" * 5000})
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(path.read_bytes().splitlines()) == 80
-    assert len(finished_keys(path)) == 80
-
-
-def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    with pytest.raises(ValueError, match=r"record must have a 'key'"):
-        append_result(path, {"n": 1})
-    with pytest.raises(ValueError, match=r"Out of range float"):
-        append_result(path, {"key": "a", "loss": float("nan")})
-    assert not path.exists()
-    path.write_text('{"n": 1}\n')
-    with pytest.raises(ValueError, match=r"line 1 is no benchmark result"):
-        read_results(path)
-
-
 # ---------------------------------------------------------------- sweeps
 
 
@@ -506,7 +410,7 @@ def test_a_sweep_stores_every_run_and_does_none_twice(tmp_path: Path, tiny: str)
     assert notes.epochs == [("preresnet20_cifar", 2, 1)]
     assert path.read_bytes().startswith(before)
 
-    record = read_results(path)[-1]
+    record = stored(path)[-1]
     net = runner.build(small_runs(["preresnet20_cifar"], [0], tiny)[0], load_dataset(tiny))
     assert record["counts"]["params"] == sum(parameter.numel() for parameter in net.parameters())
     assert record["display"] == SMALL_NAME
@@ -526,10 +430,10 @@ def test_a_sweep_stores_every_run_and_does_none_twice(tmp_path: Path, tiny: str)
 
 def test_force_does_it_again(tmp_path: Path, tiny: str) -> None:
     path, runs = tmp_path / "results.jsonl", small_runs(["preresnet20_cifar"], [0], tiny)
-    append_result(path, {"key": runs[0].key})
+    write(path, [line_of("a", key=runs[0].key)])
     assert runner.sweep(runs, path).finished == 0
     assert runner.sweep(runs, path, force=True).finished == 1
-    assert len(read_results(path)) == 2
+    assert len(stored(path)) == 2
 
 
 BROKEN = "resnet20_projection_cifar"
@@ -555,15 +459,15 @@ def test_a_net_that_diverges_has_its_line_and_does_not_stop_the_others(
     assert outcome.failures == tuple(broken.failed)
     assert len(broken.failed) == 1
     assert broken.failed[0].startswith(runs[0].display)
-    failed, finished = read_results(path)
+    failed, finished = stored(path)
     assert finished["name"] == "preresnet20_cifar"
     assert "nan in epoch 1 of 1" in broken.failed[0]
     assert failed["error"].startswith("DivergedError: resnet20_projection_cifar")
     assert "nan in epoch 1 of 1" in failed["error"]
     assert "raise DivergedError(" in failed["traceback"]
     assert (failed["name"], failed["seed"], failed["key"]) == (BROKEN, 0, runs[0].key)
-    assert [record["name"] for record in newest_results(path)] == ["preresnet20_cifar"]
-    assert [record["name"] for record in failed_runs(path)] == [BROKEN]
+    assert [record["name"] for record in read([path]).trainings] == ["preresnet20_cifar"]
+    assert [record["name"] for record in read([path]).failures] == [BROKEN]
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path, tiny: str, broken: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,8 +476,8 @@ def test_a_failed_run_is_tried_again(tmp_path: Path, tiny: str, broken: Notes, m
     monkeypatch.undo()
     monkeypatch.setitem(DATASETS, "tiny", DatasetRow(load=lambda: load_dataset("digits"), recipe=RECIPE))
     assert runner.sweep(runs, path).finished == 1
-    assert failed_runs(path) == []
-    assert [record["key"] for record in newest_results(path)] == [runs[0].key]
+    assert read([path]).failures == []
+    assert [record["key"] for record in read([path]).trainings] == [runs[0].key]
 
 
 def test_wrong_requests_stop_before_any_training(tmp_path: Path) -> None:
@@ -633,7 +537,7 @@ def test_narrow_strided_projections_keep_torchs_layout(tmp_path: Path, width: in
     narrow = {"depths": (1, 1, 1), "widths": (width,) * 3, "stem_width": width}
     [run] = runner.plan(["preresnet20_cifar"], "digits", RECIPE.changed(epochs=1), [0], narrow)
     runner.sweep([run], tmp_path / "r.jsonl")
-    [line] = read_results(tmp_path / "r.jsonl")
+    [line] = stored(tmp_path / "r.jsonl")
     assert line["computed"]["layout"] == layout
 
 
@@ -668,87 +572,25 @@ def test_a_killed_bench_keeps_what_is_finished_and_does_the_rest(tmp_path: Path)
     assert f"{done} finished run" in again.stderr
     assert again.stderr.count("% test accuracy after 1 epochs") == len(seeds) - done
     assert path.read_bytes().startswith(before)
-    assert [record["seed"] for record in read_results(path)] == seeds
+    assert [record["seed"] for record in stored(path)] == seeds
     for name in ("accuracy_vs_params.png", "accuracy_vs_macs.png", "table.md"):
         assert str(tmp_path / name) in again.stdout
         assert (tmp_path / name).stat().st_size > 0
 
 
-# ---------------------------------------------------------------- tables
-
-
-def make_record(name: str, seed: int, accuracy: float, **recipe: Any) -> dict[str, Any]:
-    run = Run(name=name, dataset="digits", recipe=RECIPE.changed(**recipe), seed=seed)
-    return {
-        **run.to_dict(),
-        "key": run.key,
-        "display": run.display,
-        "family": "resnet",
-        "counts": {"params": 1000 * len(name), "macs": 10**6, "activations": 5, "uncounted": {"aten::add": 9}},
-        "dataset": {"name": "digits", "test": 900},
-        "test_accuracy": accuracy,
-        "seconds": 2.0 + seed,
-    }
-
-
-def test_seeds_become_one_row() -> None:
-    rows = aggregate([make_record("b", 0, 0.9), make_record("a", 0, 0.97), make_record("b", 1, 0.94)])
-    assert [row.name for row in rows] == ["b", "a"]
-    assert rows[0].score == pytest.approx(0.92)
-    assert rows[0].spread == pytest.approx(0.02 * 2**0.5)
-    assert rows[0].standard_error == pytest.approx((0.92 * 0.08 / 900) ** 0.5)
-    assert (rows[0].seeds, rows[0].seconds, rows[0].params) == (2, 2.5, 1000)
-    assert (rows[1].seeds, rows[1].spread) == (1, None)
-    assert [row.name for row in sort_rows(rows)] == ["a", "b"]
-    assert [row.name for row in sort_rows(rows, "seeds")] == ["a", "b"]
-    assert [row.name for row in sort_rows(rows, "seconds")] == ["a", "b"]
-    with pytest.raises(ValueError, match=r"unknown column 'size': choose from name, params"):
-        sort_rows(rows, "size")
-
-
-def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
-    rows = aggregate([make_record("a", 0, 0.9), make_record("a", 0, 0.5, epochs=1)])
-    assert [row.name for row in rows] == [f"a [epochs={RECIPE.epochs}]", "a [epochs=1]"]
-    rows = aggregate([*(make_record(name, 0, 0.9) for name in "abc"), make_record("d", 0, 0.5, epochs=1)])
-    assert [row.name for row in rows] == ["a", "b", "c", "d [epochs=1]"], "what most have in common goes without saying"
-    changed = make_record("a", 1, 0.9)
-    changed["counts"] = {**changed["counts"], "params": 7}
-    with pytest.warns(UserWarning, match=r"a: its runs were counted differently"):
-        assert aggregate([make_record("a", 0, 0.9), changed])[0].params == 7
-    changed["dataset"] = {"name": "other", "test": 900}
-    with pytest.raises(ValueError, match=r"results hold the datasets digits, other"):
-        aggregate([make_record("a", 0, 0.9), changed])
-
-
-def test_tables_show_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
-    rows = aggregate([make_record("net_a", 0, 0.97), make_record("net_a", 1, 0.98), make_record("b", 0, 0.5)])
-    text = format_table(rows)
-    assert all(word in text for word in ("net_a", "5,000", "1.0 M", "97.50", "0.71", "0.52", "std. error"))
-    assert "aten::add" in footnote(rows)
-    assert "900 test images" in footnote(rows)
-    markdown = write_table(rows, tmp_path / "t.md").read_text()
-    assert markdown.startswith("| net ")
-    assert footnote(rows) in markdown
-    stored = json.loads(write_table(rows, tmp_path / "t.json").read_text())
-    assert stored[0]["accuracy"] == pytest.approx(0.975)
-    assert stored[0]["uncounted"] == {"aten::add": 9}
-    lines = write_table(rows, tmp_path / "t.csv").read_text().splitlines()
-    assert lines[0].startswith("name,family,params,macs")
-    assert len(lines) == 3
-    with pytest.raises(ValueError, match=r"table file 't.txt' must end in one of md, csv, json"):
-        write_table(rows, tmp_path / "t.txt")
+# ---------------------------------------------------------------- files
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    files.write_in_folder(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("disk")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=r"disk"):
-        write_atomically(path, b"new")
+        files.write_in_folder(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -756,98 +598,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_written_is_not_private(tmp_path: Path) -> None:
     """A temporary file is readable by its owner alone; the one that takes its place is for everybody."""
     path = tmp_path / "file"
-    files.write_atomically(path, b"new")
+    files.write_in_folder(path, b"new")
     assert path.stat().st_mode & 0o777 == 0o644
-
-
-POINTS = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), max_size=12)
-
-
-@given(POINTS)
-def test_the_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
-        return a[0] <= b[0] and a[1] >= b[1] and a != b
-
-    front = pareto_front(points)
-    assert sorted(front) == [i for i, point in enumerate(points) if not any(beats(other, point) for other in points)]
-    assert [points[i] for i in front] == sorted(points[i] for i in front)
-    assert sorted(points[i] for i in pareto_front(points[::-1][::-1])) == sorted(points[i] for i in front)
-
-
-# ---------------------------------------------------------------- plots
-
-
-def crowded_rows() -> list[Row]:
-    """Sixteen nets with long names, most of them at nearly the same place, two at exactly the same."""
-    places = [(0.991, 270_000)] * 2 + [(0.99 + 0.0005 * (i % 3), 268_000 + 1500 * i) for i in range(10)]
-    places += [(0.95, 100_000), (0.999, 900_000), (0.97, 2_000_000), (0.985, 2_050_000)]
-    return [
-        Row(
-            name=f"preresnet{i}_norm_after_add_cifar",
-            family=("resnet", "fishnet", "densenet")[i % 3],
-            params=params,
-            macs=150 * params,
-            activations=1,
-            score=accuracy,
-            standard_error=(accuracy * (1 - accuracy) / 900) ** 0.5,
-            spread=None,
-            seeds=1,
-            seconds=1.0,
-            test_images=900,
-            uncounted={},
-        )
-        for i, (accuracy, params) in enumerate(places)
-    ]
-
-
-def conflicts(figure: Any, labels: list[Any], rows: list[Row], cost: str) -> list[str]:
-    """Labels that overlap a label or a point, or leave the axes, in the figure as it is drawn."""
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    boxes = [label.get_window_extent() for label in labels]
-    area = axes.get_window_extent()
-    radius = 3 * figure.dpi / 72
-    found = [f"{a} on {b}" for (a, x), (b, y) in combinations(enumerate(boxes), 2) if x.overlaps(y)]
-    for i, box in enumerate(boxes):
-        if box.x0 < area.x0 or box.y0 < area.y0 or box.x1 > area.x1 or box.y1 > area.y1:
-            found.append(f"{i} outside")
-        for j, row in enumerate(rows):
-            x, y = axes.transData.transform((getattr(row, cost), 100 * row.score))
-            if box.x0 < x + radius and x - radius < box.x1 and box.y0 < y + radius and y - radius < box.y1:
-                found.append(f"{i} on point {j}")
-    return found
-
-
-@pytest.mark.parametrize("cost", COSTS)
-def test_labels_of_crowded_points_do_not_overlap(cost: str) -> None:
-    rows = crowded_rows()
-    figure, labels = draw(rows, cost, "digits")
-    assert [label.get_text() for label in labels] == [row.name for row in rows]
-    assert not conflicts(figure, labels, rows, cost)
-    axes = figure.axes[0]
-    assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == {"params": "parameters", "macs": "multiply-adds (FLOPs in most papers)"}[cost]
-    assert len(axes.containers) == 3  # error bars, one family each
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {"Pareto front", "standard error (900 test images)", "resnet", "fishnet", "densenet"} == set(legend)
-    for label, row in zip(
-        labels, rows, strict=True
-    ):  # the check above sees labels that were simply put at their points
-        label.set_position((getattr(row, cost), 100 * row.score))
-    assert len(conflicts(figure, labels, rows, cost)) > len(rows)
-
-
-def test_plots_are_drawn_the_same_every_time(tmp_path: Path) -> None:
-    rows = crowded_rows()[:5]
-    first = [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy_vs_macs.png", "accuracy_vs_params.png"]
-    assert first == [path.read_bytes() for path in plot_all(rows, tmp_path, "digits")]
-    for row in (rows[0], replace(rows[0], score=1.0, standard_error=0.0)):  # no range on either axis
-        assert plot_all([row], tmp_path / "one", "digits")
-    with pytest.raises(ValueError, match=r"rows must not be empty"):
-        plot_all([], tmp_path, "digits")
-
-
-def test_labels_without_room_are_not_placed() -> None:
-    assert place_labels([(5, 5), (6, 6)], [(8, 3), (8, 3)], (0, 0, 20, 10), radius=2) is None
-    assert place_labels([], [], (0, 0, 9, 9), radius=2) == []

@@ -13,11 +13,10 @@ import pytest
 import zoo
 from zoo.bench import runner
 from zoo.bench.options import parse_pairs
-from zoo.bench.recipe import Recipe
-from zoo.bench.results import Run, append_result
 from zoo.bench.runner import Outcome
 from zoo.cli import main, parse_size
 from zoo.papers import SYSTEMS, systems
+from zoo.results import Recipe, Run, append
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -197,7 +196,7 @@ def write_results(path: Path) -> None:
     for seed, (name, accuracy) in enumerate([("small", 0.97), ("large", 0.99), ("large", 0.98)]):
         run = Run(name=name, dataset="digits", recipe=Recipe(epochs=1, batch_size=8, lr=0.1), seed=seed)
         counts = {"params": 10 ** len(name), "macs": 10**6, "activations": 5, "uncounted": {}}
-        append_result(
+        append(
             path,
             {
                 **run.to_dict(),

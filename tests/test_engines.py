@@ -17,19 +17,21 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from result_lines import stored
 from torch import Tensor, nn
 
 import zoo
-from zoo.bench import engines, results, runner
+from zoo.bench import engines, runner
 from zoo.bench.attempt import How
 from zoo.bench.data import load_dataset
 from zoo.bench.engines import Processes, Ray
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import Run, read_results
 from zoo.bench.saved import Saved
 from zoo.bench.team import interleave, join
 from zoo.bench.train import EpochMetrics, Trained, training
 from zoo.cli import main
+from zoo.results import store as results
+from zoo.results.run import Run
 
 DIGITS = RECIPES["digits"].recipe
 TINY = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
@@ -47,7 +49,7 @@ def runs(seeds: int, epochs: int = 1, names: tuple[str, ...] = ("preresnet20_cif
 
 def curves(path: Path) -> dict[str, Any]:
     """What repeats from run to run, by key."""
-    return curves_of(read_results(path))
+    return curves_of(stored(path))
 
 
 def curves_of(lines: Iterable[Any]) -> dict[str, Any]:
@@ -178,16 +180,16 @@ def test_a_disk_without_room_loses_no_finished_run(tmp_path: Path, monkeypatch: 
     assert len(set(tries)) == 2
     assert outcome.finished == 0
     assert all("the line could not be written" in failure for failure in outcome.failures)
-    assert read_results(path) == []
+    assert stored(path) == []
     seen: list[int] = []
     outcome = runner.sweep(runs(2), path, listener=Watch(lambda _, metrics: seen.append(metrics.epoch)))
     assert outcome.finished == 2
     assert seen == []  # nothing was trained again
-    assert [(line["seed"], len(line["epochs"])) for line in read_results(path)] == [(0, 1), (1, 1)]
-    stored = [json.loads(line) for line in sorted(set(tries))]
-    assert curves(path) == curves_of(stored)
-    assert [line["standard_error"] for line in read_results(path)] == [
-        line["standard_error"] for line in sorted(stored, key=lambda line: line["seed"])
+    assert [(line["seed"], len(line["epochs"])) for line in stored(path)] == [(0, 1), (1, 1)]
+    tried = [json.loads(line) for line in sorted(set(tries))]
+    assert curves(path) == curves_of(tried)
+    assert [line["standard_error"] for line in stored(path)] == [
+        line["standard_error"] for line in sorted(tried, key=lambda line: line["seed"])
     ]
 
 
@@ -223,7 +225,7 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any) 
     whole = fork.Process(target=sweep_quietly, args=(str(undisturbed), seeds, epochs))
     whole.start()
     whole.join()
-    length = sum(line["seconds"] for line in read_results(undisturbed))
+    length = sum(line["seconds"] for line in stored(undisturbed))
     done: set[str] = set()
     killed = 0
     for _ in range(10):
@@ -283,11 +285,11 @@ def test_processes_give_the_same_lines_and_those_that_die_are_replaced(tmp_path:
     outcome = runner.sweep(eight(), path, engine=Processes(2), listener=watch)
     assert (outcome.finished, outcome.failures, watch.failed) == (8, (), [])
     assert tries == [once.key]
-    assert {line["device"]["threads"] for line in read_results(path)} == {1}
+    assert {line["device"]["threads"] for line in stored(path)} == {1}
     outcome = runner.sweep([always], path, engine=Processes(2), listener=watch)
     assert tries == [once.key, always.key, always.key]
     assert outcome.failures == tuple(watch.failed)
-    *finished, failed = read_results(path)
+    *finished, failed = stored(path)
     assert failed["key"] == always.key
     assert failed["error"] == "its process ended with signal SIGKILL; was there enough memory?"
     assert curves_of(finished) == alone
@@ -390,7 +392,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         for (loss, *scores), (other, *others) in zip(one["curves"][name], two["curves"][name], strict=True):
             assert other == pytest.approx(loss, rel=1e-6)  # the sum of the losses is float32
             assert others == scores
-    lines = [line for size in "12" for line in read_results(tmp_path / size / "results.jsonl")]  # one of two writes
+    lines = [line for size in "12" for line in stored(tmp_path / size / "results.jsonl")]  # one of two writes
     assert [line["computed"]["processes"] for line in lines] == [1, 2]
     assert lines[0]["key"] == lines[1]["key"]
     assert lines[1]["epochs"][0]["train_loss"] == pytest.approx(lines[0]["epochs"][0]["train_loss"], rel=1e-4)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from result_lines import run as line_of
+from result_lines import stored
 
 import zoo
 from zoo.bench import fashion
@@ -15,9 +17,9 @@ from zoo.bench.attempt import How
 from zoo.bench.cuda_graph import can_record, set_rate
 from zoo.bench.data import load_dataset, load_fashion, load_fashion_search
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import append_result, newest_results
 from zoo.bench.runner import plan, sweep
 from zoo.bench.tasks import TASKS
+from zoo.results import append
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -136,10 +138,10 @@ def test_every_topology_is_trained_with_the_rate_that_suits_it(tmp_path: Path) -
     scores = {0.03: 0.8, 0.1: 0.9, 0.3: 0.7}
     for key, (choice, run) in runs.items():
         if (choice.label, choice.size) == ("FRRN", "0.3 M") and run.recipe.lr == 0.1:
-            append_result(path, {"key": key, "error": "the loss is nan"})
+            append(path, {"key": key, "name": run.name, "error": "the loss is nan"})
         elif choice.label != "LeNet":
             score = scores.get(run.recipe.lr, run.recipe.lr)
-            append_result(path, {"key": key, "test_accuracy": score})
+            append(path, line_of(run.name, key=key, test_accuracy=score))
     chosen = comparison.chosen_rates(path)
     assert len(chosen) == 30  # LeNet's are not in
     assert chosen[comparison.Choice("ResNet", "0.1 M")] == 0.1
@@ -175,7 +177,7 @@ def test_weights_are_kept_and_give_the_accuracy_of_the_line(tmp_path: Path) -> N
     recipe = RECIPES["digits"].recipe.changed(epochs=1)
     runs = plan(["resnet20_cifar"], "digits", recipe, [0], {"depths": (1, 1, 1)})
     sweep(runs, tmp_path / "r.jsonl", how=How(weights=tmp_path / "weights"))
-    [line] = newest_results(tmp_path / "r.jsonl")
+    [line] = stored(tmp_path / "r.jsonl")
     net = zoo.create_model("resnet20_cifar", depths=(1, 1, 1)).eval()
     zoo.load_weights(net, tmp_path / "weights" / f"{line['key']}.safetensors")
     images = load_dataset("digits")
@@ -212,5 +214,5 @@ def test_a_recorded_run_is_the_run(tmp_path: Path) -> None:
     for recorded in (False, True):
         path = tmp_path / f"{recorded}.jsonl"
         sweep(runs, path, how=How(device="cuda", recorded=recorded, deterministic=True))
-        losses.append([epoch["train_loss"] for epoch in newest_results(path)[0]["epochs"]])
+        losses.append([epoch["train_loss"] for epoch in stored(path)[0]["epochs"]])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

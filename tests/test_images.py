@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from result_lines import stored
 from torch import Tensor
 
 from zoo.bench.attempt import How, Job, attempt
@@ -20,13 +21,12 @@ from zoo.bench.augment import draw, flip_images, mix, shift_images
 from zoo.bench.data import Dataset, load_dataset
 from zoo.bench.images import Stream, Where, open_set, set_name
 from zoo.bench.options import parse_value
-from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
-from zoo.bench.results import read_results
 from zoo.bench.runner import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
 from zoo.cli import main
 from zoo.imagesets import fingerprint
+from zoo.results.recipe import Recipe
 
 PLAIN = Recipe(epochs=1, batch_size=4, lr=0.1)
 
@@ -193,7 +193,7 @@ def test_two_folders_of_one_name_share_no_results(tmp_path: Path, capsys: pytest
     other = Path(shutil.copytree(first, tmp_path / "two" / "photos"))
     (other / "train" / "class0" / "00.png").write_bytes((first / "train" / "class0" / "03.png").read_bytes())
     bench(other)
-    lines = read_results(tmp_path / "out" / "results.jsonl")
+    lines = stored(tmp_path / "out" / "results.jsonl")
     assert len(lines) == 2
     assert {line["dataset"]["name"] for line in lines} == {"folder/photos"}
     assert len({line["key"] for line in lines}) == len({line["dataset"]["fingerprint"] for line in lines}) == 2
@@ -285,7 +285,7 @@ def test_a_folder_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
     assert "on folder/flowers: 12 training and 6 test images of 3x64x64, 3 classes" in told
     assert "recipe modern_imagenet with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
-    [line] = read_results(tmp_path / "out" / "results.jsonl")
+    [line] = stored(tmp_path / "out" / "results.jsonl")
     images = open_set("folder/flowers", Where(folder=folder))
     assert line["dataset"] == {
         "name": "folder/flowers",

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from result_lines import stored
 from test_images import write_mnist
 
 import zoo
 from zoo.bench.data import ImageSet
 from zoo.bench.images import Stream, Where, open_set
-from zoo.bench.recipe import Recipe
-from zoo.bench.results import read_results
+from zoo.results.recipe import Recipe
 from zoo.cli import main
 from zoo.imagesets import decode as decoding
 from zoo.imagesets.check import check_halves
@@ -111,7 +111,7 @@ def test_no_picture_trains_and_tests(tmp_path: Path, test: str, capsys: pytest.C
     root = tree(tmp_path / "set", "train", test)
     assert bench(root, tmp_path / "out") == 0
     assert "18 training and 18 test images" in capsys.readouterr().err
-    [line] = read_results(tmp_path / "out" / "results.jsonl")
+    [line] = stored(tmp_path / "out" / "results.jsonl")
     assert (line["dataset"]["train"], line["dataset"]["test"]) == (18, 18)
 
 
@@ -421,7 +421,7 @@ def test_broken_pictures_are_left_out_with_their_labels(
         warnings.simplefilter("ignore")
         assert bench(root, tmp_path / "out", *options) == 0
     assert "left out, because they cannot be read: 1 training and 3 test images" in capsys.readouterr().err
-    [line] = read_results(tmp_path / "out/results.jsonl")
+    [line] = stored(tmp_path / "out/results.jsonl")
     described = line["dataset"]
     assert (described["train"], described["test"], described["left_out"]) == (17, 15, {"train": 1, "test": 3})
     assert line["key"] != ""

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from result_lines import RUN, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,11 +30,11 @@ from zoo.bench.measure import (
     stopwatch,
     time_round,
 )
-from zoo.bench.results import append_result
 from zoo.bench.speed import Case, Listener, Row, make_record, plan, reference, speed_records, sweep
 from zoo.bench.speed_report import SpeedProgress, format_table, heading
 from zoo.cli import main
 from zoo.complexity import count
+from zoo.results.line import SCHEMA
 
 SMALL = Case(name="resnet20_cifar", mode="eval", batch_size=2, input_size=(3, 16, 16))
 FACTS = {"family": "resnet", "counts": {"params": 1}}
@@ -294,14 +295,14 @@ def cases(*names: str, **changes: Any) -> list[Case]:
 
 
 def test_a_sweep_measures_and_stores_every_case(tmp_path: Path) -> None:
-    path = tmp_path / "below" / "speed.jsonl"
-    append_result(path, {"key": "other", "dataset": {}})
+    path = tmp_path / "speed.jsonl"
+    write(path, [RUN])
     asked = cases("resnet20_cifar", "timm:test_resnet") + cases("resnet20_cifar", mode="train")
     outcome = sweep(asked, repeats=2, memory=False, path=path)
     assert not outcome.failures
     assert not outcome.interrupted
     assert [(r["name"], r["case"]["mode"]) for r in outcome.records] == [(c.name, c.mode) for c in asked]
-    assert speed_records(path) == outcome.records
+    assert speed_records(path) == [{**record, "schema": SCHEMA} for record in outcome.records]
     for record in outcome.records:
         assert record["rounds"] == 2
         assert 0 < record["step_ms"]["low"] <= record["step_ms"]["median"] <= record["step_ms"]["high"]

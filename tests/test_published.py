@@ -12,12 +12,24 @@ from typing import Any
 import pytest
 
 import zoo
-from zoo.bench.against import published_error
-from zoo.bench.report import Row, footnote, format_table
 from zoo.cli import main
 from zoo.complexity import count
-from zoo.published import AUTHORS, COLUMNS, ONE_VIEW, PAPER, SERIES, VIEWS, Published, dataset_name, primary, results
+from zoo.published import (
+    AUTHORS,
+    COLUMNS,
+    ONE_VIEW,
+    PAPER,
+    SERIES,
+    VIEWS,
+    Published,
+    dataset_name,
+    primary,
+    published_error,
+    results,
+)
 from zoo.published_command import select
+from zoo.results.group import NetResult
+from zoo.results.table import footnote, format_table
 
 TABLE = Path(zoo.__file__).parent / "data" / "published.csv"
 ROWS = results()
@@ -355,8 +367,8 @@ def test_a_run_is_held_against_the_published_figure() -> None:
     assert published_error(record("vgg16", "imagenet", 256)) is None
 
 
-ROW = Row(
-    name="resnet20_cifar",
+ROW = NetResult(
+    net="resnet20_cifar",
     family="resnet",
     params=269_722,
     macs=40_551_040,

@@ -16,19 +16,18 @@ import pytest
 from result_lines import RUN, SPEED, changed, run, write
 
 import zoo
-from zoo.bench.runner import taps
 from zoo.cli import main
-from zoo.complexity import count
+from zoo.complexity import count, taps
 from zoo.published import ONE_VIEW, results
-from zoo.report.lines import Lines, read_lines
 from zoo.report.page import render
 from zoo.report.rows import gather
+from zoo.results.store import read
 
 HOSTILE = "</script><img src=x onerror=document.title='pwned'>"
 
 
 def contents_of(tmp_path: Path, *lines: dict[str, Any], **options: Any) -> dict[str, Any]:
-    return gather(read_lines([write(tmp_path / "results.jsonl", lines)]), **options)
+    return gather(read([write(tmp_path / "results.jsonl", lines)]), **options)
 
 
 def measured(contents: dict[str, Any]) -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ def test_seeds_are_one_row_with_a_deviation(tmp_path: Path) -> None:
 def test_recipes_are_series_of_their_own(tmp_path: Path) -> None:
     contents = contents_of(tmp_path, run("a"), run("b"), run("a", 1, recipe__lr=0.02))
     titles = [contents["series"][row["series"]]["title"] for row in measured(contents)]
-    assert sorted(titles) == ["measured, lr=0.02", "measured, lr=0.1", "measured, lr=0.1"]
+    assert sorted(titles) == ["measured", "measured", "measured, lr=0.02"]
     [only, *_] = measured(contents_of(tmp_path, run("a"), run("b")))
     assert contents_of(tmp_path, run("a"))["series"][only["series"]]["title"] == "measured"
 
@@ -116,7 +115,7 @@ def test_speed_joins_the_net_it_was_measured_of(tmp_path: Path) -> None:
     paper = [row for row in contents["rows"] if row["card"] == "resnet20_cifar" and row["group"] == "CIFAR-10"]
     assert paper
     assert all(row["machine"] == {condition: [1234.5, 54_321_000]} for row in paper if row["size"] == 32)
-    assert any(row["machine"] for row in gather(read_lines([write(tmp_path / "s.jsonl", [SPEED])]))["rows"])
+    assert any(row["machine"] for row in gather(read([write(tmp_path / "s.jsonl", [SPEED])]))["rows"])
 
 
 def test_a_card_holds_what_is_known(tmp_path: Path) -> None:
@@ -145,9 +144,9 @@ def test_lines_are_not_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_last_line_of_a_key_counts(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", [run("a", test_accuracy=0.5)])
     other = write(tmp_path / "other.jsonl", [run("a", test_accuracy=0.75)])
-    [row] = measured(gather(read_lines([one, other])))
+    [row] = measured(gather(read([one, other])))
     assert row["score"] == 75.0
-    [row] = measured(gather(read_lines([other, one])))
+    [row] = measured(gather(read([other, one])))
     assert row["score"] == 50.0
 
 
@@ -177,7 +176,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
 
 def test_provenance_names_files_devices_and_revisions(tmp_path: Path) -> None:
     path = write(tmp_path / "results.jsonl", [run("a"), run("b"), run("c", git_revision="other")])
-    provenance = gather(read_lines([tmp_path]))["provenance"]
+    provenance = gather(read([tmp_path]))["provenance"]
     [file] = provenance["files"]
     assert file == {
         "name": f"{tmp_path.name}/results.jsonl",
@@ -194,24 +193,30 @@ def test_provenance_names_files_devices_and_revisions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nonsense", "line 2 is no JSON"),
-        ("[" * 100_000, "line 2 is no JSON"),
-        ("[1]", "line 2 is no result line: 'key' and 'name' must be texts"),
-        (json.dumps({**RUN, "name": 5}), "line 2 is no result line"),
-        (json.dumps(changed(RUN, counts__macs="many")), "line 2: counts.macs ('many') must be a whole number from 0"),
+        ("nonsense", "line 2: the line is no JSON"),
+        ("[" * 100_000, "line 2: the line is nested more than 32 levels deep"),
+        ("[1]", "line 2: the line ([1]) must be an object"),
+        (json.dumps({**RUN, "name": 5}), "line 2: name (5) must be a text"),
+        (json.dumps(changed(RUN, counts__macs="many")), "line 2: counts.macs ('many') must be a whole number from 1"),
         (json.dumps(changed(RUN, counts__macs=True)), "line 2: counts.macs (True) must be a whole number"),
         (json.dumps(changed(RUN, counts=None)), "line 2: counts.params (None) must be a whole number"),
-        (json.dumps(changed(RUN, test_accuracy=float("nan"))), "line 2: test_accuracy (nan) must be a number"),
-        (json.dumps(changed(RUN, test_accuracy=99.1)), "line 2: test_accuracy (99.1) must be in [0, 1]"),
+        (
+            json.dumps(changed(RUN, test_accuracy=float("nan"))),
+            "line 2: 'test_accuracy' (nan) must hold finite numbers",
+        ),
+        (json.dumps(changed(RUN, test_accuracy=99.1)), "line 2: test_accuracy (99.1) must be a number in [0, 1]"),
         (json.dumps(changed(RUN, test_accuracy=None)), "line 2: the line has neither a score"),
         (json.dumps(changed(RUN, device="cpu")), "line 2: device ('cpu') must be an object"),
         (json.dumps(changed(SPEED, images_per_second=None)), "line 2: images_per_second (None) must be a number"),
     ],
 )
-def test_a_broken_line_is_named(line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["report", "plot"])
+def test_a_broken_line_is_named(
+    verb: str, line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(f"{json.dumps(RUN)}\n{line}\n")
-    assert main(["report", str(path), "-o", str(tmp_path / "r.html")]) == 2
+    assert main([verb, str(path), "--out", str(tmp_path / "r.html")]) == 2
     [text] = capsys.readouterr().err.splitlines()
     assert text.startswith(f"zoo: error: {path}, ")
     assert message in text
@@ -329,9 +334,3 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: pyt
     assert main(["report", str(path), "-o", str(out)]) == 1
     assert out.read_text() == "old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["page.html", "results.jsonl"]
-
-
-def test_nothing_read_is_an_error_not_a_page() -> None:
-    assert Lines().runs == []
-    with pytest.raises(ValueError, match="nothing to show"):
-        read_lines([])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from result_lines import run, stored, write
 
 import zoo
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import append_result, read_results
 from zoo.complexity import count
 
 ROOT = Path(__file__).parents[1]
@@ -46,17 +46,18 @@ def test_runs_are_told_apart_and_the_small_ones_come_first() -> None:
 def test_tables_and_pictures_show_means_and_deviations(tmp_path: Path) -> None:
     runs = study.study_runs([0, 1])
     of = {(topology.label, size, run.seed): key for key, (topology, size, run) in runs.items()}
-    path = tmp_path / "r.jsonl"
+    path, lines = tmp_path / "r.jsonl", []
     for label, size, seed, accuracy in (
         ("VGG", "S", 0, 0.97),
         ("VGG", "S", 1, 0.99),
         ("LeNet", "S", 0, 0.985),
         ("LeNet", "L", 0, 0.995),
     ):
-        counts = {"params": 100, "macs": 2_000_000}
-        append_result(path, {"key": of[label, size, seed], "counts": counts, "test_accuracy": accuracy})
-    append_result(path, {"key": of["LeNet", "L", 1], "error": "the loss is nan"})
-    append_result(path, {"key": "another study", "test_accuracy": 0.5})
+        counts = {"counts__params": 100, "counts__macs": 2_000_000}
+        lines.append(run(f"{label} {size}", seed, key=of[label, size, seed], test_accuracy=accuracy, **counts))
+    lines.append({"key": of["LeNet", "L", 1], "name": "LeNet L", "error": "the loss is nan"})
+    lines.append(run("another study", test_accuracy=0.5))
+    write(path, lines)
     points = study.points(path, runs)
     assert [(point.label, point.size, point.mean, point.failed) for point in points] == [
         ("VGG", "S", pytest.approx(98), 0),
@@ -89,12 +90,12 @@ def test_the_study_runs_and_is_not_run_twice(
     told = capsys.readouterr()
     assert "1 topologies at 3 sizes, 1 seeds each" in told.err
     assert "LeNet (lr 0.02)" in told.out
-    lines = read_results(tmp_path / "digits" / "results.jsonl")
+    lines = stored(tmp_path / "digits" / "results.jsonl")
     assert [line["overrides"]["wide"] for line in lines] == [[2, 2], [3, 3], [4, 4]]
     written = sorted(path.name for path in (tmp_path / "digits").iterdir())
     assert written == ["report.html", "results.jsonl", "study.md", "study.png", "study.svg"]
     assert study.main(command) == 0
-    assert len(read_results(tmp_path / "digits" / "results.jsonl")) == 3
+    assert len(stored(tmp_path / "digits" / "results.jsonl")) == 3
     torch.set_num_threads(threads)
 
 
@@ -103,7 +104,7 @@ def test_the_published_study_is_whole_and_its_page_shows_it() -> None:
     assert [(point.label, point.size) for point in points] == [
         (topology.label, size) for topology in study.STUDY for size in study.SIZES
     ]
-    assert {len(point.scores) + point.failed for point in points} == {3}
+    assert {point.result.seeds + point.failed for point in points} == {3}
     page = (ROOT / "docs" / "study.md").read_text("ascii")
     assert f"<!-- study -->\n{study.table(points)}\n<!-- /study -->" in page
     picture = (ROOT / "docs" / "images" / "topologies.png").read_bytes()

@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from result_lines import stored, write
 from torch import Tensor
 
 from zoo.bench import dense, fashion, runner, scenes, tasks
 from zoo.bench.data import DatasetRow, load_dataset, take
 from zoo.bench.pictures import best_boxes, draw_predictions
-from zoo.bench.recipe import Recipe
-from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
-from zoo.bench.results import Run, append_result, read_results
 from zoo.bench.scenes import MIN_VISIBLE, Scenes, digit_pool
 from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, trivial_score
 from zoo.bench.train import DivergedError, train
 from zoo.cli import main
+from zoo.results.group import group
+from zoo.results.recipe import Recipe
+from zoo.results.run import Run
+from zoo.results.store import read
+from zoo.results.table import choose, footnote, format_table, sort_nets, to_dict, write_table
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3, optimizer="adamw")
 NET = "fabric_test"
@@ -253,7 +256,7 @@ def test_every_head_trains_and_is_counted(task: str, head: str, tiny: str, tmp_p
     assert runner.sweep([run], path).skipped == 1  # resumed: nothing is done twice
     assert path.read_bytes() == before
 
-    [record] = read_results(path)
+    [record] = stored(path)
     metric = TASKS[task].metric
     assert (record["task"], record["head"], record["frozen"]) == (task, head, False)
     assert record["display"] == f"{head}({NET})"
@@ -487,7 +490,8 @@ def make_record(task: str, name: str, seed: int, score: float, **recipe: Any) ->
 
 def test_tables_are_named_after_the_metric(tmp_path: Path) -> None:
     records = [make_record("segment", "a", 0, 0.5), make_record("segment", "b", 0, 0.6)]
-    rows = sort_rows(aggregate([*records, make_record("segment", "a", 1, 0.9)]))
+    [comparison] = group([*records, make_record("segment", "a", 1, 0.9)])
+    rows = sort_nets(comparison.nets)
     assert [row.name for row in rows] == ["unet(a)", "unet(b)"]
     assert rows[0].score == pytest.approx(0.7)
     assert rows[0].standard_error == pytest.approx(0.015)  # as measured: it is not binomial
@@ -495,25 +499,26 @@ def test_tables_are_named_after_the_metric(tmp_path: Path) -> None:
     assert "mIoU comes from 150 test images" in footnote(rows)
     assert "All background scores 7.00 % on them." in footnote(rows)
     assert json.loads(write_table(rows, tmp_path / "t.json").read_text())[0]["miou"] == pytest.approx(0.7)
-    assert [row.name for row in sort_rows(rows, "miou")] == [row.name for row in rows]
-    with pytest.raises(ValueError, match=r"results hold the tasks detect, segment: keep one file for each"):
-        aggregate([*records, make_record("detect", "a", 0, 0.5)])
+    assert [row.name for row in sort_nets(rows, "miou")] == [row.name for row in rows]
+    with pytest.raises(ValueError, match=r"results hold scenes, segment; scenes, detect: keep one file for each"):
+        choose(group([*records, make_record("detect", "a", 0, 0.5)]))
 
 
 def test_a_row_names_the_optimizer_where_it_differs() -> None:
     records = [make_record("segment", "a", 0, 0.5), make_record("segment", "a", 0, 0.4, optimizer="sgd")]
-    assert {row.name for row in aggregate(records)} == {"unet(a) [optimizer=adamw]", "unet(a) [optimizer=sgd]"}
+    [comparison] = group(records)
+    assert {row.name for row in comparison.nets} == {"unet(a) [optimizer=adamw]", "unet(a) [optimizer=sgd]"}
 
 
 def test_old_lines_without_a_task_are_classification(tmp_path: Path) -> None:
     record = make_record("segment", "a", 0, 0.5)
     for key in ("task", "head", "trivial_miou", "test_miou"):
         del record[key]
-    append_result(tmp_path / "results.jsonl", {**record, "test_accuracy": 0.5})
-    [row] = aggregate(read_results(tmp_path / "results.jsonl"))
+    [comparison] = group(read([write(tmp_path / "results.jsonl", [{**record, "test_accuracy": 0.5}])]).trainings)
+    [row] = comparison.nets
     assert (row.task, row.score) == ("classify", 0.5)
-    assert row.to_dict()["accuracy"] == 0.5
-    assert not {"score", "task", "trivial", "trivial_accuracy"} & set(row.to_dict())
+    assert to_dict(row)["accuracy"] == 0.5
+    assert not {"score", "task", "trivial", "trivial_accuracy"} & set(to_dict(row))
 
 
 def test_the_page_knows_scenes_and_recipe() -> None:

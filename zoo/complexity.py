@@ -244,3 +244,9 @@ def _check_size(model: nn.Module, size: tuple[int, int, int] | None) -> tuple[in
     if channels is not None and size[0] != channels:
         raise ValueError(f"input_size {size} has {size[0]} channels, the model takes {channels}; see in_chans")
     return size
+
+
+def taps(model: nn.Module) -> list[dict[str, Any]]:
+    """Module, channels and stride of each feature tap; none for a model that states none."""
+    info: Any = getattr(model, "feature_info", ())
+    return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]

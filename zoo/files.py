@@ -40,3 +40,9 @@ def replacing(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_in_folder(path: Path, content: bytes) -> None:
+    """Replace a file in one step, and make its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)

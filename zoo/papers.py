@@ -196,7 +196,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "part",
             where=("zoo.backbone.Backbone.init_weights",),
         ),
-        System("SGD with momentum", SINGH, "part", where=("zoo.bench.recipe.Recipe", "zoo.bench.train.train")),
+        System("SGD with momentum", SINGH, "part", where=("zoo.results.recipe.Recipe", "zoo.bench.train.train")),
         System("Adam", "Kingma & Ba 2014, arXiv:1412.6980", "installed", where=("torch.optim.Adam",)),
         System(
             "memory and time of two implementations (table 3)",
@@ -258,7 +258,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "accuracy over parameters and multiply-adds (figure 4)",
             SUN,
             "part",
-            where=("zoo.bench.plot.plot_all",),
+            where=("zoo.results.plot.plot_all",),
             note="zoo plot",
         ),
     ),

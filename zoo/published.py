@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -155,6 +156,24 @@ def primary(entry: str, dataset: str) -> Published | None:
         key=lambda row: (row.view not in ONE_VIEW, len(row.departures), order.index(row.series)),
         default=None,
     )
+
+
+def published_error(record: Mapping[str, Any]) -> float | None:
+    """Return the published top-1 error in percent of what a result measured, or None where there is none.
+
+    There is none for a preset with overrides, for a net that kept its random weights, for images of another size than
+    the published figure's, and where all that was published comes from several crops.
+
+    Args:
+        record: A result of classification, with ``name`` and ``dataset.name``.
+    """
+    if record.get("overrides") or record.get("frozen"):
+        return None
+    figure = primary(record["name"], record["dataset"]["name"])
+    size = record["dataset"].get("input_size")
+    if figure is None or size is None or figure.view not in ONE_VIEW or figure.input_size != size[-1]:
+        return None
+    return figure.top1_error
 
 
 CROPS = ("10-crop", "144 crops", "dense", "multi-scale dense")

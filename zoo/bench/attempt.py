@@ -18,12 +18,12 @@ from zoo.bench.data import ImageSet
 from zoo.bench.images import BUILT_IN, Where
 from zoo.bench.machine import describe_device, git_revision, versions
 from zoo.bench.recipes import recipe_name
-from zoo.bench.results import Run
 from zoo.bench.saved import Saved
 from zoo.bench.tasks import load, task_row, trivial_score
 from zoo.bench.team import Team
 from zoo.bench.train import DivergedError, EpochMetrics, Moment, Trained, training
 from zoo.files import write_atomically
+from zoo.results.run import Run
 
 Line = dict[str, Any]
 """What is stored of a run that has ended."""

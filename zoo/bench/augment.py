@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 from torchvision.transforms import v2
 
-from zoo.bench.recipe import Recipe
+from zoo.results.recipe import Recipe
 
 SEEDS = 2**62
 """Seeds of images and batches lie below this."""

@@ -20,8 +20,9 @@ from zoo.bench.options import (
     parse_value,
     require,
 )
+from zoo.results.escape import for_terminal
+from zoo.results.store import RESULTS, read
 
-RESULTS = "results.jsonl"
 PICTURES = "pictures.json"
 """File beside the results that remembers which pictures were found to be whole."""
 ENGINES = ("local", "ray")
@@ -181,10 +182,11 @@ def run_bench(args: argparse.Namespace) -> int:
     from zoo.bench.images import Where, set_name
     from zoo.bench.pictures import PictureProgress
     from zoo.bench.progress import Progress
-    from zoo.bench.report import sort_rows
     from zoo.bench.runner import SAVED, Listener, expand_names, lineup, plan, sweep
     from zoo.bench.tasks import default_recipe, load, task_row
     from zoo.bench.team import join
+    from zoo.results.metrics import METRICS
+    from zoo.results.table import sort_nets
 
     task = task_row(args.task)
     head = _head(args, task)
@@ -202,7 +204,7 @@ def run_bench(args: argparse.Namespace) -> int:
     where = replace(where, check=True, skip_broken=args.skip_broken, memory=out.absolute() / PICTURES)
     base, asked = _recipe(args, default_recipe(task.name, dataset, where))
     recipe = base.changed(**asked)
-    sort_rows([], args.sort, task)  # a wrong column is an error now, too
+    sort_nets([], args.sort, METRICS[task.name])  # a wrong column is an error now, too
     if args.names:
         names = expand_names(args.names)
     else:
@@ -255,7 +257,7 @@ def run_bench(args: argparse.Namespace) -> int:
         return 0
     shown = path.exists()
     if shown:
-        show(path, out, args.sort, args.format)
+        show(path, out, args.sort, args.format, runs[0])
     for failed in outcome.failures:
         print(f"zoo: failed: {failed}", file=sys.stderr)
     return 1 if outcome.failures or not shown else 0
@@ -289,30 +291,38 @@ def run_recipes(args: argparse.Namespace) -> int:
 def run_plot(args: argparse.Namespace) -> int:
     """Show what a results file holds."""
     path = args.results / RESULTS if args.results.is_dir() else args.results
-    if not path.is_file():
-        raise ValueError(f"no results at {path}: give a file or folder that zoo bench wrote")
     require("matplotlib")
     show(path, args.out or path.parent, args.sort, args.format)
     return 0
 
 
-def show(path: Path, out: Path, sort: str, formats: Sequence[str]) -> None:
+def show(path: Path, out: Path, sort: str, formats: Sequence[str], run: Any = None) -> None:
     """Print the table of a results file, write table and plots, and print where they are.
 
-    Raises:
-        ValueError: If the file holds no finished run.
-    """
-    from zoo.bench.plot import plot_all
-    from zoo.bench.report import aggregate, footnote, format_table, sort_rows, write_table
-    from zoo.bench.results import newest_results
+    Args:
+        path: The file.
+        out: Folder for table and plots.
+        sort: Column to sort by; empty for the score.
+        formats: Endings of the table's files.
+        run: Of what the file holds, show what may be held against this run; by default it must be all.
 
-    records = [record for record in newest_results(path) if record.get("kind") != "speed"]
-    if not records:
+    Raises:
+        ValueError: If the file holds no finished run, or several image sets or tasks and no run chooses among them.
+    """
+    from zoo.results.group import group
+    from zoo.results.plot import plot_all
+    from zoo.results.table import choose, footnote, format_table, sort_nets, write_table
+
+    results = read([path])
+    if not results.trainings:
         raise ValueError(f"{path} holds no finished run: run zoo bench first")
-    rows = sort_rows(aggregate(records), sort)
-    files = [path, *(write_table(rows, out / f"table.{kind}") for kind in formats)]
-    files += plot_all(rows, out, records[0]["dataset"]["name"])
-    print(f"\n{format_table(rows)}\n\n{footnote(rows)}\n")
+    comparison, left_out = choose(group(results.trainings), run)
+    nets = sort_nets(comparison.nets, sort)
+    files = [path, *(write_table(nets, out / f"table.{kind}") for kind in formats)]
+    files += plot_all(nets, out, comparison.dataset)
+    for text in [*(results.warnings if run is None else []), *comparison.remarks, *left_out]:
+        print(f"zoo: warning: {for_terminal(text)}", file=sys.stderr)
+    print(f"\n{format_table(nets)}\n\n{footnote(nets)}\n")
     for file in files:
         print(file)
 
@@ -346,7 +356,7 @@ def _left_out(images: Any) -> str:
 
 
 def _differences(before: Any, after: Any) -> str:
-    from zoo.bench.recipe import words
+    from zoo.results.recipe import words
 
     old = before.to_dict()
     return words({key: value for key, value in after.to_dict().items() if old.get(key) != value})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.bench.recipe import Recipe
+from zoo.results.recipe import Recipe
 
 WARM_UP = 11
 """Steps that are taken before one is recorded: cuDNN chooses its kernels, the optimizer makes its state."""

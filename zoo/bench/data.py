@@ -20,10 +20,10 @@ from torchvision.transforms import v2
 
 from zoo.bench import fashion
 from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
-from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
 from zoo.imagesets.fingerprint import digest
 from zoo.imagesets.library import unknown
+from zoo.results.recipe import Recipe
 
 TEST_BATCH_SIZE = 100
 SHADES = 1024

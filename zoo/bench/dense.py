@@ -18,8 +18,8 @@ from zoo.bench.scenes import NUM_CLASSES
 
 if TYPE_CHECKING:
     from zoo.bench.data import ImageSet
-    from zoo.bench.recipe import Recipe
-    from zoo.bench.results import Run
+    from zoo.results.recipe import Recipe
+    from zoo.results.run import Run
 
 NETS = ("resnet_test", "fishnet_test", "fabric_test")
 TAPS = [2, 4, 8, 16, 32]

@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from zoo.bench.augment import byte_changes, draw, erasing, mix, seeded
 from zoo.bench.data import TEST_BATCH_SIZE, Dataset, ImageSet
-from zoo.bench.recipe import Recipe
 from zoo.imagesets.check import check_halves, leave_out, refuse_twins
 from zoo.imagesets.decode import PictureError, printable
 from zoo.imagesets.fingerprint import digest
 from zoo.imagesets.folders import open_halves
 from zoo.imagesets.half import Half, Item, read_batches
 from zoo.imagesets.library import FOLDER, open_half
+from zoo.results.recipe import Recipe
 
 SMALL = 96
 """Largest side in pixels of images that are held in memory."""

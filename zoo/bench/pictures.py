@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from zoo.bench.data import Dataset, ImageSet, take
 from zoo.bench.progress import Progress
-from zoo.bench.report import write_atomically
-from zoo.bench.results import Run
 from zoo.bench.scenes import BACKGROUND
 from zoo.bench.tasks import task_row
+from zoo.files import write_in_folder
+from zoo.results.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ class PictureProgress(Progress):
         figure.savefig(buffer, format="png")
         name = re.sub(r"[^A-Za-z0-9]+", "_", f"{run.display} seed{run.seed}")
         path = self._folder / f"{name}.png"
-        write_atomically(path, buffer.getvalue())
+        write_in_folder(path, buffer.getvalue())
         self._line(f"{path}")
 
 

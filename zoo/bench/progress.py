@@ -8,10 +8,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from zoo.bench.results import Run
 from zoo.bench.runner import Listener
 from zoo.bench.tasks import task_row
 from zoo.bench.train import EpochMetrics, Moment
+from zoo.results.run import Run
 
 
 class Progress(Listener):
@@ -36,6 +36,10 @@ class Progress(Listener):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def on_warning(self, text: str) -> None:
+        """Write it as the command line writes warnings."""
+        self._line(f"zoo: warning: {text}")
 
     def on_count(self, display: str, done: int, total: int) -> None:
         """Show which net is counted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.bench.recipe import Recipe
+from zoo.results.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,19 +11,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from zoo import registry
 from zoo.bench.attempt import How, Job, Line, build
 from zoo.bench.data import ImageSet
 from zoo.bench.engines import Engine, Event, Here
 from zoo.bench.images import BUILT_IN, Where
-from zoo.bench.recipe import Recipe
-from zoo.bench.results import CLASSIFY, Run, append_result, finished_keys
 from zoo.bench.tasks import key_fingerprint, load, task_row
 from zoo.bench.team import Team
 from zoo.bench.train import EpochMetrics, Moment
-from zoo.complexity import count
+from zoo.complexity import count, taps
+from zoo.results.recipe import Recipe
+from zoo.results.run import CLASSIFY, Run
+from zoo.results.store import append, finished_keys, read_if_there
 
 LINEUPS = ("default", "all")
 SAVED = "running"
@@ -42,6 +42,10 @@ class Listener:
 
     def close(self) -> None:
         """Nothing more will happen."""
+
+    def on_warning(self, text: str) -> None:
+        """Something is not as it should be, and does not stop the sweep; this is never kept silent."""
+        warnings.warn(text, stacklevel=3)
 
     def on_count(self, display: str, done: int, total: int) -> None:
         """A net is about to be counted."""
@@ -192,12 +196,16 @@ def sweep(
         listener: Told about progress.
 
     Raises:
-        ValueError: If a net cannot be built or does not take the images.
+        ValueError: If a net cannot be built or does not take the images, or the file holds anything but results.
     """
     listener, team = listener or Listener(), team or Team()
     how = how or How(saved=path.parent.absolute() / SAVED)
     engine = engine or Here(team if team.size > 1 else None)
-    done = team.agree(set() if force else finished_keys(path))
+    stored = read_if_there(path)  # a file that cannot be read is an error now, not when the training is over
+    if team.leads:
+        for text in stored.warnings:
+            listener.on_warning(text)
+    done = team.agree(set() if force else stored.finished)
     missing = [run for run in runs if run.key not in done]
     facts = _facts(missing, how, listener)
     listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
@@ -242,7 +250,7 @@ def _write(lines: Sequence[tuple[Job, Line]], path: Path) -> list[tuple[Job, Lin
     left = []
     for job, line in lines:
         try:
-            append_result(path, line)
+            append(path, line)
         except OSError as error:
             warnings.warn(f"{error}; the line is kept and tried again", stacklevel=2)
             left.append((job, line))
@@ -294,12 +302,6 @@ def _facts(runs: Sequence[Run], how: How, listener: Listener) -> dict[tuple[str,
             "taps": taps(model),
         }
     return facts
-
-
-def taps(model: nn.Module) -> list[dict[str, Any]]:
-    """Module, channels and stride of each feature tap; none for a model that states none."""
-    info: Any = getattr(model, "feature_info", ())
-    return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]
 
 
 def _spec(run: Run) -> dict[str, Any] | None:

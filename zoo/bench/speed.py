@@ -33,11 +33,10 @@ from zoo.bench.measure import (
     stopwatch,
     time_round,
 )
-from zoo.bench.results import KEY_LENGTH, append_result, newest_results
 from zoo.complexity import count
-
-KIND = "speed"
-"""What the field ``kind`` says in the records, so that a file may hold lines of `zoo bench`, too."""
+from zoo.results.line import SPEED
+from zoo.results.run import KEY_LENGTH
+from zoo.results.store import append, read_if_there
 
 WARMUP = 2
 LEAST = 2
@@ -221,8 +220,8 @@ def sweep(
     if seconds <= 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     listener = listener or Listener()
-    if path is not None and path.is_dir():
-        raise ValueError(f"path {path} is a folder: name a file in it, such as {path / 'speed.jsonl'}")
+    if path is not None:
+        read_if_there(path)  # a file that holds anything but results is an error now, not when all is measured
     rows = [Row(case=case) for case in cases]
     records: dict[int, dict[str, Any]] = {}
     failures: list[str] = []
@@ -245,7 +244,7 @@ def sweep(
     def finish(row: Row) -> None:
         record = make_record(row, reference(row, rows), facts[row.case.name])
         if path is not None:
-            append_result(path, record)
+            append(path, record)
         records[rows.index(row)] = record
         listener.on_finish(record)
 
@@ -300,7 +299,7 @@ def make_record(row: Row, first: Row | None, facts: Mapping[str, Any]) -> dict[s
     device = describe_device(torch.device(case.device))
     return {
         "key": case_key(case, device),
-        "kind": KIND,
+        "kind": SPEED,
         "name": case.name,
         **facts,
         "case": case.to_dict(),
@@ -322,14 +321,14 @@ def make_record(row: Row, first: Row | None, facts: Mapping[str, Any]) -> dict[s
 
 def case_key(case: Case, device: Mapping[str, Any]) -> str:
     """Short hash of what was measured and on what; versions and time have no part in it."""
-    asked = {"kind": KIND, "name": case.name, "case": case.to_dict(), "device": dict(device)}
+    asked = {"kind": SPEED, "name": case.name, "case": case.to_dict(), "device": dict(device)}
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def speed_records(path: Path) -> list[dict[str, Any]]:
     """Return the newest record of each case that a file holds; lines of another kind are passed over."""
-    return [record for record in newest_results(path) if record.get("kind") == KIND]
+    return read_if_there(path).timings
 
 
 def step_memory(case: Case) -> int | None:

@@ -23,11 +23,12 @@ from zoo import registry
 from zoo.bench import dense
 from zoo.bench.data import DATASETS, Dataset, DatasetRow, ImageSet, load_dataset
 from zoo.bench.images import BUILT_IN, Where, is_external, open_set
-from zoo.bench.recipe import Recipe
 from zoo.bench.recipes import RECIPES
-from zoo.bench.results import CLASSIFY, Run
 from zoo.bench.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
 from zoo.imagesets.library import unknown
+from zoo.results.metrics import METRICS, standard_error
+from zoo.results.recipe import Recipe
+from zoo.results.run import CLASSIFY, Run
 
 AUXILIARY_WEIGHT = 0.3
 """Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
@@ -46,28 +47,23 @@ class Task:
 
     Attributes:
         name: The key in `TASKS`.
-        metric: Key of the metric in results and tables, such as "accuracy" in ``test_accuracy``.
-        title: The metric as headings and axes call it.
         datasets: Built-in image sets, the default one first, each with the recipe of this task.
         build: Run, dataset -> the model to train.
         loss: Model in training mode, images, targets, recipe -> the loss, and the number of images of the batch that
             were answered rightly, or None where there is no such number.
         predict: Model in evaluation mode, images -> predictions, as a tensor or list over images, on the CPU.
-        score: Predictions, targets -> the metric, in [0, 1].
+        score: Predictions, targets -> the metric of `zoo.results.metrics`, in [0, 1].
         error: Score, predictions, targets -> its standard error.
         heads: What the net can be built into, the default first; none where the net is the model.
         head_option: The option of the command line that chooses among them.
         nets: The nets of a sweep that names none; without, the line-up of the registry.
-        trivial: Targets -> predictions that need no net, and `trivial_title` says what they are.
-        trivial_title: See there.
+        trivial: Targets -> predictions that need no net.
         countable: Model -> what maps images to maps or logits: without post-processing, which no counter can trace.
         modules: Packages that it needs beyond those of the extra `bench`; all are in the extra `downstream`.
         external: Whether it takes sets that timm opens, too.
     """
 
     name: str
-    metric: str
-    title: str
     datasets: Mapping[str, DatasetRow]
     build: Callable[[Run, ImageSet], nn.Module]
     loss: Callable[[nn.Module, Tensor, Any, Recipe], tuple[Tensor, Tensor | None]]
@@ -78,10 +74,19 @@ class Task:
     head_option: str = ""
     nets: tuple[str, ...] = ()
     trivial: Callable[[Any], Any] | None = None
-    trivial_title: str = ""
     countable: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     modules: tuple[str, ...] = ()
     external: bool = False
+
+    @property
+    def metric(self) -> str:
+        """Key of the metric in results and tables, such as "accuracy" in ``test_accuracy``."""
+        return METRICS[self.name].key
+
+    @property
+    def title(self) -> str:
+        """The metric as headings and axes call it."""
+        return METRICS[self.name].title
 
     def row(self, dataset: str) -> DatasetRow:
         """Return the row of an image set.
@@ -179,11 +184,6 @@ def trivial_score(task: str, dataset: str) -> float | None:
     return row.score(row.trivial(targets), targets)
 
 
-def standard_error(share: float, images: int) -> float:
-    """Return the binomial standard error of a share that was measured on so many images."""
-    return math.sqrt(share * (1 - share) / images)
-
-
 def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: Any) -> float:
     """Return the standard error of a score over images that is no mean over them.
 
@@ -226,8 +226,6 @@ TASKS = {
     for task in (
         Task(
             name=CLASSIFY,
-            metric="accuracy",
-            title="accuracy",
             datasets=DATASETS,
             build=_build_classifier,
             loss=_classifier_loss,
@@ -238,8 +236,6 @@ TASKS = {
         ),
         Task(
             name="segment",
-            metric="miou",
-            title="mIoU",
             datasets={
                 "scenes": DatasetRow(
                     load=segmentation_scenes,
@@ -261,13 +257,10 @@ TASKS = {
             head_option="--decoder",
             nets=dense.NETS,
             trivial=torch.zeros_like,
-            trivial_title="all background",
             modules=("segmentation_models_pytorch", "torchmetrics"),
         ),
         Task(
             name="detect",
-            metric="map",
-            title="mAP",
             datasets={
                 "scenes": DatasetRow(
                     load=detection_scenes,
@@ -289,7 +282,6 @@ TASKS = {
             head_option="--detector",
             nets=dense.NETS,
             trivial=dense.no_boxes,
-            trivial_title="no box at all",
             countable=dense.Undecoded,
             modules=("torchmetrics", "pycocotools"),
         ),

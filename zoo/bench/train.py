@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from zoo.bench.cuda_graph import Recorder, can_record, make_recordable, set_rate
 from zoo.bench.data import ImageSet
 from zoo.bench.machine import PeakMemory, overflows_channels_last, versions
-from zoo.bench.recipe import Recipe
-from zoo.bench.results import CLASSIFY
 from zoo.bench.saved import Saved
 from zoo.bench.tasks import TASKS, Task
 from zoo.bench.team import Team, interleave
+from zoo.results.recipe import Recipe
+from zoo.results.run import CLASSIFY
 
 MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
 """Fields of a recipe that change images, for which targets other than a class would have to change, too."""

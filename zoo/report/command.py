@@ -58,18 +58,23 @@ def add_verb(verbs: Any) -> None:
 
 def run_report(args: argparse.Namespace) -> int:
     """Write the page and what else is asked for, and print the paths."""
-    from zoo.bench.report import write_atomically
-    from zoo.report.lines import read_lines
+    from zoo.files import write_in_folder
     from zoo.report.page import render
     from zoo.report.rows import gather
     from zoo.report.tables import pictures, to_csv, to_markdown
+    from zoo.results.escape import for_terminal
+    from zoo.results.store import read
 
     pictured = [kind for kind in args.also if kind in ("png", "svg")]
     _require("plotly", *["matplotlib"] * bool(pictured))
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out ({args.out}) must end in .html")
-    lines = read_lines(args.results)
-    contents = gather(lines, with_published=not args.no_published, count_stages=args.count)
+    results = read(args.results)
+    if not results.trainings and not results.timings:
+        names = for_terminal(", ".join(map(str, args.results)))
+        failed = f" (failed runs: {len(results.failures)})" if results.failures else ""
+        raise ValueError(f"nothing to show: {names} hold no finished run{failed}; run zoo bench or zoo speed first")
+    contents = gather(results, with_published=not args.no_published, count_stages=args.count)
     if not contents["rows"]:
         raise ValueError("nothing to show: the files hold no score, and --no-published leaves out all others")
     files = {args.out: render(contents, args.title)}
@@ -78,11 +83,11 @@ def run_report(args: argparse.Namespace) -> int:
     if "csv" in args.also:
         files[args.out.with_suffix(".csv")] = to_csv(contents).encode()
     for kind in pictured:
-        files |= {args.out.with_name(f"{args.out.stem}_{name}"): content for name, content in pictures(lines, kind)}
+        files |= {args.out.with_name(f"{args.out.stem}_{name}"): content for name, content in pictures(results, kind)}
     for warning in contents["provenance"]["warnings"]:
-        print(f"zoo: warning: {warning}", file=sys.stderr)
+        print(f"zoo: warning: {for_terminal(warning)}", file=sys.stderr)
     for path, content in files.items():
-        write_atomically(path, content)
+        write_in_folder(path, content)
         print(path)
     return 0
 

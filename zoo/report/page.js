@@ -9,7 +9,7 @@ const AXES = {
   throughput: { title: "images a second", sign: -1 }, // the only cost of which more is better
   memory: { title: "peak memory [bytes]", sign: 1 },
 };
-// Okabe and Ito 2008, told apart by readers with any common kind of colour blindness, as in zoo.bench.plot; the markers
+// Okabe and Ito 2008, told apart by readers with any common kind of colour blindness, as in zoo.results.plot; the markers
 // tell the same. Seven colours with nine markers make 63 families before a pair comes again.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933"];
 const MARKERS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "triangle-left", "star"];

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import html
 import json
 import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
+
+from zoo.results.escape import for_html
 
 
 def render(contents: Mapping[str, Any], title: str) -> bytes:
@@ -24,7 +25,7 @@ def render(contents: Mapping[str, Any], title: str) -> bytes:
     library, script = get_plotlyjs(), _own("page.js")
     data = json.dumps(contents, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     parts = {
-        "title": html.escape(title),
+        "title": for_html(title),
         "scripts": " ".join(
             f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in (script, library)
         ),

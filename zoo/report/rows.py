@@ -16,24 +16,25 @@ from typing import Any
 
 import zoo
 from zoo import published
-from zoo.bench.against import published_error
-from zoo.bench.recipe import DEFAULTS, words
-from zoo.bench.results import CLASSIFY
-from zoo.bench.runner import taps
-from zoo.bench.tasks import TASKS
-from zoo.complexity import count
+from zoo.complexity import count, taps
 from zoo.entry import Entry
-from zoo.report.lines import Lines, Record, metric_of
+from zoo.results.group import Comparison, NetResult, display_of, group
+from zoo.results.line import score_key
+from zoo.results.metrics import METRICS
+from zoo.results.run import CLASSIFY
+from zoo.results.store import Results
+
+Record = dict[str, Any]
 
 CURVE_POINTS = 100  # a learning curve has no more; a screen shows no more
 COUNTS = ("params", "macs", "activations")
 
 
-def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = False) -> dict[str, Any]:
+def gather(results: Results, *, with_published: bool = True, count_stages: bool = False) -> dict[str, Any]:
     """Return the contents of the page, ready for JSON.
 
     Args:
-        lines: Of result files.
+        results: What the result files hold.
         with_published: Whether to show the published figures of the same data sets, and of all others.
         count_stages: Whether to count the nets whose lines hold no counts by stage. Only registered nets without
             overrides, at their own input size: lines are other people's input, and building what they ask for is not.
@@ -41,19 +42,11 @@ def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = Fa
     rows: list[Record] = []
     series: dict[str, Record] = {}
     conditions: dict[str, str] = {}
-    speeds = _speeds(lines.speeds, conditions)
-    runs = _runs(lines.runs, conditions)
-    warnings = list(lines.warnings)
-    for group in _by(runs, lambda run: run["group"]).values():
-        recipes = [{**DEFAULTS, **run["record"]["recipe"]} for run in group]
-        varied = [key for key in recipes[-1] if len({str(recipe.get(key)) for recipe in recipes}) > 1]
-        for run, recipe in zip(group, recipes, strict=True):
-            special = words({key: recipe.get(key) for key in varied})
-            if varied and run["record"].get("recipe_name"):
-                special = f"recipe {run['record']['recipe_name']}"
-            run["series"] = f"measured, {special}" if special else "measured"
-        for same in _by(group, lambda run: (run["series"], run["record"]["display"])).values():
-            rows.append(_measured(same, speeds, warnings))
+    speeds = _speeds(results.timings, conditions)
+    comparisons = group(results.trainings)
+    runs = _runs(comparisons, conditions)
+    for comparison in comparisons:
+        rows += [_measured(comparison, net, speeds) for net in comparison.nets]
     if with_published:
         families = _families()
         rows += [_published(row, families, speeds) for row in published.results() if row.top1_error is not None]
@@ -75,87 +68,81 @@ def gather(lines: Lines, *, with_published: bool = True, count_stages: bool = Fa
         "cards": _cards(rows, runs, count_stages),
         "runs": [run["shown"] for run in runs],
         "failures": [
-            {"name": record.get("display", record["name"]), "seed": record.get("seed"), "error": str(record["error"])}
-            for record in lines.failures
+            {"name": display_of(record), "seed": record.get("seed"), "error": str(record["error"])}
+            for record in results.failures
         ],
-        "provenance": _provenance(lines, warnings),
+        "provenance": _provenance(results, [remark for comparison in comparisons for remark in comparison.remarks]),
     }
 
 
-def _runs(records: Sequence[Record], conditions: dict[str, str]) -> list[Record]:
-    """Each record with its group, its condition (what its throughput and memory depend on) and what the page shows."""
+def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list[Record]:
+    """All runs behind the rows, each as its line and as the page shows it, and the conditions of their training."""
     runs = []
-    for record in records:
-        metric, device = metric_of(record), _device(record)
-        task = record.get("task") or CLASSIFY
-        name = record["dataset"]["name"]
-        group = name if task == CLASSIFY else f"{name}, {task}"
-        condition = f"training of {group}: {device}"
-        conditions.setdefault(condition, f"training in zoo bench, {device}")
-        epochs = [epoch for epoch in record.get("epochs") or [] if isinstance(epoch, dict)]
-        step = -(-len(epochs) // CURVE_POINTS) or 1
-        kept = epochs[::-1][::step][::-1]  # the last one is always there
-        shown = {
-            "card": record["display"],
-            "group": group,
-            "seed": record["seed"],
-            "score": round(100 * record[f"test_{metric}"], 4),
-            "seconds": round(record["seconds"], 1),
-            "recipe": {str(key): _plain(value) for key, value in record["recipe"].items()},
-            "device": device,
-            "versions": ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
-            "revision": record.get("git_revision") or "",
-            "finished": record.get("finished_at") or "",
-            "epochs": [_number(epoch.get("epoch"), 0) for epoch in kept],
-            "scores": [_number(epoch.get(f"test_{metric}"), 2, 100) for epoch in kept],
-            "losses": [_number(epoch.get("train_loss"), 4) for epoch in kept],
-        }
-        runs.append({"record": record, "group": group, "metric": metric, "condition": condition, "shown": shown})
+    for comparison in comparisons:
+        for record in (run for net in comparison.nets for run in net.runs):
+            condition = _condition(comparison, record)
+            conditions.setdefault(condition, f"training in zoo bench, {_device(record)}")
+            epochs = record.get("epochs") or []
+            step = -(-len(epochs) // CURVE_POINTS) or 1
+            kept = epochs[::-1][::step][::-1]  # the last one is always there
+            key = score_key(record)
+            shown = {
+                "card": display_of(record),
+                "group": comparison.title,
+                "seed": record["seed"],
+                "score": round(100 * record[key], 4),
+                "seconds": round(record["seconds"], 1),
+                "recipe": {str(key): _plain(value) for key, value in record["recipe"].items()},
+                "device": _device(record),
+                "versions": ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
+                "revision": record.get("git_revision") or "",
+                "finished": record.get("finished_at") or "",
+                "epochs": [_number(epoch.get("epoch"), 0) for epoch in kept],
+                "scores": [_number(epoch.get(key), 2, 100) for epoch in kept],
+                "losses": [_number(epoch.get("train_loss"), 4) for epoch in kept],
+            }
+            runs.append({"record": record, "shown": shown})
     return runs
 
 
-def _measured(runs: Sequence[Record], speeds: Mapping[Any, Any], warnings: list[str]) -> Record:
-    """The row of one net: its runs differ in nothing but the seed."""
-    record, metric = runs[-1]["record"], runs[-1]["metric"]
-    counts, display, dataset = record["counts"], record["display"], record["dataset"]
-    if any([run["record"]["counts"][key] for key in COUNTS] != [counts[key] for key in COUNTS] for run in runs):
-        warnings.append(f"{display}: its runs were counted differently; the newest counts are shown")
-    scores = [run["record"][f"test_{metric}"] for run in runs]
-    errors = [run["record"].get("standard_error") for run in runs if run["record"].get("standard_error") is not None]
+def _condition(comparison: Comparison, record: Record) -> str:
+    """What throughput and memory of a training depend on."""
+    return f"training of {comparison.title}: {_device(record)}"
+
+
+def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any]) -> Record:
+    """The row of one net over its seeds."""
+    record = net.runs[-1]
     machine = {}
-    for condition, own in _by(runs, lambda run: run["condition"]).items():
+    for condition, own in _by(net.runs, lambda run: _condition(comparison, run)).items():
         machine[condition] = [
-            _mean(run["record"].get("images_per_second") for run in own),
-            _mean(run["record"].get("peak_memory") for run in own),
+            _mean(run.get("images_per_second") for run in own),
+            _mean(run.get("peak_memory") for run in own),
         ]
-    size = dataset.get("input_size")
-    sides = tuple(size[1:]) if isinstance(size, list) and all(isinstance(side, int) for side in size) else ()
-    plain = record.get("overrides") == {} and not record.get("head")
-    if plain:
+    if not record.get("overrides") and not record.get("head"):
+        sides = tuple((record["dataset"].get("input_size") or [])[1:])
         machine |= speeds.get((record["name"], sides), {})
-    score = statistics.fmean(scores)
     row = {
         "kind": "measured",
         "shown": True,
-        "name": display,
-        "card": display,
-        "family": record["family"],
-        "group": runs[-1]["group"],
-        "metric": TASKS[task].title if (task := record.get("task") or CLASSIFY) in TASKS else metric,
-        "series": runs[-1]["series"],
-        **{key: counts[key] for key in COUNTS},
-        "score": round(100 * score, 4),
-        "spread": round(100 * statistics.stdev(scores), 4) if len(scores) > 1 else None,
-        "error": round(100 * statistics.fmean(errors), 4) if errors else None,
-        "seeds": len(runs),
-        "seconds": round(statistics.fmean(run["record"]["seconds"] for run in runs), 1),
+        "name": net.net,
+        "card": net.net,
+        "family": net.family,
+        "group": comparison.title,
+        "metric": comparison.metric.title,
+        "series": f"measured, {net.recipe}" if net.recipe else "measured",
+        **{key: getattr(net, key) for key in COUNTS},
+        "score": round(100 * net.score, 4),
+        "spread": None if net.spread is None else round(100 * net.spread, 4),
+        "error": None if net.standard_error is None else round(100 * net.standard_error, 4),
+        "seeds": net.seeds,
+        "seconds": round(net.seconds, 1),
         "machine": machine,
         "note": "",
     }
-    error = published_error(record) if plain and sides and metric == "accuracy" else None
-    if error is not None:
-        row["gap"] = round(100 * score - (100 - error), 2)
-        row["note"] = f"published top-1 error {error:g} %; recipes differ"
+    if net.versus_published is not None:
+        row["gap"] = round(net.versus_published, 2)
+        row["note"] = f"published top-1 error {net.published_error:g} %; recipes differ"
     return row
 
 
@@ -181,7 +168,7 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
         "card": own,
         "family": entry.family if entry else families.get(figure.family, figure.family),
         "group": figure.dataset,
-        "metric": TASKS[CLASSIFY].title,
+        "metric": METRICS[CLASSIFY].title,
         "series": f"{figure.series}, {figure.view}{departures}",
         "params": figure.params,
         "macs": figure.macs,
@@ -212,7 +199,7 @@ def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, 
 
 def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -> dict[str, Record]:
     """All that is known of each net beside its rows and runs, by the name that rows call it by."""
-    records = {run["record"]["display"]: run["record"] for run in runs}
+    records = {display_of(run["record"]): run["record"] for run in runs}
     cards: dict[str, Record] = {}
     for name in dict.fromkeys(row["card"] for row in rows):
         record = records.get(name)
@@ -249,7 +236,7 @@ def _count(entry: Entry) -> Record:
     }
 
 
-def _provenance(lines: Lines, warnings: Sequence[str]) -> Record:
+def _provenance(results: Results, remarks: Sequence[str]) -> Record:
     """Which files, and how many lines of them were got with which versions on which device."""
     machines = Counter(
         (
@@ -257,16 +244,16 @@ def _provenance(lines: Lines, warnings: Sequence[str]) -> Record:
             ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
             record.get("git_revision") or "unknown",
         )
-        for record in [*lines.runs, *lines.speeds]
+        for record in [*results.trainings, *results.timings]
     )
     return {
         "zoo": zoo.__version__,
-        "files": lines.files,
+        "files": results.files,
         "machines": [
             {"device": device, "versions": versions, "revision": revision, "lines": number}
             for (device, versions, revision), number in machines.items()
         ],
-        "warnings": list(warnings),
+        "warnings": [*results.warnings, *remarks],
     }
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from zoo.bench.results import CLASSIFY
-from zoo.report.lines import Lines, Record, metric_of
+from zoo.results import table
+from zoo.results.escape import cut, for_markdown
+from zoo.results.group import group as compare
+from zoo.results.store import Results
+
+Record = dict[str, Any]
 
 COLUMNS = (
     "group",
@@ -52,16 +53,15 @@ MARKDOWN = {
 def to_csv(contents: Mapping[str, Any]) -> str:
     """All rows, unrounded but for scores (4 decimals); then throughput and memory under each condition."""
     machine = [(c["id"], i, f"{what}: {c['title']}") for c in contents["conditions"] for i, what in enumerate(MACHINE)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(title for _, _, title in machine)])
+    rows = []
     for row in _rows(contents):
         own = row["machine"]
-        cells = [row.get(column) for column in COLUMNS] + [own.get(key, (None, None))[i] for key, i, _ in machine]
-        writer.writerow([_inert(cell) if isinstance(cell, str) else cell for cell in cells])
-    return buffer.getvalue()
+        cells = [row.get(column) for column in COLUMNS]
+        rows.append([*cells, *(own.get(key, (None, None))[i] for key, i, _ in machine)])
+    return table.to_csv([*COLUMNS, *(title for _, _, title in machine)], rows)
 
 
+LONGEST_SLUG = 60
 MACHINE = ("images a second", "peak memory [bytes]")
 
 
@@ -73,38 +73,26 @@ def to_markdown(contents: Mapping[str, Any]) -> str:
         rows.sort(key=lambda row: (row["kind"], -row["score"], row["name"]))
         if any(row["kind"] == "measured" for row in rows):
             text = _markdown(rows, [c for c in MARKDOWN if any(row.get(c) not in (None, "") for row in rows)])
-            parts.append(f"## {_escaped(group['id'])}, {_escaped(group['metric'])}\n\n{text}\n")
+            parts.append(f"## {for_markdown(group['id'])}, {for_markdown(group['metric'])}\n\n{text}\n")
     if not parts:
         parts.append("No measured run.\n")
     return "\n".join(parts)
 
 
-def pictures(lines: Lines, kind: str) -> Iterator[tuple[str, bytes]]:
-    """Accuracy against parameters and multiply-adds of each measured data set: (ending of the file's name, picture).
+def pictures(results: Results, kind: str) -> Iterator[tuple[str, bytes]]:
+    """Score against parameters and multiply-adds of each measured data set: (ending of the file's name, picture).
 
     Args:
-        lines: Of result files.
+        results: What the result files hold.
         kind: ``png`` or ``svg``.
     """
-    import matplotlib as mpl
+    from zoo.results.plot import COSTS, picture
 
-    from zoo.bench.plot import COSTS, draw
-    from zoo.bench.report import aggregate
-
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in lines.runs:
-        key = (record["dataset"]["name"], record.get("task") or CLASSIFY, metric_of(record))
-        groups.setdefault(key, []).append(record)
-    for (dataset, task, metric), records in groups.items():
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{dataset}-{task}".lower().removesuffix(f"-{CLASSIFY}")).strip("-")
+    for comparison in compare(results.trainings):
+        slug = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower()).strip("-")[:LONGEST_SLUG]
         for cost in COSTS:
-            with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "zoo", "text.parse_math": False}):
-                warnings.simplefilter("ignore", UserWarning)  # of counts: the page says it too
-                rows = aggregate(records)
-                figure, _ = draw(rows, cost, dataset)
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
-            yield f"{slug}_{metric}_vs_{cost}.{kind}", buffer.getvalue()
+            name = f"{slug}_{comparison.metric.key}_vs_{cost}.{kind}"
+            yield name, picture(comparison.nets, cost, comparison.dataset, kind)
 
 
 def _rows(contents: Mapping[str, Any]) -> list[Record]:
@@ -127,14 +115,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.2f}"
-    return f"{value:,}" if isinstance(value, int) else _escaped(value)
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown takes for text."""
-    return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", " ".join(text.split())) if re.search(r"[<>|`\[\]&]", text) else text
-
-
-def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text else text
+    return f"{value:,}" if isinstance(value, int) else for_markdown(cut(value, table.LONGEST_NAME))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import re
 
-SHOWN_IN_PICTURES = 80
+IN_PICTURES = 80
 """Characters of a text that have room in a picture."""
 
 _MARKDOWN = re.compile(r"[\\`*<>|\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -49,7 +49,10 @@ def for_picture(text: str) -> str:
     A label that begins with an underscore would be left out of a legend. Dollar signs are no mathematics where the
     figure is drawn with `plot.STYLE`.
     """
-    text = for_terminal(text)
-    if len(text) > SHOWN_IN_PICTURES:
-        text = text[: SHOWN_IN_PICTURES - 3] + "..."
+    text = cut(for_terminal(text[: IN_PICTURES + 1]), IN_PICTURES)
     return f" {text}" if text.startswith("_") else text
+
+
+def cut(text: str, longest: int) -> str:
+    """Return text of no more characters than that; dots stand for what is left out."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -1,0 +1,280 @@
+"""Which runs are one net, and what is said of its score: the only rule of aggregation.
+
+**What may be held against each other** (a `Comparison`): runs of one task on one image set. Two sets of one name are
+one set if their fingerprints are the same; a line from before there were fingerprints has none, and stays apart from
+those that have one, except for sets whose name tells their images (`run.NAMED_SETS`).
+
+**What is one net** (a `NetResult`): runs of a comparison with the same name, overrides, head, frozen, and recipe. A
+field that a recipe does not hold has its default, and 0.02 is 0.1 * 0.2. Seed, machine, versions and time have no part
+in it. Of several lines with one seed the last one counts.
+
+**What is said of its score**: the arithmetic mean over the runs; their sample standard deviation (n - 1), the *spread*;
+and the *standard error* that comes from the finite number of test images, which is the mean of those of the runs. More
+runs do not shrink it, for all meet the same images; the error of a mean is at most the mean of the errors.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.published import published_error
+from zoo.results.line import Line, score_key, task_of
+from zoo.results.metrics import METRICS, Metric, standard_error
+from zoo.results.recipe import DEFAULTS, words
+from zoo.results.run import CLASSIFY, NAMED_SETS, display_name
+
+DIGITS = 12
+"""Digits of a number that tell two recipes apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetResult:
+    """One net of a comparison, over all of its seeds.
+
+    Attributes:
+        net: As shown: the preset with its overrides, and what it is built into.
+        recipe: What is special in its recipe; empty where it is that of more than half of the runs.
+        family: Of the registry.
+        params: Parameters.
+        macs: Multiply-adds for one image of the dataset.
+        activations: Elements that convolutions and linear layers write, for one image.
+        score: Mean of the task's metric over the seeds; for classification the share of the test images that are
+            named correctly.
+        standard_error: Of the score on the test images; None where no run has one.
+        spread: Standard deviation of the score over the seeds; None for a single one.
+        seeds: Number of runs.
+        seconds: Mean wall time of a run.
+        test_images: Images behind the score.
+        uncounted: Operators that no figure counts, with the number of calls.
+        task: Name of the task.
+        trivial: What the task's trivial answer scores on the same images, where it has one.
+        published_error: Top-1 error in percent that was published of this net on these images, or None.
+        remarks: What a reader of the figures must know; complete sentences.
+        runs: The lines, one a seed, in the order in which they were read.
+    """
+
+    net: str
+    recipe: str = ""
+    family: str
+    params: int
+    macs: int
+    activations: int
+    score: float
+    standard_error: float | None
+    spread: float | None
+    seeds: int
+    seconds: float
+    test_images: int
+    uncounted: Mapping[str, int]
+    task: str = CLASSIFY
+    trivial: float | None = None
+    published_error: float | None = None
+    remarks: tuple[str, ...] = ()
+    runs: tuple[Line, ...] = field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        """The net, and what is special in its recipe."""
+        return f"{self.net} [{self.recipe}]" if self.recipe else self.net
+
+    @property
+    def versus_published(self) -> float | None:
+        """Points by which the score is above what was published; None where nothing was."""
+        return None if self.published_error is None else 100 * self.score - (100 - self.published_error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Nets of one task on one image set.
+
+    Attributes:
+        title: Of all comparisons that were made together, the name of this one.
+        dataset: Name of the image set.
+        fingerprint: Of the image set; empty where its name tells it, and for lines that hold none.
+        task: Name of the task.
+        nets: In the order of the first run of each.
+    """
+
+    title: str
+    dataset: str
+    fingerprint: str
+    task: str
+    nets: tuple[NetResult, ...]
+
+    @property
+    def metric(self) -> Metric:
+        """What the nets are scored by."""
+        return METRICS[self.task]
+
+    @property
+    def remarks(self) -> list[str]:
+        """The remarks of all nets."""
+        return [f"{net.name}: {remark}" for net in self.nets for remark in net.remarks]
+
+
+def group(trainings: Iterable[Line]) -> list[Comparison]:
+    """Return the comparisons that checked lines of finished runs make, in the order of the first run of each.
+
+    Args:
+        trainings: Such as `Results.trainings`.
+    """
+    places: dict[tuple[str, str, str], list[Line]] = {}
+    for line in trainings:
+        places.setdefault(place_of(line), []).append(line)
+    named = Counter((task, dataset) for task, dataset, _ in places)
+    return [
+        Comparison(
+            title=_title(dataset, task, fingerprint, ambiguous=named[task, dataset] > 1),
+            dataset=dataset,
+            fingerprint=fingerprint,
+            task=task,
+            nets=tuple(_nets(lines)),
+        )
+        for (task, dataset, fingerprint), lines in places.items()
+    ]
+
+
+def place_of(line: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return task, image set and fingerprint: lines with the same three may be held against each other."""
+    dataset = line["dataset"]
+    fingerprint = "" if dataset["name"] in NAMED_SETS else dataset.get("fingerprint") or ""
+    return task_of(line), dataset["name"], fingerprint
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of the points that no other point beats, by rising cost.
+
+    One (cost, value) point beats another if it costs no more and is worth no less, and is better in one of the two.
+    Equal points do not beat each other.
+    """
+    front: list[int] = []
+    best = -float("inf")
+    previous = None
+    for position in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        cost, value = points[position]
+        if value > best or (cost, value) == previous:
+            front.append(position)
+            best, previous = value, (cost, value)
+    return front
+
+
+def display_of(line: Mapping[str, Any]) -> str:
+    """Return the net of a training as it is shown."""
+    return display_name(line["name"], line.get("overrides") or {}, line.get("head") or "", bool(line.get("frozen")))
+
+
+def _title(dataset: str, task: str, fingerprint: str, *, ambiguous: bool) -> str:
+    title = dataset if task == CLASSIFY else f"{dataset}, {task}"
+    images = f"images {fingerprint}" if fingerprint else "images unknown"
+    return f"{title} ({images})" if ambiguous else title
+
+
+def _nets(lines: Sequence[Line]) -> Iterable[NetResult]:
+    """The nets of one comparison."""
+    recipes = [_plain_recipe(line) for line in lines]
+    nets: dict[str, list[Line]] = {}
+    for line, recipe in zip(lines, recipes, strict=True):
+        built = line["name"], _plain(line.get("overrides") or {}), line.get("head") or "", bool(line.get("frozen"))
+        nets.setdefault(_text([*built, recipe]), []).append(line)
+    special = dict(zip(map(_text, recipes), _specials(lines, recipes), strict=True))
+    for own in nets.values():
+        yield _net(own, special[_text(_plain_recipe(own[0]))])
+
+
+def _plain_recipe(line: Line) -> dict[str, Any]:
+    """A recipe with all of its fields, in plain types that compare."""
+    return _plain({**DEFAULTS, **line["recipe"]})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(f"{value:.{DIGITS}g}")
+    return value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _specials(lines: Sequence[Line], recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is special in the recipe of each line: its name, or the fields that differ from what most lines have.
+
+    What more than half of the lines have in common is not worth a word.
+    """
+    texts = [{key: _text(value) for key, value in recipe.items()} for recipe in recipes]
+    fields = dict.fromkeys(key for recipe in texts for key in recipe)
+    values = {key: Counter(recipe.get(key) for recipe in texts) for key in fields}
+    differs = [
+        [key for key in fields if len(values[key]) > 1 and 2 * values[key][recipe.get(key)] <= len(lines)]
+        for recipe in texts
+    ]
+    names = [line.get("recipe_name") or "" for line in lines]
+    meant: dict[str, set[str]] = {}
+    for name, recipe in zip(names, recipes, strict=True):
+        meant.setdefault(name, set()).add(_text(recipe))
+    return [
+        f"recipe {name}"
+        if keys and name and len(meant[name]) == 1
+        else words({key: _shown(recipe.get(key)) for key in keys})
+        for keys, name, recipe in zip(differs, names, recipes, strict=True)
+    ]
+
+
+def _shown(value: Any) -> Any:
+    """A value of a recipe in the types that Python has for it."""
+    return tuple(map(_shown, value)) if isinstance(value, list) else value
+
+
+def _net(lines: Sequence[Line], recipe: str) -> NetResult:
+    newest: dict[int, Line] = {}
+    for line in lines:
+        newest[line["seed"]] = line
+    runs, last = list(newest.values()), lines[-1]
+    remarks = []
+    if len(runs) < len(lines):
+        remarks.append(f"{len(lines)} lines with {len(runs)} seeds; of each seed the last line counts")
+    counts = last["counts"]
+    if any(run["counts"] != counts for run in runs):
+        remarks.append("its runs were counted differently; the newest counts are shown")
+    scores = [run[score_key(run)] for run in runs]
+    errors = [error for run in runs if (error := error_of(run)) is not None]
+    return NetResult(
+        net=display_of(last),
+        recipe=recipe,
+        family=last["family"],
+        params=counts["params"],
+        macs=counts["macs"],
+        activations=counts["activations"],
+        score=statistics.fmean(scores),
+        standard_error=statistics.fmean(errors) if errors else None,
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+        seeds=len(runs),
+        seconds=statistics.fmean(run["seconds"] for run in runs),
+        test_images=last["dataset"]["test"],
+        uncounted=counts["uncounted"],
+        task=task_of(last),
+        trivial=last.get(score_key(last).replace("test_", "trivial_")),
+        published_error=published_error(last) if task_of(last) == CLASSIFY else None,
+        remarks=tuple(remarks),
+        runs=tuple(runs),
+    )
+
+
+def error_of(line: Mapping[str, Any]) -> float | None:
+    """Return the standard error of a training's score; None where the line holds none and none follows from it.
+
+    Lines of classification from before they held one get the binomial error, which is what later lines hold.
+    """
+    error = line.get("standard_error")
+    if error is None and task_of(line) == CLASSIFY:
+        return standard_error(line[score_key(line)], line["dataset"]["test"])
+    return error

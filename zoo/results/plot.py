@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from math import dist
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bench.labels import AMBIGUOUS, leader_end, place_labels
-from zoo.bench.report import Row, pareto_front, task_of, write_atomically
+from zoo import files
+from zoo.results.escape import for_picture
+from zoo.results.group import NetResult, pareto_front
+from zoo.results.plot_labels import AMBIGUOUS, leader_end, place_labels
+from zoo.results.table import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,59 +36,83 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8,
     "axes.axisbelow": True,
     "legend.fontsize": 8,
+    # Names come from files: a dollar sign in one begins no mathematics.
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 NETS_IN_SMALLEST = 16  # more nets get a larger figure from the start
+MOST_LABELS = 120
+MOST_FAMILIES = 24  # in the legend
 GROWTH = (1.0, 1.25, 1.6, 2.1, 2.8)
 
 
-def plot_all(rows: Sequence[Row], folder: Path, dataset: str) -> list[Path]:
+def plot_all(nets: Sequence[NetResult], folder: Path, dataset: str) -> list[Path]:
     """Write `accuracy_vs_params.png` and `accuracy_vs_macs.png` and return their paths.
 
     For another task than classification its metric stands in place of `accuracy`.
 
     Raises:
-        ValueError: If there are no rows.
+        ValueError: If there are no nets.
     """
     paths = []
     for cost in COSTS:
-        figure, _ = draw(rows, cost, dataset)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        paths.append(folder / f"{task_of(rows).metric}_vs_{cost}.png")
-        write_atomically(paths[-1], buffer.getvalue())
+        paths.append(folder / f"{metric_of(nets).key}_vs_{cost}.png")
+        files.write_in_folder(paths[-1], picture(nets, cost, dataset, "png"))
     return paths
 
 
-def draw(rows: Sequence[Row], cost: str, dataset: str) -> tuple[Figure, list[Text]]:
-    """Draw the metric against one of `COSTS`, in a figure as large as its labels need.
+def picture(nets: Sequence[NetResult], cost: str, dataset: str, kind: str) -> bytes:
+    """Return the figure of `draw` as ``png`` or ``svg``; the same nets give the same bytes."""
+    import matplotlib as mpl
+
+    figure, _ = draw(nets, cost, dataset)
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "zoo"}):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def draw(nets: Sequence[NetResult], cost: str, dataset: str) -> tuple[Figure, list[Text]]:
+    """Draw the score against one of `COSTS`, in a figure as large as its labels need.
+
+    Every net has its name beside it, unless there are more than `MOST_LABELS`, or the names find no room: then only
+    those on the Pareto front have, or none. The figure says so.
 
     Args:
-        rows: The nets.
-        cost: Field of a row on the horizontal axis.
+        nets: Of one comparison.
+        cost: Attribute of a net on the horizontal axis.
         dataset: Name for the vertical axis.
 
     Returns:
-        The figure, laid out and ready to be saved at its own resolution, and the labels in the order of the rows.
+        The figure, laid out and ready to be saved at its own resolution, and the labels in the order of the nets.
 
     Raises:
-        ValueError: If there are no rows.
+        ValueError: If there are no nets.
     """
-    if not rows:
-        raise ValueError("rows must not be empty: run zoo bench first")
+    if not nets:
+        raise ValueError("nets must not be empty: run zoo bench first")
     import matplotlib as mpl  # optional dependency: the `bench` extra
 
+    on_front = pareto_front([(getattr(net, cost), net.score) for net in nets])
+    choices: list[tuple[str, list[int]]] = [
+        ("", list(range(len(nets)))),
+        ("only nets on the Pareto front are named", sorted(on_front)),
+        ("the names of the nets find no room", []),
+    ]
     with mpl.rc_context(STYLE):
-        roomy = max(1.0, (len(rows) / NETS_IN_SMALLEST) ** 0.5)
-        for growth in GROWTH:
-            figure, axes = _axes(rows, cost, dataset, growth * roomy)
-            labels = _label(axes, rows, cost)
-            if labels is not None:
-                return figure, labels
-    warnings.warn(f"{len(rows)} labels do not fit into the figure of accuracy and {cost}", stacklevel=2)
-    return figure, []
+        for note, named in choices:
+            if len(named) > MOST_LABELS:
+                continue
+            roomy = max(1.0, (len(named) / NETS_IN_SMALLEST) ** 0.5)
+            for growth in GROWTH:
+                figure, axes = _axes(nets, cost, dataset, growth * roomy, note)
+                labels = _label(axes, nets, named, cost)
+                if labels is not None:
+                    return figure, labels
+    raise AssertionError("no label always fits")
 
 
-def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[Figure, Axes]:
+def _axes(nets: Sequence[NetResult], cost: str, dataset: str, growth: float, note: str) -> tuple[Figure, Axes]:
     # Figure, not pyplot: no global state, no display, no backend to choose. Its canvas is Agg.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -94,17 +120,15 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
     figure = Figure(figsize=(6.5 * growth, 4.2 * growth), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")
-    low, high = min(getattr(row, cost) for row in rows), max(getattr(row, cost) for row in rows)
+    low, high = min(getattr(net, cost) for net in nets), max(getattr(net, cost) for net in nets)
     spare = max((high / low) ** 0.12, 1.2)  # one net alone has no range of its own
     axes.set_xlim(low / spare, high * spare)
-    families = list(dict.fromkeys(row.family for row in rows))
-    for number, family in enumerate(families):
-        own = [row for row in rows if row.family == family]
+    for number, (family, own) in enumerate(_by_family(nets).items()):
         colour = COLOURS[number % len(COLOURS)]
         axes.errorbar(
-            [getattr(row, cost) for row in own],
-            [100 * row.score for row in own],
-            yerr=[100 * row.standard_error for row in own],
+            [getattr(net, cost) for net in own],
+            [100 * net.score for net in own],
+            yerr=[_error(net) for net in own],
             fmt=MARKERS[number % len(MARKERS)],
             color=colour,
             ecolor=(colour, 0.45),
@@ -112,11 +136,11 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
             markersize=MARKER_POINTS,
             markeredgecolor="white",
             markeredgewidth=0.6,
-            label=family,
+            label=_drawable(family),
             zorder=3,
         )
     axes.margins(y=0.12)
-    path = _front_path(rows, cost, high * spare)
+    path = _front_path(nets, cost, high * spare)
     axes.plot(*zip(*path, strict=True), color="black", lw=1.0, ls=(0, (4, 2)), label="Pareto front", zorder=2)
     axes.grid(True, which="major", color="0.9", linewidth=0.6)
     if high > 8 * low:
@@ -127,10 +151,11 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(COSTS[cost])
-    seeds = {row.seeds for row in rows}
+    seeds = {net.seeds for net in nets}
     mean = "" if seeds == {1} else f", mean of {'up to ' * (len(seeds) > 1)}{max(seeds)} seeds"
-    axes.set_ylabel(f"test {task_of(rows).title} on {dataset} [%]{mean}")
-    images = max(row.test_images for row in rows)
+    axes.set_ylabel(f"test {metric_of(nets).title} on {_drawable(dataset)} [%]{mean}")
+    axes.set_title(note, loc="right", fontsize=8)
+    images = max(net.test_images for net in nets)
     axes.plot([], [], color="0.5", linewidth=1.0, label=f"standard error ({images} test images)")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, handlelength=1.8, columnspacing=1.4)
     figure.draw_without_rendering()
@@ -138,24 +163,52 @@ def _axes(rows: Sequence[Row], cost: str, dataset: str, growth: float) -> tuple[
     return figure, axes
 
 
-def _label(axes: Axes, rows: Sequence[Row], cost: str) -> list[Text] | None:
-    """Write the name of each net beside its point, joined by a line where it is far; None if there is no room."""
+def _by_family(nets: Sequence[NetResult]) -> dict[str, list[NetResult]]:
+    """The nets of each family in the legend; it has room for so many."""
+    families = list(dict.fromkeys(net.family for net in nets))
+    named = families if len(families) <= MOST_FAMILIES else families[: MOST_FAMILIES - 1]
+    groups: dict[str, list[NetResult]] = {family: [] for family in named}
+    for net in nets:
+        groups.setdefault(net.family if net.family in named else "other families", []).append(net)
+    return groups
+
+
+def _error(net: NetResult) -> float:
+    """Standard error in percent; a net without one has no bar."""
+    return 100 * (net.standard_error or 0.0)
+
+
+def _drawable(text: str) -> str:
+    """Text in letters that the font has; others are shown as escapes, for an empty box says nothing."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(
+        letter if ord(letter) in known else letter.encode("unicode_escape").decode("ascii")
+        for letter in for_picture(text)
+    )
+
+
+def _label(axes: Axes, nets: Sequence[NetResult], named: Sequence[int], cost: str) -> list[Text] | None:
+    """Write the names of some nets beside their points, joined by a line where far; None if there is no room."""
     figure = axes.figure
     scale = figure.dpi / 72
-    labels = [axes.text(0, 0, row.name, fontsize=7.5, ha="left", va="bottom", zorder=4) for row in rows]
+    labels = [axes.text(0, 0, _drawable(nets[i].name), fontsize=7.5, ha="left", va="bottom", zorder=4) for i in named]
     extents = [label.get_window_extent() for label in labels]
-    values = [(getattr(row, cost), 100 * row.score, 100 * row.standard_error) for row in rows]
-    points = [tuple(axes.transData.transform((x, y))) for x, y, _ in values]
+    values = [(getattr(net, cost), 100 * net.score, _error(net)) for net in nets]
+    every = [tuple(axes.transData.transform((x, y))) for x, y, _ in values]
+    points = [every[i] for i in named]
     bars = [
         (*axes.transData.transform((x, y - error)), *axes.transData.transform((x, y + error))) for x, y, error in values
     ]
-    front = [tuple(axes.transData.transform(place)) for place in _front_path(rows, cost, axes.get_xlim()[1])]
+    front = [tuple(axes.transData.transform(place)) for place in _front_path(nets, cost, axes.get_xlim()[1])]
     steps = [(*a, *b) for a, b in pairwise(front)]
     boxes = place_labels(
         points,
         [(extent.width, extent.height) for extent in extents],
         axes.bbox.extents,
         radius=MARKER_POINTS * scale / 2 + 1,
+        others=[every[i] for i in set(range(len(nets))) - set(named)],
         lines=[*bars, *steps],
     )
     if boxes is None:
@@ -166,20 +219,20 @@ def _label(axes: Axes, rows: Sequence[Row], cost: str) -> list[Text] | None:
     for label, box, point in zip(labels, boxes, points, strict=True):
         x, y = to_data.transform(box[:2])
         label.set_position((x, y))
-        if _needs_leader(point, box, points, scale):
+        if _needs_leader(point, box, every, scale):
             (x0, y0), (x1, y1) = to_data.transform([point, leader_end(point, box)])
             axes.plot([x0, x1], [y0, y1], color="0.45", linewidth=0.5, zorder=1, scalex=False, scaley=False)
     return labels
 
 
-def _front_path(rows: Sequence[Row], cost: str, right: float) -> list[tuple[float, float]]:
-    """Corners of the front's staircase: the best accuracy that each cost buys, up to the right edge."""
-    front = [rows[i] for i in pareto_front([(getattr(row, cost), row.score) for row in rows])]
+def _front_path(nets: Sequence[NetResult], cost: str, right: float) -> list[tuple[float, float]]:
+    """Corners of the front's staircase: the best score that each cost buys, up to the right edge."""
+    front = [nets[i] for i in pareto_front([(getattr(net, cost), net.score) for net in nets])]
     path = []
-    for row in front:
+    for net in front:
         if path:
-            path.append((getattr(row, cost), path[-1][1]))
-        path.append((getattr(row, cost), 100 * row.score))
+            path.append((getattr(net, cost), path[-1][1]))
+        path.append((getattr(net, cost), 100 * net.score))
     return [*path, (right, path[-1][1])]
 
 

@@ -32,6 +32,7 @@ def place_labels(
     area: tuple[float, float, float, float],
     *,
     radius: float,
+    others: Sequence[tuple[float, float]] = (),
     lines: Sequence[tuple[float, float, float, float]] = (),
 ) -> list[tuple[float, float, float, float]] | None:
     """Find a box for the label of each point.
@@ -41,6 +42,7 @@ def place_labels(
         sizes: (width, height) of each label.
         area: (x0, y0, x1, y1) that no label may leave.
         radius: Of a point's marker; no label comes closer to any point.
+        others: (x, y) of the points without a label.
         lines: (x0, y0, x1, y1) segments that labels had better not cover, such as error bars.
 
     Returns:
@@ -49,11 +51,12 @@ def place_labels(
     if not points:
         return []
     centres = np.asarray(points, dtype=float)
+    obstacles = np.concatenate([centres, np.asarray(others, dtype=float).reshape(-1, 2)])
     segments = np.asarray(lines, dtype=float).reshape(-1, 4)
     candidates = [_candidates(centre, size, radius) for centre, size in zip(centres, sizes, strict=True)]
     fixed = []
     for boxes in candidates:
-        allowed = _inside(boxes, area) & ~_overlap(boxes, _boxes_around(centres, radius)).any(1)
+        allowed = _inside(boxes, area) & ~_overlap(boxes, _boxes_around(obstacles, radius)).any(1)
         fixed.append(boxes[allowed])
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
     crowded_first = np.argsort(np.sort(distance, axis=1)[:, : min(4, len(centres))].sum(1), kind="stable")
@@ -61,8 +64,8 @@ def place_labels(
     for _ in range(ROUNDS):
         before = dict(placed)
         for i in crowded_first:
-            others = [j for j in placed if j != i]
-            best = _best(fixed[i], centres, i, [placed[j] for j in others], centres[others], segments)
+            rest = [j for j in placed if j != i]
+            best = _best(fixed[i], obstacles, i, [placed[j] for j in rest], centres[rest], segments)
             if best is None:
                 return None
             placed[i] = best
@@ -91,17 +94,17 @@ def _candidates(centre: Array, size: tuple[float, float], radius: float) -> Arra
     return np.array(boxes)
 
 
-def _best(boxes: Array, centres: Array, i: int, placed: list[Array], others: Array, segments: Array) -> Array | None:
+def _best(boxes: Array, points: Array, i: int, placed: list[Array], others: Array, segments: Array) -> Array | None:
     """The cheapest box for label i that overlaps none of the placed boxes, whose points are `others`."""
     taken = np.array(placed).reshape(-1, 4)
     boxes = boxes[~_overlap(boxes, taken).any(1)] if len(taken) else boxes
     if not len(boxes):
         return None
-    ends = _ends(boxes, centres[i])
-    leaders = np.concatenate([np.broadcast_to(centres[i], ends.shape), ends], axis=1)  # (K, 4)
-    cost = np.linalg.norm(ends - centres[i], axis=1)
+    ends = _ends(boxes, points[i])
+    leaders = np.concatenate([np.broadcast_to(points[i], ends.shape), ends], axis=1)  # (K, 4)
+    cost = np.linalg.norm(ends - points[i], axis=1)
     # To the right and slightly above is where a reader looks first.
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - centres[i]
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - points[i]
     cost += 4 * (middle[:, 0] < 0) + 2 * (middle[:, 1] < 0)
     if len(taken):
         their_ends = np.array([_ends(box[None], point)[0] for box, point in zip(taken, others, strict=True)])
@@ -109,10 +112,10 @@ def _best(boxes: Array, centres: Array, i: int, placed: list[Array], others: Arr
         cost += LEADER_CROSSES * _segments_cross(leaders, theirs).sum(1)
         covered = _segment_meets_box(leaders, taken).sum(1) + _segment_meets_box(theirs, boxes).sum(0)
         cost += LEADER_COVERED * covered
-    rest = np.delete(centres, i, axis=0)
+    rest = np.delete(points, i, axis=0)
     nearest = np.clip(rest[None], boxes[:, None, :2], boxes[:, None, 2:])  # (K, N - 1, 2) of each box to each point
     near = np.linalg.norm(nearest - rest[None], axis=2)
-    cost += NEAR_OTHER_POINT * (near < AMBIGUOUS * np.linalg.norm(ends - centres[i], axis=1)[:, None]).sum(1)
+    cost += NEAR_OTHER_POINT * (near < AMBIGUOUS * np.linalg.norm(ends - points[i], axis=1)[:, None]).sum(1)
     cost += LEADER_HITS_POINT * _segment_meets_box(leaders, _boxes_around(rest, 2.0)).sum(1)
     if len(segments):
         cost += LABEL_ON_LINE * _segment_meets_box(segments, boxes).sum(0)

@@ -222,9 +222,9 @@ DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.defau
 
 
 def words(fields: Mapping[str, Any]) -> str:
-    """Return fields as they are told: ``lr=0.02, epochs=20``, without the digits that a product leaves behind."""
+    """Return fields as text, ``lr=0.02, epochs=20``, without the digits that a product leaves behind."""
     return ", ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
+        f"{key}={value:.12g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
     )
 
 

@@ -13,8 +13,8 @@ from zoo.results.recipe import Recipe
 KEY_LENGTH = 16
 CLASSIFY = "classify"
 """The task that results without a task belong to."""
-NAMED_SETS = ("digits", "scenes")
-"""Image sets that come with a package, so that one name is one set, whether or not a line holds their fingerprint."""
+NAMED_SETS = ("digits", "scenes", "fashion", "fashion_search")
+"""Image sets that come with a package or are checked, so that one name is one set, whether or not a line holds their fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,9 +99,14 @@ def read_if_there(path: Path) -> Results:
         ValueError: See `read`; also if the path is a folder or no regular file.
     """
     if path.is_dir():
-        where = for_terminal(str(path))
-        raise ValueError(f"path {where} is a folder: name a file in it, such as {where}/{RESULTS}")
+        name = for_terminal(str(path / "speed.jsonl"))
+        raise ValueError(f"path {for_terminal(str(path))} is a folder: name a file in it, such as {name}")
     return read([path]) if path.exists() else Results()
+
+
+def finished_keys(path: Path) -> set[str]:
+    """Return the keys of all that a result file has finished; none where there is no file yet."""
+    return read_if_there(path).finished
 
 
 def parse_all(path: Path, content: bytes, warnings: list[str]) -> Iterator[Line]:
@@ -172,10 +177,10 @@ def _locked(descriptor: int) -> Generator[None]:
 
 
 def _end_last_line(descriptor: int, path: Path) -> int:
-    """Return the size of a file of whole lines; a last line without an end is ended, or cut where it is torn.
+    """Return the size of a file of whole lines; a last line without an end is ended, or cut off where it is torn.
 
     Raises:
-        ValueError: If a line is none of ours; nothing is changed then.
+        ValueError: If the file holds anything but our lines; nothing is changed then.
     """
     refusal = f"{for_terminal(str(path))} holds other things than results"
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -183,17 +188,19 @@ def _end_last_line(descriptor: int, path: Path) -> int:
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
         content = file.read()
-    lines = content.split(b"\n")
-    for number, text in enumerate(lines, start=1):
-        if text.strip() and not (_begins_as_ours(text) or _is_record(text)):
+    *whole, last = content.split(b"\n")
+    for number, text in enumerate([*whole, last], start=1):
+        if text.strip() and not (_begins_as_ours(text) or _is_result(text)):
             raise ValueError(f"{refusal} (line {number}): nothing is written to it; give another file")
-    if not lines[-1]:
-        return len(content)
-    if _is_record(lines[-1]):
-        os.write(descriptor, b"\n")  # whole, and somebody's editor left out the end
+    filled = [text for text in (*whole, last) if text.strip()]
+    if not (any(map(_is_result, filled)) or all(map(_is_torn, filled))):
+        raise ValueError(f"{refusal}: nothing is written to it; give another file")
+    if _is_result(last):
+        os.write(descriptor, b"\n")  # somebody's editor left out the end
         return len(content) + 1
-    os.ftruncate(descriptor, len(content) - len(lines[-1]))
-    return len(content) - len(lines[-1])
+    size = len(content) - len(last)
+    os.ftruncate(descriptor, size)
+    return size
 
 
 def _begins_as_ours(text: bytes) -> bool:
@@ -202,10 +209,18 @@ def _begins_as_ours(text: bytes) -> bool:
     return BEGINNING.startswith(start)
 
 
-def _is_record(text: bytes) -> bool:
-    """Whether a line is a result; its fields are the reader's to check."""
+def _is_result(text: bytes) -> bool:
     try:
-        record = json.loads(text.decode())
-    except (ValueError, RecursionError):
+        parse(text)
+    except ValueError:
         return False
-    return isinstance(record, dict) and isinstance(record.get("key"), str)
+    return True
+
+
+def _is_torn(text: bytes) -> bool:
+    """Whether a line that begins as a result is cut off, and long enough to be no other text."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return isinstance(error, NoJSONError) and len(text) > len(BEGINNING)
+    return False
