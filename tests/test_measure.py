@@ -388,7 +388,7 @@ def test_the_command_prints_json_and_appends_lines(tmp_path: Path, capsys: pytes
     assert main([*asked, "--json"]) == 0
     captured = capsys.readouterr()
     records = json.loads(captured.out)
-    assert records == speed_records(path)
+    assert [{**record, "schema": SCHEMA} for record in records] == speed_records(path)
     assert [(r["name"], r["case"]["batch_size"]) for r in records] == [
         ("resnet20_cifar", 1),
         ("timm:test_resnet", 1),

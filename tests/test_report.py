@@ -202,7 +202,7 @@ def test_provenance_names_files_devices_and_revisions(tmp_path: Path) -> None:
         (json.dumps(changed(RUN, counts=None)), "line 2: counts.params (None) must be a whole number"),
         (
             json.dumps(changed(RUN, test_accuracy=float("nan"))),
-            "line 2: 'test_accuracy' (nan) must hold finite numbers",
+            "line 2: 'test_accuracy' (nan) must hold finite",
         ),
         (json.dumps(changed(RUN, test_accuracy=99.1)), "line 2: test_accuracy (99.1) must be a number in [0, 1]"),
         (json.dumps(changed(RUN, test_accuracy=None)), "line 2: the line has neither a score"),

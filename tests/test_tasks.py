@@ -20,6 +20,7 @@ from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, 
 from zoo.bench.train import DivergedError, train
 from zoo.cli import main
 from zoo.results.group import group
+from zoo.results.metrics import METRICS
 from zoo.results.recipe import Recipe
 from zoo.results.run import Run
 from zoo.results.store import read
@@ -438,7 +439,7 @@ def test_the_command_makes_lines_tables_plots_and_pictures(
     assert f"% test {title} after 1 epochs" in captured.err
     assert f"{title} [%]" in captured.out
     assert f"{head}({NET})" in captured.out
-    assert TASKS[task].trivial_title.capitalize() + " scores " in captured.out
+    assert METRICS[task].trivial_title.capitalize() + " scores " in captured.out
     for cost in ("params", "macs"):
         assert (tmp_path / f"{metric}_vs_{cost}.png").exists()
     assert not list(tmp_path.glob("accuracy*"))

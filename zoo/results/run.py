@@ -14,7 +14,7 @@ KEY_LENGTH = 16
 CLASSIFY = "classify"
 """The task that results without a task belong to."""
 NAMED_SETS = ("digits", "scenes", "fashion", "fashion_search")
-"""Image sets that come with a package or are checked, so that one name is one set, whether or not a line holds their fingerprint."""
+"""Image sets whose name tells their images, whether or not a line holds their fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
