@@ -13,7 +13,7 @@ from zoo.results.recipe import Recipe
 KEY_LENGTH = 16
 CLASSIFY = "classify"
 """The task that results without a task belong to."""
-NAMED_SETS = ("digits", "scenes", "fashion", "fashion_search")
+NAMED_SETS = ("digits", "scenes", "fashion", "fashion_search", "fashion_scenes")
 """Image sets whose name tells their images, whether or not a line holds their fingerprint."""
 
 
