@@ -213,15 +213,19 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
             f"model ({type(model).__name__}) has parameters beside the net of the zoo in it ({beside[0]}): "
             f"give the {type(net).__name__} itself"
         )
+    net = dict(net.named_modules())[_inner(net)]
     tensors = net.state_dict()
-    if isinstance(inner := getattr(net, "model", None), Backbone):
-        net, tensors = inner, inner.state_dict()
     whole: Whole = getattr(found[0], WHOLE, None) or Whole(type(net), net.spec)
     strange = [key for key, value in tensors.items() if type(value) is not Tensor or value.dtype not in DTYPES]
     if strange:
         raise ValueError(f"model ({type(net).__name__}): {strange[0]} is no plain tensor; load before it is changed")
     layouts = getattr(sys.modules[whole.kind.__module__], "LAYOUTS", {})
     return Target(whole.kind.__name__, tensors, layouts, whole.names), net
+
+
+def _inner(model: nn.Module) -> str:
+    """Where in a model the net of ours is, by its name there; timm's list of layers is the net itself."""
+    return next((name for name, module in model.named_modules() if isinstance(module, Backbone)), "")
 
 
 def _write(net: nn.Module, target: Target, tensors: Mapping[str, Tensor]) -> None:
@@ -250,10 +254,10 @@ def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
     """Rename and leave out what a whole net has and its wrapper not, in a copy that torch has made."""
     whole = {f"{prefix}{name}": name for name in getattr(module, WHOLE).names()}
     own = module.state_dict().keys()
-    inner = isinstance(getattr(module, "model", None), Backbone)
+    inner = f"{_inner(module)}." if _inner(module) else ""
     for key in [key for key in state_dict if key in whole]:
         name = whole[key]
-        if inner and f"model.{name}" in own:
-            state_dict[f"{prefix}model.{name}"] = state_dict.pop(key)
+        if inner and f"{inner}{name}" in own:
+            state_dict[f"{prefix}{inner}{name}"] = state_dict.pop(key)
         elif name not in own:
             del state_dict[key]
