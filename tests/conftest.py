@@ -10,7 +10,8 @@ import pytest
 import torch
 
 # Found examples would differ from machine to machine and a slow machine is no failure.
-hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None)
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, suppress_health_check=slow)
 hypothesis.settings.load_profile("zoo")
 
 

@@ -1,22 +1,28 @@
 """The command `zoo`: what it prints, what it writes, how it fails."""
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 import zoo
-from zoo.bench import runner
-from zoo.bench.options import parse_pairs
+from zoo import files
+from zoo.bench import attempt, runner, speed
+from zoo.bench.options import parse_pairs, run_verb
 from zoo.bench.runner import Outcome
 from zoo.cli import main, parse_size
 from zoo.papers import SYSTEMS, systems
-from zoo.results import Recipe, Run, append
+from zoo.results import Recipe, Run, append, store
+from zoo.weights import loading
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -115,6 +121,10 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
     [
         (["info", "fishnet9"], r"fishnet9.*fishnet99"),
         (["count", "resnet20_cifarr"], r"resnet20_cifarr.*resnet20_cifar"),
+        (["info", "vit_base_patch16_224"], r"is a model of timm, not of the zoo"),
+        (["count", "timm:nosuch"], r"name ('timm:nosuch') is not a model of timm"),
+        (["count", "timm:resnet5"], r"name ('timm:resnet5') is not a model of timm: did you mean.*resnet50"),
+        (["count", "timm:resnet50.none"], r"timm's resnet50 has no weights 'none': did you mean resnet50."),
         (["count", "zzz*"], r"pattern 'zzz*' matches no model"),
         (["count", "resnet20_cifar", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),
         (["count", "resnet20_cifar", "--input-size", "1x32x32"], r"1 channels"),
@@ -124,6 +134,11 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["list", "--papers", "--counts"], r"--papers lists papers, not nets: leave out --counts"),
         (["list", "--papers", "--sort", "name", "--reverse"], r"leave out --sort, --reverse"),
         (["bench", "resnet20_cifarr"], r"did you mean resnet20_cifar"),
+        (["bench", "timm:nosuch"], r"name ('timm:nosuch') is not a model of timm"),
+        (
+            ["bench", "resnet20_cifar", "--set", "widths=8,16,32"],
+            r"widths ((8, 16, 32)) must not fall, from stem_width 16",
+        ),
         (["bench", "resnet20_cifar", "--set", "ordre=pre"], r"resnet20_cifar + ordre=pre: "),
         (["bench", "resnet20_cifar", "--set", "order"], r"'order' must have the form KEY=VALUE"),
         (["bench", "resnet20_cifar", "--set", "num_classes=3"], r"override 'num_classes' is set by the benchmark"),
@@ -152,7 +167,7 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["speed", "resnet_test", "--batch-size", "0"], r"batch size must be at least 1, got 0"),
         (["speed", "resnet_test", "--repeats", "1"], r"repeats must be at least 2, got 1"),
         (["speed", "resnet_test", "--seconds", "0"], r"seconds must be positive, got 0.0"),
-        (["speed", "resnet_test", "--out", "."], r"path . is a folder: name a file in it, such as speed.jsonl"),
+        (["speed", "resnet_test", "--out", "."], r"out . is a folder: name a file in it"),
         (["speed", "resnet_test", "--threads", "0"], r"threads must be at least 1, got 0"),
         (["speed", "resnet_test", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
         (["speed", "resnet_test", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),
@@ -255,13 +270,156 @@ def test_an_interrupted_bench_says_how_to_go_on(
     assert "the same command does the rest" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_an_error_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["bench", "resnet20_cifar", "--epochs", "1", "--out", "{}"], "out"),
+        (["bench", "--task", "segment", "--pictures", "--out", "pictured"], "pictures"),
+        (["plot", ".", "--out", "{}"], "out"),
+        (["report", ".", "-o", "{}.html"], "out"),
+        (["speed", "resnet_test", "--out", "{}"], "out"),
+        (["convert", "in.pth", "{}.safetensors", "--model", "resnet_test"], "out"),
+    ],
+)
+def test_what_cannot_be_written_is_found_first(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Nothing is trained, measured or read before."""
+    monkeypatch.chdir(tmp_path)
+    for module, name in ((runner, "_facts"), (speed, "_facts"), (loading, "check_weights"), (store, "read")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it began"))
     write_results(tmp_path / "results.jsonl")
+    (tmp_path / "pictured").mkdir()
+    (tmp_path / "pictured" / "pictures").write_text("")
     (tmp_path / "file").write_text("")
-    assert main(["plot", str(tmp_path), "--out", str(tmp_path / "file" / "below")]) == 1
-    assert capsys.readouterr().err.startswith("zoo: error: ")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([word.format("file/below") for word in arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zoo: error: {named} ")
+    assert "cannot be written: Not a directory" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_may_not_be_written_is_found_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "file"
+    files.check_writable("out", path)
+    files.check_writable("out", path, folder=True)
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "there").write_text("")
+    monkeypatch.setattr(Path, "open", refuse)
+    files.check_writable("out", path)
+    with pytest.raises(ValueError, match=r"out .*there cannot be written: Permission denied"):
+        files.check_writable("out", tmp_path / "there")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=r"out .*file cannot be written: Permission denied"):
+        files.check_writable("out", path)
+
+
+def test_a_bench_whose_runs_all_fail_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(attempt, "training", fail)
+    assert main(["bench", "lenet_test", "resnet_test", "--epochs", "1", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    failures = [line for line in captured.err.splitlines() if line.startswith("zoo: ")]
+    assert failures == [
+        f"zoo: failed: {name}, seed 0: RuntimeError: not enough memory" for name in ("lenet_test", "resnet_test")
+    ]
+
+
+# ---------------------------------------------------------------- what nobody foresaw
+
+
+def request(act: Callable[[], Any]) -> Any:
+    """A request that does what it is told, in the form that the parser returns it."""
+    return lambda: argparse.Namespace(run=lambda _: act())
+
+
+def raise_(error: BaseException) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("depth (3)\nis wrong"), 2, "zoo: error: depth (3) is wrong"),
+        (ValueError("name \x1b[31m.pth\r"), 2, "zoo: error: name \\x1b[31m.pth"),
+        (OSError("no space left"), 1, "zoo: error: no space left"),
+        (KeyError("zz"), 1, "zoo: error: KeyError: 'zz' (ZOO_TRACEBACK=1 shows where)"),
+        (RecursionError("deep"), 1, "zoo: error: RecursionError: deep (ZOO_TRACEBACK=1 shows where)"),
+        (MemoryError(), 1, "zoo: error: MemoryError: (ZOO_TRACEBACK=1 shows where)"),
+        (KeyboardInterrupt(), 130, "zoo: interrupted"),
+    ],
+)
+def test_every_error_is_one_line_and_a_status(
+    error: BaseException,
+    status: int,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ZOO_TRACEBACK", raising=False)
+    assert run_verb(request(lambda: raise_(error))) == status
+    assert capsys.readouterr() == ("", f"{line}\n")
+    monkeypatch.setenv("ZOO_TRACEBACK", "1")
+    assert run_verb(request(lambda: raise_(error))) == status
+    text = capsys.readouterr().err
+    assert text.endswith(f"{line}\n")
+    assert text.startswith("Traceback") == (status != 130)
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.formatwarning
+
+    def show() -> int:
+        print(warnings.formatwarning("a line\nis skipped", UserWarning, str(Path(zoo.__file__)), 3), end="")
+        print(warnings.formatwarning("old", DeprecationWarning, "elsewhere.py", 3), end="")
+        return 0
+
+    assert run_verb(request(show)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "zoo: warning: a line is skipped",
+        "zoo: warning: old (DeprecationWarning, elsewhere.py:3)",
+    ]
+    assert warnings.formatwarning is before
+
+
+def run_apart(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "import sys; from zoo.cli import main; sys.exit(main())", *arguments]
+    return subprocess.run(command, capture_output="stdout" not in options, check=False, **options)
+
+
+def test_an_ascii_terminal_is_no_error(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run_apart("info", "r\u00e9snet", env=environment)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"zoo: error: name ('r\\xe9snet')")
+    path = tmp_path / "caf\u00e9.safetensors"
+    weights = tmp_path / "in.safetensors"
+    save_file(zoo.create_model("resnet_test").state_dict(), weights)
+    done = run_apart("convert", str(weights), str(path), "--model", "resnet_test", env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf\\xe9.safetensors" in done.stdout
+    assert path.is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_apart("recipes", stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"zoo: error: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def test_commands_exist(page: Path) -> None:
 def parse(parser: argparse.ArgumentParser, args: list[str]) -> None:
     try:
         parser.parse_args(args)
-    except SystemExit as stop:
-        pytest.fail(f"{parser.prog} does not take {' '.join(args)} (exit {stop.code})")
+    except (SystemExit, ValueError) as stop:
+        pytest.fail(f"{parser.prog} does not take {' '.join(args)} ({stop})")
 
 
 def test_a_wrong_command_is_found() -> None:

@@ -485,7 +485,6 @@ def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "zoo.timm", *words],
         capture_output=True,
         text=True,
-        timeout=240,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

@@ -359,6 +359,18 @@ def test_a_net_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (record["name"], record["peak_memory"], record["speed_ratio"]) == ("preresnet20_cifar", 5, None)
 
 
+def test_a_sweep_of_nets_that_all_fail_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def memory(row: Row) -> None:
+        raise RuntimeError("not enough memory: you tried to allocate 5 bytes")
+
+    monkeypatch.setattr(speed, "_measure_memory", memory)
+    assert main(["speed", "resnet_test", "--batch-size", "2", "--mode", "eval", "--device", "cpu"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("zoo: failed: resnet_test, eval, batch 2, contiguous: not enough memory")
+
+
 def test_compiled_nets_are_rows_beside_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
 

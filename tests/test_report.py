@@ -265,7 +265,7 @@ def test_a_missing_library_is_said(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["report", str(write(tmp_path / "r.jsonl", [RUN]))]) == 2
-    assert "module 'plotly' is not installed: pip install 'backbone-zoo[report]'" in capsys.readouterr().err
+    assert "module 'plotly' is not installed and belongs to the extra 'report'" in capsys.readouterr().err
 
 
 def test_the_page_is_one_file_and_loads_nothing(tmp_path: Path) -> None:

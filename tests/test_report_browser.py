@@ -16,12 +16,14 @@ DRIVER = shutil.which("chromedriver")
 if not CHROMIUM or not DRIVER:
     pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver", allow_module_level=True)
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'backbone-zoo[test]'")
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra 'test'")
 ActionChains = webdriver.ActionChains
 By = pytest.importorskip("selenium.webdriver.common.by").By
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 
 HOSTILE = "</script><img src=x onerror=document.title='pwned'><b>&amp;%{x}</b>"
+PATIENCE = 600
+"""Seconds, for a browser on a machine that does much else; only a page that is broken needs them."""
 FAMILIES = ("resnet", "fabric", "densenet")
 
 
@@ -70,7 +72,7 @@ def show(driver: Any, page: Path, width: int, height: int) -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get(page.as_uri())
-    WebDriverWait(driver, 60).until(lambda d: not d.find_elements(By.ID, "status"))
+    WebDriverWait(driver, PATIENCE).until(lambda d: not d.find_elements(By.ID, "status"))
 
 
 def names(browser: Any) -> list[str]:
@@ -142,7 +144,7 @@ def test_a_point_is_found_everywhere(browser: Any) -> None:
         "return drawn.map(id => data.rows[id].name)"
     )
     ActionChains(browser).move_to_element(points(browser, "params")[order.index("net3")]).perform()
-    WebDriverWait(browser, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "tr.hovered"))
+    WebDriverWait(browser, PATIENCE).until(lambda d: d.find_elements(By.CSS_SELECTOR, "tr.hovered"))
     [row] = browser.find_elements(By.CSS_SELECTOR, "tr.hovered")
     assert row.text.startswith("net3")
     for axis in ("params", "macs", "activations"):
@@ -166,7 +168,7 @@ def test_a_box_selects_in_every_plot_and_the_table(browser: Any) -> None:
     actions = ActionChains(browser).move_to_element_with_offset(plot, 2 - size["width"] // 2, 2 - size["height"] // 2)
     actions.click_and_hold().move_by_offset(size["width"] // 4, size["height"] // 2)
     actions.move_by_offset(size["width"] // 4, size["height"] // 2 - 6).release().perform()
-    WebDriverWait(browser, 10).until(lambda d: len(names(d)) < 13)
+    WebDriverWait(browser, PATIENCE).until(lambda d: len(names(d)) < 13)
     chosen = names(browser)
     assert chosen
     assert all(int(name.removeprefix("net")) < 8 for name in chosen if name != HOSTILE)
@@ -213,7 +215,7 @@ def test_a_hostile_name_is_a_name(browser: Any) -> None:
     choose(browser, "filter", "</script>")
     assert names(browser) == [HOSTILE]
     ActionChains(browser).move_to_element(points(browser, "params")[0]).perform()
-    WebDriverWait(browser, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#plot-params .hovertext"))
+    WebDriverWait(browser, PATIENCE).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#plot-params .hovertext"))
     label = browser.find_element(By.CSS_SELECTOR, "#plot-params .hovertext").get_attribute("textContent")
     assert label.startswith(HOSTILE[:40])
     press(browser, "#table tbody button")
@@ -234,7 +236,7 @@ def test_light_and_dark(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
     bright = colours()
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-    WebDriverWait(browser, 10).until(lambda d: colours()[0] != bright[0] and colours()[1] != bright[1])
+    WebDriverWait(browser, PATIENCE).until(lambda d: colours()[0] != bright[0] and colours()[1] != bright[1])
     assert browser.find_element(By.ID, "theme").text == "Light"
     press(browser, "#theme")
     assert colours() == bright

@@ -420,7 +420,7 @@ def test_a_missing_package_names_the_extra(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == gone else find(name))
     assert main(["bench", "--task", task]) == 2
     error = capsys.readouterr().err
-    assert f"module '{gone}', which task {task} needs, is not installed" in error
+    assert f"module '{gone}' is not installed and belongs to the extra 'downstream'" in error
     assert "pip install 'backbone-zoo[downstream]'" in error
 
 

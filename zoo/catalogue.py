@@ -10,6 +10,7 @@ from multiprocessing import get_context
 import torch
 
 from zoo.complexity import Complexity, count
+from zoo.interrupts import for_parent_alone
 from zoo.registry import create_model, model_entry
 
 SHORT = 12
@@ -37,7 +38,9 @@ def count_names(
         yield from map(one, names)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _idle_convolutions) as pool:
-        yield from pool.map(one, names)
+        with for_parent_alone():
+            results = pool.map(one, names)
+        yield from results
 
 
 def _idle_convolutions() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo import weights_command
 from zoo.bench.command import add_verbs
-from zoo.bench.options import DESCRIPTION, cores, parse_size, run_verb
+from zoo.bench.options import DESCRIPTION, Parser, cores, parse_size, run_verb
 from zoo.bench.speed_command import add_speed
 from zoo.published_command import add_verb as add_published
 from zoo.report.command import add_verb as add_report
@@ -38,8 +38,8 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 for a failed run, 2 for a wrong request."""
-    return run_verb(_parser().parse_args(argv))
+    """Run the command line and return the exit status, see `run_verb`."""
+    return run_verb(lambda: _parser().parse_args(argv))
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -202,7 +202,7 @@ def _print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="zoo",
         description="Interchangeable vision backbones: list them, look at them, count them, compare them.",
         epilog="zoo VERB --help shows examples.",

@@ -1,12 +1,35 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and whether they can be written."""
 
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+
+def check_writable(name: str, path: Path, *, folder: bool = False) -> None:
+    """Check that a file, or files in a folder, can be written; leave nothing behind.
+
+    Args:
+        name: The option or argument, for the message.
+        path: The file or folder. It and the folders above it may be missing.
+        folder: Whether the path is a folder.
+
+    Raises:
+        ValueError: If it cannot be written; the message says why.
+    """
+    try:
+        if path.is_dir() and not folder:
+            raise ValueError(f"{name} {path} is a folder: name a file in it")
+        if path.exists() and not folder:
+            path.open("ab").close()
+        above = path.absolute() if folder else path.absolute().parent
+        tempfile.TemporaryFile(dir=next(p for p in (above, *above.parents) if p.exists())).close()
+    except OSError as error:
+        raise ValueError(f"{name} {path} cannot be written: {error.strerror or error}") from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:

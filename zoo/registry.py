@@ -14,7 +14,7 @@ import pkgutil
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ import timm
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
+    get_arch_pretrained_cfgs,
     is_model,
     model_entrypoint,
     register_model,
@@ -64,12 +65,12 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
         TypeError: If an override is neither a field of the specification nor an argument of the net.
     """
     if name.startswith("timm:"):
-        return timm.create_model(name.removeprefix("timm:"), pretrained=pretrained, **overrides)
+        return timm.create_model(_name_of_timm(name.removeprefix("timm:")), pretrained=pretrained, **overrides)
     if ":" in name:
         return timm.create_model(name, pretrained=pretrained, **overrides)
     base, _, tag = name.partition(".")
     if _find(base) is None and is_model(base):
-        return timm.create_model(name, pretrained=pretrained, **overrides)
+        return timm.create_model(_name_of_timm(name), pretrained=pretrained, **overrides)
     entry = model_entry(base)
     if tag and tag not in entry.weights:
         have = f"only {', '.join(entry.weights)}" if entry.weights else "no registered weights"
@@ -113,9 +114,9 @@ def model_entry(name: str) -> Entry:
     """
     entry = _find(name)
     if entry is None:
-        close = difflib.get_close_matches(name, {*_ENTRIES, *timm.list_models()}, n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "zoo.list_models() shows all."
-        raise ValueError(f"name ({name!r}) is not a model of the zoo: {hint}")
+        if is_model(name.removeprefix("timm:")):
+            raise ValueError(f"name ({name!r}) is a model of timm, not of the zoo: it has no row here")
+        raise ValueError(f"name ({name!r}) is not a model of the zoo: {_close(name, {*_ENTRIES, *timm.list_models()})}")
     return entry
 
 
@@ -142,6 +143,26 @@ def preprocessing_params(name: str) -> dict[str, Any]:
         )
     cfg = resolve_pretrained_cfg(f"{entry.timm_name}.{tag}" if tag else entry.timm_name)
     return {"input_space": "RGB", "input_range": [0, 1], "mean": list(cfg.mean), "std": list(cfg.std)}
+
+
+def _name_of_timm(name: str) -> str:
+    """Return a name of timm's own registry, perhaps with a tag.
+
+    Raises:
+        ValueError: If timm has no such net, or the net no such tag.
+    """
+    base, _, tag = name.partition(".")
+    if not is_model(base):
+        raise ValueError(f"name ('timm:{name}') is not a model of timm: {_close(base, timm.list_models())}")
+    if tag and name not in (tags := get_arch_pretrained_cfgs(base)):
+        raise ValueError(f"name ('timm:{name}'): timm's {base} has no weights {tag!r}: {_close(name, tags)}")
+    return name
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    """Return what a wrong name may have meant, as the end of a message."""
+    close = difflib.get_close_matches(name, sorted(known), n=4, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else "zoo.list_models() and timm.list_models() show all"
 
 
 def _find(name: str) -> Entry | None:

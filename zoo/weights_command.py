@@ -160,10 +160,11 @@ def run_convert(args: argparse.Namespace) -> int:
     from safetensors.torch import save
 
     import zoo
-    from zoo.files import write_atomically
+    from zoo.files import check_writable, write_atomically
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out ({str(args.out)!r}) must end in .safetensors")
+    check_writable("out", args.out)
     tensors, loaded = _checked(args.model, args.file, args, strict=True)
     note = {
         "format": "pt",
@@ -173,6 +174,7 @@ def run_convert(args: argparse.Namespace) -> int:
         "writer": f"backbone-zoo {zoo.__version__}",
     }
     content = save({key: value.contiguous() for key, value in tensors.items()}, metadata=note)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, content)
     _say(f"{args.out}: {args.model}, {_types(tensors, loaded)}: {loaded}")
     return 0

@@ -4,12 +4,12 @@ import argparse
 import sys
 
 from zoo.bench.command import BENCH_EXAMPLES, BENCH_HELP, add_bench_options
-from zoo.bench.options import DESCRIPTION, run_verb
+from zoo.bench.options import DESCRIPTION, Parser, run_verb
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m zoo.bench", description=BENCH_HELP, epilog=BENCH_EXAMPLES, formatter_class=DESCRIPTION
     )
     add_bench_options(parser)
@@ -17,4 +17,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb(build_parser().parse_args()))
+    sys.exit(run_verb(build_parser().parse_args))

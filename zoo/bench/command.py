@@ -16,12 +16,14 @@ from zoo.bench.options import (
     check_at_least,
     choose_device,
     cores,
+    one_line,
     parse_pairs,
     parse_value,
-    require,
 )
+from zoo.extras import require
+from zoo.files import check_writable
 from zoo.results.escape import for_terminal
-from zoo.results.store import RESULTS, read
+from zoo.results.store import RESULTS, read, read_if_there
 
 PICTURES = "pictures.json"
 """File beside the results that remembers which pictures were found to be whole."""
@@ -34,7 +36,7 @@ benchmark goes on where it stopped. Failed runs are lines, too, and are tried ag
 
 Three tasks: classify names the digit of an image (accuracy); segment gives every pixel of a scene of several digits
 a class (mIoU), with a decoder of segmentation_models_pytorch on the net; detect finds the digits' boxes (mAP), with a
-detector of torchvision. The last two need nets of ImageNet scale, and pip install 'backbone-zoo[downstream]'.
+detector of torchvision. The last two need nets of ImageNet scale, and pip install -e '.[downstream]'.
 
 Images: digits need no download. --dataset also takes torch/cifar10, torch/cifar100 and others of torchvision,
 hfds/NAME, and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png (or val, test, ...). Small
@@ -176,7 +178,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
     import torch
 
-    require("sklearn", "matplotlib")  # now, not when the training is over
+    require("bench", "sklearn", "matplotlib")  # now, not when the training is over
     from zoo.bench.attempt import How
     from zoo.bench.engines import Here
     from zoo.bench.images import Where, set_name
@@ -223,6 +225,9 @@ def run_bench(args: argparse.Namespace) -> int:
         where=where,
     )
     path = out / RESULTS
+    check_writable("out", out, folder=True)
+    if args.pictures:
+        check_writable("pictures", out / "pictures", folder=True)
     on_ray = args.engine == "ray"
     device = ("cuda" if args.gpus_per_run else "cpu") if on_ray else choose_device(args.device)
     threads = args.threads or max(1, cores() // (args.jobs or 1))
@@ -255,11 +260,13 @@ def run_bench(args: argparse.Namespace) -> int:
         return 130
     if not team.leads:
         return 0
-    shown = path.exists()
+    for failed in outcome.failures:
+        print(f"zoo: failed: {one_line(failed)}", file=sys.stderr)
+    if outcome.elsewhere:
+        print(f"zoo: another bench is training into {path}: {', '.join(outcome.elsewhere)}", file=sys.stderr)
+    shown = bool(read_if_there(path).trainings)
     if shown:
         show(path, out, args.sort, args.format, runs[0])
-    for failed in outcome.failures:
-        print(f"zoo: failed: {failed}", file=sys.stderr)
     return 1 if outcome.failures or not shown else 0
 
 
@@ -291,8 +298,10 @@ def run_recipes(args: argparse.Namespace) -> int:
 def run_plot(args: argparse.Namespace) -> int:
     """Show what a results file holds."""
     path = args.results / RESULTS if args.results.is_dir() else args.results
-    require("matplotlib")
-    show(path, args.out or path.parent, args.sort, args.format)
+    require("bench", "matplotlib")
+    out = args.out or path.parent
+    check_writable("out", out, folder=True)
+    show(path, out, args.sort, args.format)
     return 0
 
 

@@ -6,7 +6,6 @@ tells of epochs as they come. A run whose process dies is tried again, from its 
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -25,6 +24,8 @@ from zoo.bench.attempt import Job, Line, attempt, failure
 from zoo.bench.data import ImageSet
 from zoo.bench.team import Team
 from zoo.bench.train import EpochMetrics, Moment
+from zoo.extras import require
+from zoo.interrupts import for_parent_alone
 
 Event = EpochMetrics | Moment
 Tell = Callable[[Job, Event], None]
@@ -148,8 +149,7 @@ class Ray:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("ray") is None:
-            raise ValueError("module 'ray' is not installed: pip install 'backbone-zoo[ray]'")
+        require("ray", "ray")
 
     def __call__(self, jobs: Iterable[Job], tell: Tell) -> Iterator[tuple[Job, Line]]:
         """See `Engine`."""
@@ -209,7 +209,8 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         # No daemon, which could not have processes that read images.
         self.process = context.Process(target=_serve, args=(theirs, threads))
-        self.process.start()
+        with for_parent_alone():
+            self.process.start()
         theirs.close()  # the process has the other copy, so its end is an end of file here
         self.job: Job | None = None
 
@@ -237,7 +238,6 @@ class _Worker:
 
 
 def _serve(pipe: Any, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all processes; the parent ends these
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):  # the parent has nothing more to ask
         while True:

@@ -8,7 +8,6 @@ backwards, and ratios are taken within a round before anything is averaged.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from zoo.bench.machine import PeakMemory, overflows_channels_last
+from zoo.interrupts import for_parent_alone
 
 Step = Callable[[], object]
 Stopwatch = Callable[[Step], float]
@@ -215,7 +215,8 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, torch.get_num_threads(), function, args))
-    process.start()
+    with for_parent_alone():
+        process.start()
     sender.close()  # the new process has the other copy, so its end is an end of file here
     try:
         good, answer = receiver.recv()
@@ -232,7 +233,6 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _answer(sender: Any, threads: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts both processes; the parent ends this one
     torch.set_num_threads(threads)
     try:
         answer = True, function(*args)

@@ -4,31 +4,98 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from zoo.results.escape import for_terminal
 
 DESCRIPTION = argparse.RawDescriptionHelpFormatter
+PACKAGE = Path(__file__).parents[1]
+TRACEBACK = "ZOO_TRACEBACK"
+"""Variable of the environment that asks for the traceback of an error."""
 
 
-def run_verb(args: argparse.Namespace) -> int:
-    """Run what a parser chose and return the exit status: 0, 1 for a failed run, 2 for a wrong request."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions: one line, without the usage of the whole verb before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ValueError with what argparse found, and where the options are explained."""
+        raise ValueError(f"{message}; {self.prog} --help explains")
+
+
+def run_verb(parse: Callable[[], argparse.Namespace]) -> int:
+    """Read a request, do it, and return the exit status, whatever happens on the way.
+
+    Every error is one line on standard error; with ``ZOO_TRACEBACK=1`` in the environment it follows its traceback.
+
+    Args:
+        parse: Returns what was asked for; its ``run`` does it.
+
+    Returns:
+        0; 1 for a failed run; 2 for a wrong request; 130 after Ctrl-C; 141 where the reader of the output has left.
+    """
+    formatted = warnings.formatwarning
+    warnings.formatwarning = _warning_line  # ty: ignore[invalid-assignment]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
+        args = parse()
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except KeyboardInterrupt:
+        print("zoo: interrupted", file=sys.stderr)
+        return 130
     except ValueError as error:
-        print(f"zoo: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error, str(error), 2)
     except OSError as error:
-        print(f"zoo: error: {error}", file=sys.stderr)
-        return 1
+        if error.filename is None:  # perhaps of the output itself, as on a full disk
+            _discard_output()
+        return _fail(error, str(error), 1)
+    except Exception as error:
+        return _fail(error, f"{type(error).__name__}: {error} ({TRACEBACK}=1 shows where)", 1)
+    finally:
+        warnings.formatwarning = formatted
     return status
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, and without what a terminal would obey."""
+    return for_terminal(" ".join(text.split()))
+
+
+def _fail(error: Exception, message: str, status: int) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    print(f"zoo: error: {one_line(message)}", file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere, or Python would fail again at its end."""
+    with suppress(OSError, ValueError, AttributeError):  # no file, as in a test, or none at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    ours = Path(filename).is_relative_to(PACKAGE)
+    return (
+        f"zoo: warning: {one_line(str(message))}" + f" ({category.__name__}, {filename}:{lineno})" * (not ours) + "\n"
+    )
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -67,13 +134,6 @@ def parse_size(text: str) -> tuple[int, int, int]:
         raise ValueError(f"input size {text!r} must look like 224 or 3x224x224")
     channels, height, width = (3, int(parts[0]), int(parts[0])) if len(parts) == 1 else map(int, parts)
     return channels, height, width
-
-
-def require(*modules: str) -> None:
-    """Raise ValueError, naming the extra, unless all modules are installed."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"module {module!r} is not installed: pip install 'backbone-zoo[bench]'")
 
 
 def check_at_least(name: str, value: float | None, least: float) -> None:

@@ -69,6 +69,10 @@ class Progress(Listener):
             self._bar.set_description(f"{run.display}, seed {run.seed}: {score}", refresh=False)
         self._advance(run, metrics.epoch)
 
+    def on_skip(self, run: Run) -> None:
+        """Pass over the epochs of a run that another bench has finished."""
+        self._advance(run, run.recipe.epochs)
+
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """Write the line of a finished run."""
         self._advance(run, run.recipe.epochs)

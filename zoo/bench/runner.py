@@ -17,10 +17,12 @@ from zoo.bench.attempt import How, Job, Line, build
 from zoo.bench.data import ImageSet
 from zoo.bench.engines import Engine, Event, Here
 from zoo.bench.images import BUILT_IN, Where
+from zoo.bench.saved import Claim, States
 from zoo.bench.tasks import key_fingerprint, load, task_row
 from zoo.bench.team import Team
 from zoo.bench.train import EpochMetrics, Moment
 from zoo.complexity import count, taps
+from zoo.files import check_writable
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY, Run
 from zoo.results.store import append, finished_keys, read_if_there
@@ -59,6 +61,9 @@ class Listener:
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
         """An epoch has ended."""
 
+    def on_skip(self, run: Run) -> None:
+        """A run that was to be trained has been finished by another bench."""
+
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """A run is on disk."""
 
@@ -72,13 +77,15 @@ class Outcome:
 
     Attributes:
         finished: Runs that were trained and stored.
-        skipped: Runs that the file had already.
+        skipped: Runs that were finished already.
         failures: One message a failed run.
+        elsewhere: The runs that another bench on the same results was still training at the end.
     """
 
     finished: int
     skipped: int
     failures: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def lineup(name: str) -> list[str]:
@@ -185,6 +192,8 @@ def sweep(
     once. A run that fails later (a loss that is not finite, not enough memory) has a line with its error and does not
     stop the others; the next sweep tries it again. A line that cannot be written is tried again after each further run
     and at the end; if that fails, too, the state of its run stays on disk, from which the next sweep makes the line.
+    Several sweeps may share a file: a run that another one trains is left to it. What processes that were killed have
+    left is removed first.
 
     Args:
         runs: What is asked, see `plan`.
@@ -196,13 +205,17 @@ def sweep(
         listener: Told about progress.
 
     Raises:
-        ValueError: If a net cannot be built or does not take the images, or the file holds anything but results.
+        ValueError: If a net cannot be built or does not take the images, or the file holds anything but results or
+            cannot be written.
     """
+    check_writable("path", path)
     listener, team = listener or Listener(), team or Team()
     how = how or How(saved=path.parent.absolute() / SAVED)
     engine = engine or Here(team if team.size > 1 else None)
     stored = read_if_there(path)  # a file that cannot be read is an error now, not when the training is over
+    states = States(how.saved)
     if team.leads:
+        states.clean(stored.finished)
         for text in stored.warnings:
             listener.on_warning(text)
     done = team.agree(set() if force else stored.finished)
@@ -210,11 +223,36 @@ def sweep(
     facts = _facts(missing, how, listener)
     listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
 
-    def jobs() -> Iterator[Job]:
-        for run in missing:
-            # Another bench on the same file may have been quicker.
-            if force or not team.agree(run.key in finished_keys(path)):
+    claims: dict[str, Claim] = {}
+    elsewhere: list[Run] = []
+
+    def begin(run: Run) -> str:
+        claim = states.claim(run.key)
+        if claim is None:
+            return "elsewhere"
+        if not force and run.key in finished_keys(path):
+            claim.release()
+            return "finished"
+        claims[run.key] = claim
+        return "ours"
+
+    def jobs(runs: Sequence[Run]) -> Iterator[Job]:
+        for run in runs:
+            now = team.agree(begin(run) if team.leads else None)
+            if now == "ours":
                 yield Job(run=run, facts=facts[run.display, run.dataset], how=how)
+            elif now == "finished":
+                listener.on_skip(run)
+            else:
+                elsewhere.append(run)
+
+    def lines() -> Iterator[tuple[Job, Line]]:
+        before, waiting = None, missing
+        while waiting and len(waiting) != before:  # a run of another bench that has ended may be finished, or not
+            before = len(waiting)
+            elsewhere.clear()
+            yield from engine(jobs(waiting), tell)
+            waiting = list(elsewhere)
 
     ended, failures = 0, []
     unwritten: list[tuple[Job, Line]] = []
@@ -225,20 +263,31 @@ def sweep(
         else:
             listener.on_epoch(job.run, event)
 
-    for job, line in engine(jobs(), tell):
-        ended += 1
-        if team.leads:
-            unwritten = _write([*unwritten, (job, line)], path)
-        if "error" in line:
-            failures.append(f"{_title(job.run)}: {line['error']}")
-            listener.on_failure(job.run, failures[-1])
-        else:
-            listener.on_finish(job.run, line)
+    try:
+        for job, line in lines():
+            ended += 1
+            if team.leads:
+                unwritten = _write([*unwritten, (job, line)], path)
+                claims.pop(job.run.key).release()
+            if "error" in line:
+                failures.append(f"{_title(job.run)}: {line['error']}")
+                listener.on_failure(job.run, failures[-1])
+            else:
+                listener.on_finish(job.run, line)
+    finally:
+        for claim in claims.values():
+            claim.release()
     for job, line in _write(unwritten, path):
         if "error" not in line:
-            state = f": its state is in {job.how.saved}, from which the same command makes it" if job.how.saved else ""
+            kept = job.saved is not None and job.saved.path.is_file()
+            state = f": its state is in {job.how.saved}, from which the same command makes it" * kept
             failures.append(f"{_title(job.run)}: the line could not be written to {path}{state}")
-    return Outcome(finished=ended - len(failures), skipped=len(runs) - ended, failures=tuple(failures))
+    return Outcome(
+        finished=ended - len(failures),
+        skipped=len(runs) - ended - len(elsewhere),
+        failures=tuple(failures),
+        elsewhere=tuple(map(_title, elsewhere)),
+    )
 
 
 def _title(run: Run) -> str:

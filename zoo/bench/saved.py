@@ -1,9 +1,15 @@
-"""A run in progress on disk: written after every epoch, read when it goes on, removed when its result is stored."""
+"""Runs in progress on disk: their states, and which process trains which.
+
+A state is written after every epoch, read when its run goes on, and removed when the result is stored.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import re
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +17,14 @@ from typing import Any
 import torch
 
 from zoo.files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows: two benches at a time in one folder are not protected from each other
+    fcntl = None  # type: ignore[assignment]
+
+FILE = re.compile(r"\.?(?P<key>[0-9a-f]+)\.(?P<kind>pt|lock)(?P<unfinished>\..+)?")
+"""Names in the folder: ``KEY.pt``, ``KEY.lock``, and ``.KEY.pt.xxxx`` while a state is being written."""
 
 
 class Saved:
@@ -53,3 +67,89 @@ class Saved:
             self.path.unlink()
         with suppress(OSError):  # others are in it
             self.path.parent.rmdir()
+
+
+class Claim:
+    """A run that this process trains and no other one, until it is released or the process ends.
+
+    Args:
+        path: The lock file.
+        descriptor: The open lock file; None where the file system has no locks.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let others train the run, and remove the lock file, and its folder where it was the last."""
+        if self._descriptor is None:
+            return
+        with suppress(OSError):
+            self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+        with suppress(OSError):  # others are in it
+            self.path.parent.rmdir()
+
+
+class States:
+    """The folder of the runs in progress of one results file.
+
+    Args:
+        folder: It is made with the first claim or state. None keeps nothing, and protects no run.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def claim(self, key: str) -> Claim | None:
+        """Claim the run of that key; return None if another process trains it."""
+        # Locks of processes, which no child inherits: those that read images outlive a killed parent for a moment.
+        path = (self.folder or Path()) / f"{key}.lock"
+        if fcntl is None or self.folder is None:
+            return Claim(path)
+        for _ in range(100):  # more than once only where others come and go
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # another process has just removed the folder with its last lock
+                continue
+            except OSError:
+                break
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return Claim(path, descriptor)
+                os.close(descriptor)
+            except FileNotFoundError:  # its owner removed it between the opening and the lock
+                os.close(descriptor)
+            except (BlockingIOError, PermissionError):
+                os.close(descriptor)
+                return None
+            except OSError:  # a file system without locks
+                os.close(descriptor)
+                break
+        return Claim(path)
+
+    def clean(self, finished: Collection[str]) -> None:
+        """Remove what processes that were killed have left: half-written states, states of finished runs, locks.
+
+        Args:
+            finished: Keys of the finished runs.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            return
+        found: dict[str, list[tuple[Path, re.Match[str]]]] = {}
+        for path in self.folder.iterdir():
+            if match := FILE.fullmatch(path.name):
+                found.setdefault(match["key"], []).append((path, match))
+        for key, files in found.items():
+            claim = self.claim(key)
+            if claim is None:
+                continue
+            for path, match in files:
+                if match["unfinished"] or (match["kind"] == "pt" and key in finished):
+                    with suppress(OSError):
+                        path.unlink()
+            claim.release()

@@ -34,6 +34,7 @@ from zoo.bench.measure import (
     time_round,
 )
 from zoo.complexity import count
+from zoo.files import check_writable
 from zoo.results.line import SPEED
 from zoo.results.run import KEY_LENGTH
 from zoo.results.store import append, read_if_there
@@ -222,6 +223,7 @@ def sweep(
     listener = listener or Listener()
     if path is not None:
         read_if_there(path)  # a file that holds anything but results is an error now, not when all is measured
+        check_writable("out", path)
     rows = [Row(case=case) for case in cases]
     records: dict[int, dict[str, Any]] = {}
     failures: list[str] = []
@@ -263,6 +265,8 @@ def sweep(
             running = list(started)
             listener.on_phase("rounds", repeats * len(running))
             for turn in range(repeats):
+                if not running:
+                    break
                 _round(running, bool(turn % 2), listener)
                 for row in list(running):
                     if len(row.times) == repeats or (len(row.times) >= LEAST and row.spent >= seconds):
@@ -270,8 +274,6 @@ def sweep(
                         running.remove(row)
                         if skipped := repeats - len(row.times):
                             listener.on_skip(skipped)
-                if not running:
-                    break
     except KeyboardInterrupt:
         interrupted = True
         for row in running:
@@ -422,12 +424,7 @@ def _own_size(name: str) -> tuple[int, int, int]:
 
 
 def _create(name: str, device: str = "cpu") -> nn.Module:
-    try:
-        return registry.create_model(name, device=device) if _is_ours(name) else registry.create_model(name)
-    except RuntimeError as error:  # timm's word for a name that it does not know
-        if "unknown model" not in str(error).lower():
-            raise
-        raise ValueError(f"name ({name!r}) is not a model of timm: look at its list_models") from error
+    return registry.create_model(name, device=device) if _is_ours(name) else registry.create_model(name)
 
 
 def _placed(net: nn.Module, case: Case) -> nn.Module:

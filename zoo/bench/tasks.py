@@ -6,7 +6,6 @@ segmentation_models_pytorch) and `detect` (boxes, detectors of torchvision). A n
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import statistics
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from zoo.bench.data import DATASETS, Dataset, DatasetRow, ImageSet, load_dataset
 from zoo.bench.images import BUILT_IN, Where, is_external, open_set
 from zoo.bench.recipes import RECIPES
 from zoo.bench.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
+from zoo.extras import require
 from zoo.imagesets.library import unknown
 from zoo.results.metrics import METRICS, standard_error
 from zoo.results.recipe import Recipe
@@ -111,12 +111,7 @@ class Task:
 
     def require(self) -> None:
         """Raise ValueError, naming the extra, if a package is missing that the task needs."""
-        for module in self.modules:
-            if importlib.util.find_spec(module) is None:
-                raise ValueError(
-                    f"module {module!r}, which task {self.name} needs, is not installed: "
-                    "pip install 'backbone-zoo[downstream]'"
-                )
+        require("downstream", *self.modules)
 
 
 def task_row(name: str) -> Task:

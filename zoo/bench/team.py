@@ -6,7 +6,6 @@ of the whole batch, and all sums are over it.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,8 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from zoo.extras import require
 
 
 class Team:
@@ -71,8 +72,7 @@ class LaunchedTeam(Team):
     """
 
     def __init__(self, device: str | torch.device) -> None:
-        if importlib.util.find_spec("accelerate") is None:
-            raise ValueError("module 'accelerate' is not installed: pip install 'backbone-zoo[bench]'")
+        require("bench", "accelerate")
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
         # Some nets have parameters that lead nowhere (fabrics of type d). Of the others torch says once that the search

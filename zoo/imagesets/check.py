@@ -18,6 +18,7 @@ from zoo.files import write_atomically
 from zoo.imagesets.decode import PictureError
 from zoo.imagesets.fingerprint import digest
 from zoo.imagesets.half import Half
+from zoo.interrupts import for_parent_alone
 
 VERSION = 1
 """Of the rules; another one looks at everything again."""
@@ -72,7 +73,8 @@ def check_halves(
             broken.append({})
             if not looked_at[number]:
                 continue
-            looks = DataLoader(_Looks(half), BATCH, num_workers=workers, collate_fn=list)
+            with for_parent_alone():
+                looks = iter(DataLoader(_Looks(half), BATCH, num_workers=workers, collate_fn=list))
             for found, content, reason in (look for batch in looks for look in batch):
                 bar.update()
                 if reason:

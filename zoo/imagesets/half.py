@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from zoo.imagesets.decode import PictureError
+from zoo.interrupts import for_parent_alone
 
 Item = tuple[Tensor, int] | PictureError
 """A picture as a tensor with its label, or why there is none."""
@@ -129,7 +130,9 @@ def read_batches(
         generator=torch.Generator(),
         **options,
     )
-    yield from loader
+    with for_parent_alone():
+        batches = iter(loader)
+    yield from batches
 
 
 def _gather(items: Sequence[Item]) -> tuple[Tensor | None, Tensor | None, list[PictureError]]:

@@ -121,7 +121,11 @@ class ResNetSpec(Spec):
         for width in self.mid_widths or self.widths:
             self.require(width % self.groups == 0, "groups", f"divide the 3x3's {width} channels")
         rising = all(a <= b for a, b in zip((self.stem_width, *self.widths), self.widths, strict=False))
-        self.require(self.shortcut != "pad" or rising, "shortcut", f"not be pad: widths {self.widths} fall")
+        self.require(
+            self.shortcut != "pad" or rising,
+            "widths",
+            f"not fall, from stem_width {self.stem_width} on, for shortcut 'pad', which takes no channels away",
+        )
         self.require(self.squeeze >= 0, "squeeze", "be 0 for none, or the reduction of the channels")
         for width in self.widths:
             self.require(self.squeeze <= width, "squeeze", f"leave a channel of the {width} of a stage")

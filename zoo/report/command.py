@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
+
+from zoo.extras import require
+from zoo.files import check_writable
 
 HELP = """\
 Write one self-contained HTML page that compares what was measured with what was published. It opens without network
@@ -66,9 +68,10 @@ def run_report(args: argparse.Namespace) -> int:
     from zoo.results.store import read
 
     pictured = [kind for kind in args.also if kind in ("png", "svg")]
-    _require("plotly", *["matplotlib"] * bool(pictured))
+    require("report", "plotly", *["matplotlib"] * bool(pictured))
     if args.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out ({args.out}) must end in .html")
+    check_writable("out", args.out)
     results = read(args.results)
     if not results.trainings and not results.timings:
         names = for_terminal(", ".join(map(str, args.results)))
@@ -90,9 +93,3 @@ def run_report(args: argparse.Namespace) -> int:
         write_in_folder(path, content)
         print(path)
     return 0
-
-
-def _require(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"module {module!r} is not installed: pip install 'backbone-zoo[report]'")

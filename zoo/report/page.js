@@ -504,7 +504,7 @@ const COLUMNS = [
   { key: "name", title: "net", text: true },
   { key: "score", title: () => `${metric()} [%]`, format: percent },
   { key: "spread", title: "seed dev.", format: percent },
-  { key: "error", title: "test err.", format: percent },
+  { key: "error", title: "std. error", format: percent },
   { key: "seeds", title: "seeds" },
   {
     key: "gap",

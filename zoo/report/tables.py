@@ -44,7 +44,7 @@ MARKDOWN = {
     "activations": "activations",
     "score": "score [%]",
     "spread": "seed dev.",
-    "error": "test err.",
+    "error": "std. error",
     "seeds": "seeds",
     "gap": "vs. published",
 }
