@@ -222,8 +222,8 @@ def sweep(
         raise ValueError(f"seconds must be positive, got {seconds}")
     listener = listener or Listener()
     if path is not None:
-        read_if_there(path)  # a file that holds anything but results is an error now, not when all is measured
         check_writable("out", path)
+        read_if_there(path)  # a file that holds anything but results is an error now, not when all is measured
     rows = [Row(case=case) for case in cases]
     records: dict[int, dict[str, Any]] = {}
     failures: list[str] = []
