@@ -12,6 +12,7 @@ of stage `image` to OUT/weights. What is there is not trained again.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from fashion_nets import FLOOR, HEADS, NETWORKS, DenseNetwork
 from study import STUDY, Topology
+from tabulate import tabulate
 
 import zoo
 from zoo.bench.attempt import How
@@ -37,7 +39,7 @@ SIZES = {"0.1 M": (100_000, 1), "0.3 M": (300_000, 2)}
 RATES = (0.03, 0.1, 0.3)
 """Learning rates that are tried, times the factor of the net's row (0.2 for highway networks and LeNet)."""
 SEEDS = (0, 1, 2)
-STAGES = ("search", "image", "scenes")
+STAGES = ("search", "image", "scenes", "table")
 FITTED: Mapping[str, Mapping[str, Any]] = {"VGG": {"output_stride": 16}}
 """What a net needs for images of 28 px: five poolings would leave nothing, so the last one of VGG keeps the size."""
 RECIPE = RECIPES["fashion"].recipe
@@ -152,6 +154,33 @@ def train(runs: Sequence[Run], path: Path, args: argparse.Namespace, weights: Pa
         return sweep(runs, path, how=how, engine=engine, listener=progress)
 
 
+def table(out: Path) -> str:
+    """Return the image level as Markdown: how many runs are in, and a row a topology, the best larger net first."""
+    runs = image_runs(chosen_rates(out / "search.jsonl"))
+    lines: dict[Choice, list[Mapping[str, Any]]] = {}
+    for line in read_if_there(out / "image.jsonl").trainings:
+        if line["key"] in runs:
+            lines.setdefault(runs[line["key"]][0], []).append(line)
+    rates = {choice: run.recipe.lr for choice, run in runs.values()}
+    large = list(SIZES)[-1]
+    means = {choice: statistics.fmean(line["test_accuracy"] for line in own) for choice, own in lines.items()}
+    ranked = sorted(STUDY, key=lambda topology: -means.get(Choice(topology.label, large), 0.0))
+    rows = []
+    for topology in ranked:
+        choices = [Choice(topology.label, size) for size in SIZES]
+        row = [topology.label]
+        for choice in choices:
+            own = lines.get(choice, [])
+            seeds = f"{len(own)} seed{'s' * (len(own) > 1)}"
+            row += [f"{100 * means[choice]:.2f} ({seeds})" if own else "not yet", f"{rates[choice]:g}"]
+        macs = [lines[choice][0]["counts"]["macs"] / 1e6 for choice in choices if choice in lines]
+        rows.append([*row, " / ".join(f"{number:.1f}" for number in macs)])
+    headers = ["topology", *(f"{size}: {what}" for size in SIZES for what in ("accuracy [%]", "rate")), "M MACs"]
+    done = sum(map(len, lines.values()))
+    text = tabulate(rows, headers=headers, tablefmt="pipe", colalign=["left"] + ["right"] * 5, disable_numparse=True)
+    return f"{done} of {len(runs)} runs are in.\n\n{text}"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description="Compare sixteen topologies on Fashion-MNIST.")
@@ -179,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ).failures
     if "scenes" in args.stages:
         failures += train([run for _, run in scene_runs(args.seeds).values()], args.out / "scenes.jsonl", args).failures
+    if "table" in args.stages:
+        print(table(args.out))
     for failed in failures:
         print(f"failed: {failed}", file=sys.stderr)
     return bool(failures)

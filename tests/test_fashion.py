@@ -20,6 +20,7 @@ from zoo.bench.recipes import RECIPES
 from zoo.bench.runner import plan, sweep
 from zoo.bench.tasks import TASKS
 from zoo.results import append
+from zoo.results.store import read_if_there
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -150,6 +151,17 @@ def test_every_topology_is_trained_with_the_rate_that_suits_it(tmp_path: Path) -
     image = comparison.image_runs(chosen)
     assert len(image) == 30 * 3
     assert {run.recipe.lr for choice, run in image.values() if choice.label == "highway"} == {0.06}
+
+
+def test_the_page_shows_the_table_of_the_lines() -> None:
+    page = (ROOT / "docs" / "study.md").read_text("ascii")
+    assert f"<!-- fashion -->\n{comparison.table(comparison.OUT)}\n<!-- /fashion -->" in page
+
+
+def test_all_published_runs_of_the_search_are_there() -> None:
+    stored = read_if_there(comparison.OUT / "search.jsonl")
+    assert not stored.warnings
+    assert {line["key"] for line in [*stored.trainings, *stored.failures]} == set(comparison.search_runs())
 
 
 @pytest.mark.parametrize("network", comparison.NETWORKS, ids=lambda n: f"{n.task}-{n.label}-{n.size}")
