@@ -32,6 +32,15 @@ SECONDS = "ZOO_DOWNLOAD_SECONDS"
 SILENCE, SLOWEST = 60.0, 10_000
 """Seconds that a server may be silent, and bytes a second that have to come in the mean of so many seconds."""
 
+HANDLERS = (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.FileHandler,
+    urllib.request.UnknownHandler,
+)
+
 KEPT = 100
 """Characters of an address's last part that the name of a cached file keeps."""
 
@@ -154,7 +163,11 @@ class _Timed(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         """Read what has come."""
         self.sock.settimeout(self.clock.left())
-        count = self.raw.readinto(buffer)
+        try:
+            count = self.raw.readinto(buffer)
+        except TimeoutError as error:
+            self.clock.left()
+            raise TimeoutError(f"the server was silent for {SILENCE:g} s") from error
         self.clock.came(count or 0)
         return count
 
@@ -199,7 +212,10 @@ def _open(url: str, clock: _Clock) -> Any:
             return self.do_open(kind, request, context=context)
 
     quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-    return urllib.request.build_opener(Plain, Secure).open(quoted, timeout=clock.left())
+    opener = urllib.request.OpenerDirector()  # not the usual one, which also knows ftp, without a clock
+    for handler in (Plain, Secure, *HANDLERS):
+        opener.add_handler(handler())
+    return opener.open(quoted, timeout=clock.left())
 
 
 def find_in_hub(repository: str, name: str | None = None, folder: str | os.PathLike[str] | None = None) -> Path:
