@@ -17,7 +17,7 @@ import torch
 
 from zoo.weights.words import short
 
-STEPS = 4_000_000
+STEPS = 2_000_000
 """Operations that a pickle may have; that of a net of 10,000 tensors with its optimiser has 500,000."""
 
 ARGUMENTS = 32
@@ -310,6 +310,9 @@ def _odd(what: str) -> View:
     return View(None, 0, (), (), None, what)
 
 
+_SET, _BYTES = Note("builtins.set"), Note("builtins.bytearray")
+
+
 def _is_key(value: Any) -> bool:
     """Whether something is a key that is cheap to hash."""
     return type(value) is str or (type(value) is int and abs(value) < 1 << 63)
@@ -342,7 +345,7 @@ def _memoize(machine: _Machine, argument: Any) -> None:
 
 def _frozenset(machine: _Machine, _: Any) -> None:
     machine.since_mark()
-    machine.push(Note("builtins.frozenset"))
+    machine.push(_SET)
 
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -355,8 +358,8 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda m, a: m.push({}),
     "EMPTY_LIST": lambda m, a: m.push([]),
     "EMPTY_TUPLE": lambda m, a: m.push(()),
-    "EMPTY_SET": lambda m, a: m.push(Note("builtins.set")),
-    "BYTEARRAY8": lambda m, a: m.push(Note("builtins.bytearray")),
+    "EMPTY_SET": lambda m, a: m.push(_SET),
+    "BYTEARRAY8": lambda m, a: m.push(_BYTES),
     "FROZENSET": _frozenset,
     "LIST": lambda m, a: m.push(m.since_mark()),
     "TUPLE": lambda m, a: m.push(tuple(m.since_mark())),
