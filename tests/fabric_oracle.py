@@ -1,5 +1,7 @@
 """A fabric as its equations say it, edge by edge, with the weights of one of ours and none of its shortcuts."""
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class PlainFabric(nn.Module):
         net = self.net
         spec: FabricSpec = net.spec
         edges = topology.fabric_edges(spec.type, spec.columns, spec.scales)
-        degrees = topology.out_degrees(edges)
+        degrees = Counter(edge.source for edge in edges if spec.skips == "all" or edge.kind == "fwd")
         act: dict[topology.Node, Tensor] = {}
         raw: dict[topology.Node, Tensor] = {}
         live = topology.live_nodes(edges, spec.head_nodes)

@@ -121,8 +121,13 @@ def test_meta_taps(name: str) -> None:
     assert strides == sorted(set(strides)), "one tap a stride, finest first"
     if entry.input_size[-1] == 224 and "out_indices" not in entry.spec.lacks:
         assert strides == [2, 4, 8, 16, 32]
-    assert not any("." in module for module in net.feature_info.module_name())
+    modules = [net.get_submodule(module) for module in net.feature_info.module_name()]
+    assert not entry.build.chain or set(modules) <= set(net.children()), "what timm's list wrapper needs"
+    seen: dict[nn.Module, Tensor] = {}
+    for module in modules:
+        module.register_forward_hook(lambda module, _, out: seen.update({module: out}))
     taps = net(x)
+    assert all(seen[module] is tap for module, tap in zip(modules, taps, strict=True)), "the module's output is the map"
     assert [t.shape[1] for t in taps] == net.feature_info.channels()
     assert_sizes(name, taps, strides)
     beyond = len(strides)

@@ -1,17 +1,19 @@
 """The contract that every net of the zoo shares: timm's methods over a trunk of top-level children.
 
 A net's `build` registers its trunk as direct children in the order in which they run; ``final`` (what stands between
-the deepest tap and the pooling; the identity where nothing does) and the classifier follow. Taps are named after the
-children that end in them, so that timm's list wrapper, transformers and torchvision find them.
+the deepest tap and the pooling; the identity where nothing does) and the classifier follow. A tap is the
+output of a module, whose name ``feature_info`` gives. In a chain these modules are children of the net, so that timm's
+list wrapper, transformers and torchvision find them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, get_device_dtype
-from timm.models._features import FeatureGetterNet, feature_take_indices
+from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureInfo, FeatureListNet
+from timm.models._features import FeatureGetterNet, _get_return_layers, feature_take_indices
 from torch import Tensor, nn
 
 from zoo.entry import Spec
@@ -23,7 +25,7 @@ class Trunk:
     """What `Backbone.build` says of the children that it has registered.
 
     Attributes:
-        taps: Child, channels and total stride of each tap, finest first.
+        taps: Module, channels and total stride of each tap, finest first. The module's output is the map.
         final: Runs on what the trunk ends in, before the pooling.
         num_features: Channels that leave ``final``.
         head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
@@ -63,13 +65,22 @@ class Backbone(nn.Module):
         num_features: Channels that `forward_features` returns.
         head_hidden_size: Width of what the last layer takes: the pooled features (twice as many for ``catavgmax``), or
             what wide layers make of them.
-        feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the child).
+        feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the module whose
+            output is the map).
+        chain: Whether each child takes what the one before it returns, and taps are children.
 
     Raises:
         ValueError: If an argument is out of its range; the message names it.
     """
 
+    # TorchScript compiles the branch that is taken, and no property.
+    __constants__ = ("gives_taps", "gives_names")
+    __jit_unused_properties__ = ("return_layers",)
+
     feature_info: list[dict[str, Any]]
+    out_indices: list[int]
+    kept_indices: list[int]
+    chain = True
 
     def __init__(
         self,
@@ -123,11 +134,13 @@ class Backbone(nn.Module):
         )
         self.head_hidden_size = self.classifier.num_features
         self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in trunk.taps]
-        self.tap_names = [name for name, _, _ in trunk.taps]
+        self.tap_names = [name.partition(".")[0] for name, _, _ in trunk.taps]
         self.last_tap = len(trunk.taps) - 1
         self.head_tap = self.last_tap if trunk.head_tap is None else trunk.head_tap
         if self.head_tap >= 0:
             self.feature_info[self.head_tap]["num_chs_norm"] = trunk.num_features
+        self.gives_taps = self.gives_names = False
+        self.out_indices = self.kept_indices = []
         # On the meta device there is nothing to draw, and torch takes its time for it.
         if not any(p.is_meta for p in self.parameters()):
             self.init_weights(zero_init_last=zero_init_last)
@@ -201,9 +214,53 @@ class Backbone(nn.Module):
             x = self.wide(x)
         return self.classifier(x, pre_logits=pre_logits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
+    def forward(self, x: Tensor):  # noqa: ANN201 - TorchScript takes the type of the branch that is taken
+        """Images (N, in_chans, H, W) -> logits (N, num_classes), or after `give_taps` the taps."""
+        if self.gives_names:
+            return self.forward_named_taps(x)
+        if self.gives_taps:
+            return self.forward_taps(x)
         return self.forward_head(self.forward_features(x))
+
+    def forward_taps(self, x: Tensor) -> list[Tensor]:
+        """Images (N, in_chans, H, W) -> the taps in ``out_indices``, in that order."""
+        _, taps = self.forward_trunk(x, self.kept_indices, self.kept_indices[-1])
+        return [taps[self.kept_indices.index(i)] for i in self.out_indices]
+
+    def forward_named_taps(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (N, in_chans, H, W) -> the taps in ``out_indices`` by number."""
+        named: dict[str, Tensor] = {}
+        for i, tap in zip(self.out_indices, self.forward_taps(x)):  # noqa: B905 - TorchScript knows no strict
+            named[str(i)] = tap
+        return named
+
+    @torch.jit.ignore
+    def give_taps(self, indices: int | list[int] | None = None, *, names: bool = False) -> None:
+        """Turn the net into one that returns taps: what ``features_only=True`` means where children are no chain.
+
+        What the taps do not need is removed; the names of the parameters stay.
+
+        Args:
+            indices: Taps, as in `forward_intermediates`.
+            names: Return a dictionary by the taps' numbers instead of a list.
+        """
+        take = self.prune_intermediate_layers(indices, prune_norm=True)
+        self.gives_taps, self.gives_names = True, names
+        net: Any = self
+        net.feature_info = FeatureInfo(self.feature_info, take)
+        self._take(take)
+
+    def _take(self, indices: list[int]) -> None:
+        self.out_indices, self.kept_indices = indices, sorted(set(indices))
+
+    @property
+    def return_layers(self) -> dict[str, str]:
+        """Module and number of each tap that `forward` returns after `give_taps`; can be set, as in timm's wrappers."""
+        return {self.feature_info[i]["module"]: str(i) for i in self.out_indices}
+
+    @return_layers.setter
+    def return_layers(self, layers: Mapping[str, str]) -> None:
+        self._take([i for i, tap in enumerate(self.feature_info) if tap["module"] in layers])
 
     def forward_intermediates(
         self,
@@ -260,8 +317,8 @@ class Backbone(nn.Module):
             The taps as positive numbers.
         """
         take, deepest = feature_take_indices(self.last_tap + 1, indices)
-        # A head that reads no tap needs more than all taps do.
-        cut = deepest < self.last_tap or (prune_head and self.head_tap < 0)
+        # A head that does not read the last tap needs more than the taps do.
+        cut = deepest < self.last_tap or (prune_head and self.head_tap != self.last_tap)
         if cut:
             behind = False
             for name, _ in list(self.named_children()):
@@ -324,9 +381,7 @@ class Backbone(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
-        for module in self.modules():
-            if hasattr(module, "grad_checkpointing"):
-                module.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
+        _set_checkpointing(self, enable)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
@@ -344,12 +399,82 @@ class Backbone(nn.Module):
         return groups
 
 
-class FeatureGetter(FeatureGetterNet):
-    """timm's wrapper around `Backbone.forward_intermediates`, able to checkpoint (timm 1.0.31's own is not)."""
+class _CheckpointsUnits(nn.Module):
+    """A wrapper that passes checkpointing on to the units in it; timm's own checkpoint whole children, or nothing."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Pass on to the net inside."""
-        cast(Backbone, self.model).set_grad_checkpointing(enable)
+        """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
+        for child in self.children():
+            _set_checkpointing(child, enable)
+
+
+class FeatureGetter(_CheckpointsUnits, FeatureGetterNet):
+    """timm's wrapper around `Backbone.forward_intermediates`."""
+
+
+class FeatureList(_CheckpointsUnits, FeatureListNet):
+    """timm's wrapper around the children of a chain."""
+
+
+class FeatureDict(_CheckpointsUnits, FeatureDictNet):
+    """The same with names."""
+
+
+class FeatureHook(_CheckpointsUnits, FeatureHookNet):
+    """timm's wrapper around hooks, over a net without what the taps do not need."""
+
+    def __init__(self, model: Backbone, out_indices: int | list[int], **options: Any) -> None:
+        super().__init__(model, model.prune_intermediate_layers(out_indices, prune_norm=True), **options)
+
+
+class FeatureGraph(FeatureGraphNet):
+    """timm's wrapper around a traced net, over a net without what the taps do not need."""
+
+    def __init__(self, model: Backbone, out_indices: int | list[int], **options: Any) -> None:
+        super().__init__(model, model.prune_intermediate_layers(out_indices, prune_norm=True), **options)
+        self.order = [str(key) for key in _get_return_layers(self.feature_info, options.get("out_map")).values()]
+
+    def forward(self, x: Tensor) -> Any:
+        """Images -> the taps in the order asked for; a graph has them in the order in which it computes them."""
+        taps = self.graph_module(x)
+        return {key: taps[key] for key in self.order} if self.return_dict else [taps[key] for key in self.order]
+
+
+def taps_by_list(model: Backbone, out_indices: int | list[int], output_fmt: str = "NCHW") -> Backbone:
+    """What `FeatureList` is for a chain, for any net."""
+    model.give_taps(out_indices)
+    return model
+
+
+def taps_by_name(model: Backbone, out_indices: int | list[int], output_fmt: str = "NCHW") -> Backbone:
+    """What `FeatureDict` is for a chain, for any net."""
+    model.give_taps(out_indices, names=True)
+    return model
+
+
+def feature_wrapper(asked: Any, *, chain: bool) -> Any:
+    """Choose what wraps a net for features: ours in the place of timm's (by name or class), else what was asked for.
+
+    Args:
+        asked: A name that timm knows, or a class.
+        chain: Whether the net's children are a chain, see `Backbone`.
+    """
+    if isinstance(asked, str):
+        asked = "hook" if "hook" in asked.lower() else asked.lower()
+    wrappers: dict[Any, Any] = {
+        ("list", FeatureListNet): FeatureList if chain else taps_by_list,
+        ("dict", FeatureDictNet): FeatureDict if chain else taps_by_name,
+        ("getter", FeatureGetterNet): FeatureGetter,
+        ("hook", FeatureHookNet): FeatureHook,
+        ("fx", FeatureGraphNet): FeatureGraph,
+    }
+    return next((ours for names, ours in wrappers.items() if asked in names), asked)
+
+
+def _set_checkpointing(net: nn.Module, enable: bool) -> None:
+    for module in net.modules():
+        if hasattr(module, "grad_checkpointing"):
+            module.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
 
 
 def _check_classes(num_classes: int) -> None:

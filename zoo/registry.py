@@ -31,7 +31,12 @@ from timm.models import (
 from torch import nn
 
 import zoo.models
+<<<<<<< HEAD
 from zoo.backbone import FeatureGetter
+=======
+from zoo.backbone import feature_wrapper
+from zoo.checkpoint import fetch, find_in_folder, find_in_hub, read
+>>>>>>> d764823 (Plain fabrics: layers are called, taps are modules whose output is the map (work in progress))
 from zoo.entry import Entry
 from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
@@ -191,11 +196,14 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         spec = entry.spec
-        taps = {"out_indices": tuple(range(len(spec.tap_strides)))} | (kwargs.pop("feature_cfg", None) or {})
+        taps: dict[str, Any] = {"out_indices": tuple(range(len(spec.tap_strides))), "feature_cls": "list"}
+        taps |= kwargs.pop("feature_cfg", None) or {}
         _check_taps(entry, kwargs.get("out_indices", taps["out_indices"]))
         for options in (kwargs, taps):
-            if options.get("feature_cls") == "getter":
-                options["feature_cls"] = FeatureGetter
+            if "feature_cls" in options:
+                options["feature_cls"] = feature_wrapper(
+                    options["feature_cls"], chain=getattr(entry.build, "chain", True)
+                )
         source = {key: kwargs.pop(key, None) for key in ("pretrained_cfg", "pretrained_cfg_overlay")}
         cfg: Any = resolve_pretrained_cfg(entry.timm_name, **source)
         cache_dir = kwargs.pop("cache_dir", None)

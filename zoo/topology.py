@@ -137,6 +137,20 @@ def count_paths(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> i
     return ways[target]
 
 
+def facts(type: str, columns: int, scales: int, outputs: Collection[Node]) -> dict[str, str]:
+    """Describe a graph that is read at some nodes, in words and numbers."""
+    edges = fabric_edges(type, columns, scales)
+    live = live_edges(edges, outputs)
+    kinds = {kind: sum(edge.kind == kind for edge in edges) for kind in KINDS}
+    return {
+        "grid": f"{columns} columns x {scales} scales, type {type}: {TYPES[type].meaning}",
+        "edges": f"{len(edges)}: " + ", ".join(f"{kind} {n}" for kind, n in kinds.items() if n),
+        "live nodes": f"{len(live_nodes(edges, outputs))} of {columns * scales}",
+        "live edges": f"{len(live)} of {len(edges)}, {len(edges) - len(live)} dead",
+        "paths": f"{sum(count_paths(edges, node) for node in outputs):,} from the stem to the head",
+    }
+
+
 def skip_flow(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> Fraction:
     """Copies of the source's map that reach a node by skips alone, where each skip carries 1 / out-degree."""
     edges = tuple(edges)

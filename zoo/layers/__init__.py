@@ -3,11 +3,11 @@
 Units get resolved channel counts, strides and dilations; they know no family, no stage and no depth.
 """
 
-from zoo.layers.deform import DeformConv2d, OffsetConv
-from zoo.layers.fold import ConvNorm
-from zoo.layers.gates import KeepAll, SqueezeGate, local_norm
+from zoo.layers.checkpointing import run_checkpointed
+from zoo.layers.convs import BandConv2d, DeformConv2d, OffsetConv
+from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
-from zoo.layers.kit import Conv, Kit, LayerType, sequence
+from zoo.layers.kit import Conv, Kit, LayerType, named, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
 from zoo.layers.sampling import (
     UPS,
@@ -15,10 +15,10 @@ from zoo.layers.sampling import (
     DilatedAvgPool,
     DilatedMaxPool,
     PadShortcut,
+    Resize,
     avg_pool_halving,
     check_size,
     max_pool_halving,
-    resize_like,
     upsample_like,
 )
 from zoo.layers.stage import Skippable, Stage
@@ -26,9 +26,9 @@ from zoo.layers.stage import Skippable, Stage
 __all__ = [
     "ORDERS",
     "UPS",
+    "BandConv2d",
     "ChannelSum",
     "Conv",
-    "ConvNorm",
     "DeformConv2d",
     "DilatedAvgPool",
     "DilatedMaxPool",
@@ -39,6 +39,8 @@ __all__ = [
     "Order",
     "PadShortcut",
     "Residual",
+    "Resize",
+    "Scale",
     "Skippable",
     "SqueezeGate",
     "Stage",
@@ -50,7 +52,8 @@ __all__ = [
     "check_size",
     "local_norm",
     "max_pool_halving",
-    "resize_like",
+    "named",
+    "run_checkpointed",
     "sequence",
     "upsample_like",
 ]

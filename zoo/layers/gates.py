@@ -32,25 +32,45 @@ class SqueezeGate(nn.Module):
 
 
 class KeepAll(nn.Module):
-    """Keep the map of the whole batch with some probability while training, else zero it; the mean in evaluation.
+    """Keep the map of the whole batch with some probability in training, else zero it; scale it in evaluation.
 
-    One draw for all images, and what is kept is not scaled up: the map's expectation is ``keep`` times the map, which
-    is what evaluation returns.
+    One draw serves all images. A kept map is not scaled up, so the expectation is ``keep`` times the map. Evaluation
+    returns that expectation. Torch's own ``TotalDropout`` (Lua) returns the map unscaled in evaluation.
+
+    Args:
+        keep: Probability of keeping the map.
     """
 
     def __init__(self, keep: float) -> None:
         super().__init__()
         self.keep = keep
+        # A layer of torch's own, so that a traced graph still follows train() and eval(). It divides what it keeps by
+        # the probability of keeping it.
+        self.draw = nn.Dropout(1 - keep)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        if self.training:
-            return x * x.new_empty((1, 1, 1, 1)).bernoulli_(self.keep)
-        return x * self.keep
+        return x * (self.keep * self.draw(x.new_ones((1, 1, 1, 1))))
 
     def extra_repr(self) -> str:
         """The probability."""
         return f"{self.keep:g}"
+
+
+class Scale(nn.Module):
+    """Multiply a map by a constant factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        """The factor."""
+        return f"{self.factor:g}"
 
 
 class LocalNorm(nn.LocalResponseNorm):

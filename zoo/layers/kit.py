@@ -8,7 +8,7 @@ import torch
 from timm.layers import create_act_layer, get_norm_layer
 from torch import nn
 
-from zoo.layers.deform import DeformConv2d
+from zoo.layers.convs import BandConv2d, DeformConv2d
 
 LayerType = str | Callable[..., nn.Module]
 
@@ -68,6 +68,11 @@ class Kit:
             dtype=self.dtype,
         )
 
+    def band(self, in_chs: int, conv: Conv) -> BandConv2d:
+        """Make a 3x3 in which an output channel sees neighbouring input channels alone."""
+        kind = dict(stride=conv.stride, dilation=conv.dilation)
+        return BandConv2d(in_chs, conv.out_chs, bias=conv.bias, **kind, device=self.device, dtype=self.dtype)
+
     def norm(self, chs: int) -> nn.Module:
         """Make a normalisation of ``chs`` channels."""
         return get_norm_layer(self.norm_layer)(chs, device=self.device, dtype=self.dtype)
@@ -110,3 +115,8 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = (), *, fre
             layers[f"act{index + 1}"] = kit.act(inplace=fresh or bool(done))
         done += op
     return nn.Sequential(layers)
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """String layers together under names of their own."""
+    return nn.Sequential(OrderedDict(layers))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 UPS = ("bilinear", "nearest", "zero")
-"""Ways to enlarge a map: interpolate with aligned corners, repeat, or put zeros between the pixels."""
+"""Ways to enlarge a map: interpolate with aligned corners, repeat, or put each pixel at the top left of 2x2 zeros."""
 
 
 class ChannelSum(nn.Module):
@@ -26,6 +26,8 @@ class ChannelSum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum channels k*n to k*n + k - 1 into channel n."""
+        if self.run == 1:
+            return x
         total = x[:, 0 :: self.run]
         for i in range(1, self.run):
             total = total + x[:, i :: self.run]
@@ -114,21 +116,25 @@ def upsample_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
-def resize_like(x: Tensor, like: Tensor, up: str) -> Tensor:
-    """Enlarge a map to the size of another by a way of ``UPS``."""
-    if up == "bilinear":
-        return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
-    if up == "zero":
-        return spread_like(x, like)
-    return F.interpolate(x, size=like.shape[-2:], mode="nearest")
+class Resize(nn.Module):
+    """Enlarge a map to a height and width by a way of ``UPS``; the identity where ``up`` is empty."""
 
+    def __init__(self, up: str) -> None:
+        super().__init__()
+        self.up = up
 
-def spread_like(x: Tensor, like: Tensor) -> Tensor:
-    """Put each pixel at the top left of a 2x2 block of zeros; the last row and column are cut to the other's size."""
-    # One channel a group and a single weight of one: the transposed convolution only places pixels.
-    one = torch.ones((x.shape[1], 1, 1, 1), dtype=x.dtype, device=x.device)
-    x = F.conv_transpose2d(x, one, stride=2, output_padding=1, groups=x.shape[1])
-    return x[:, :, : like.shape[2], : like.shape[3]]
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, C, H, W) -> (N, C, *size)."""
+        height, width = size
+        if self.up == "bilinear":
+            return F.interpolate(x, size=[height, width], mode="bilinear", align_corners=True)
+        if self.up == "nearest":
+            return F.interpolate(x, size=[height, width], mode="nearest")
+        if self.up == "zero":
+            # One channel a group and a single weight of one: the transposed convolution only places pixels.
+            one = torch.ones((x.shape[1], 1, 1, 1), dtype=x.dtype, device=x.device)
+            return F.conv_transpose2d(x, one, stride=2, output_padding=1, groups=x.shape[1])[:, :, :height, :width]
+        return x
 
 
 def check_size(x: Tensor, least: int, message: str) -> None:
@@ -139,6 +145,6 @@ def check_size(x: Tensor, least: int, message: str) -> None:
 @torch.fx.wrap
 def _check_size(x: Tensor, least: int, message: str) -> None:
     # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing() and not torch.compiler.is_compiling():  # noqa: SIM102
         if min(x.shape[-2:]) < least:
             raise ValueError(message.replace("{size}", f"{x.shape[-2]}x{x.shape[-1]}"))

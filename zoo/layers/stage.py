@@ -4,8 +4,9 @@ from collections import OrderedDict
 
 import torch
 from timm.layers import drop_path
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
+
+from zoo.layers.checkpointing import run_checkpointed
 
 
 class Skippable(nn.Sequential):
@@ -44,8 +45,9 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W') as the units say."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self, x)
         for unit in self:
-            x = unit(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = run_checkpointed(unit, x)
+            else:
+                x = unit(x)
         return x

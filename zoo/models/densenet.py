@@ -42,12 +42,11 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models import checkpoint
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Stage, avg_pool_halving, sequence
+from zoo.layers import Conv, Kit, Stage, avg_pool_halving, run_checkpointed, sequence
 from zoo.weights import Layout, pytorchcv_in1k, pytorchcv_small
 
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
@@ -132,8 +131,7 @@ class DenseStage(Stage):
         maps = [x]
         for layer in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                # Of the two forms of checkpointing only this one follows tensors in a list.
-                new = checkpoint(layer, maps, use_reentrant=False)
+                new = run_checkpointed(layer, maps)
             else:
                 new = layer(maps)
             maps = maps + [new]  # noqa: RUF005 - a new list, for a checkpoint keeps the old one; TorchScript has no star

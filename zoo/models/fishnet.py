@@ -60,7 +60,6 @@ from zoo.weights import Layout, pytorchcv_in1k
 STEMS = {"imagenet": 4, "cifar": 1}
 """Total stride of f0."""
 
-Maps2 = tuple[Tensor, Tensor]
 Maps3 = tuple[Tensor, Tensor, Tensor]
 Maps4 = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -173,7 +172,7 @@ class _Levels:
 
 
 class Tail(nn.Module):
-    """Three stages, each followed by pooling; keeps what it passed."""
+    """Three stages, each followed by pooling."""
 
     def __init__(self, levels: _Levels) -> None:
         super().__init__()
@@ -185,12 +184,12 @@ class Tail(nn.Module):
         self.pool1, self.pool2, self.pool3 = (levels.pool(i) for i in range(3))
 
     def forward(self, x: Tensor) -> Maps4:
-        """Stem -> f3, f2, f1, f0."""
+        """Stem -> f0, f1, f2, f3."""
         f0 = self.pool(x)
         f1 = self.pool1(self.stage1(f0))
         f2 = self.pool2(self.stage2(f1))
         f3 = self.pool3(self.stage3(f2))
-        return f3, f2, f1, f0
+        return f0, f1, f2, f3
 
 
 class Bridge(nn.Module):
@@ -205,12 +204,19 @@ class Bridge(nn.Module):
         self.gate_norm = sequence(kit, chs * 2, "na")
         self.gate = SqueezeGate(kit, chs * 2, chs // 16, chs)
 
-    def forward(self, fish: Maps4) -> Maps4:
-        """f3, f2, f1, f0 -> f4, f2, f1, f0."""
-        f3, f2, f1, f0 = fish
+    def forward(self, f3: Tensor) -> Tensor:
+        """f3 -> f4."""
         wide = self.widen(f3)
         gate = self.gate(self.gate_norm(wide))
-        return self.stage(wide) * gate + gate, f2, f1, f0
+        return self.stage(wide) * gate + gate
+
+
+class Join(nn.Module):
+    """Concatenates the trunk and a lateral branch, in this order."""
+
+    def forward(self, trunk: Tensor, lateral: Tensor) -> Tensor:
+        """(N, C, H, W) and (N, L, H, W) -> (N, C + L, H, W)."""
+        return torch.cat([trunk, lateral], dim=1)
 
 
 class Body(nn.Module):
@@ -233,14 +239,14 @@ class Body(nn.Module):
         self.lateral1, self.lateral2, self.lateral3 = (
             levels.units(maps[2 - i], maps[2 - i], spec.body_laterals[i], level=2 - i) for i in range(3)
         )
+        self.join1, self.join2, self.join3 = (Join() for _ in range(3))
 
-    def forward(self, fish: Maps4) -> Maps4:
-        """f4, f2, f1, f0 -> f7, f6, f5, f4."""
-        f4, f2, f1, f0 = fish
-        f5 = torch.cat([upsample_like(self.stage1(f4), f2), self.lateral1(f2)], dim=1)
-        f6 = torch.cat([upsample_like(self.stage2(f5), f1), self.lateral2(f1)], dim=1)
-        f7 = torch.cat([upsample_like(self.stage3(f6), f0), self.lateral3(f0)], dim=1)
-        return f7, f6, f5, f4
+    def forward(self, f4: Tensor, f2: Tensor, f1: Tensor, f0: Tensor) -> Maps3:
+        """f4, and f2 to f0 of the tail -> f5, f6, f7."""
+        f5 = self.join1(upsample_like(self.stage1(f4), f2), self.lateral1(f2))
+        f6 = self.join2(upsample_like(self.stage2(f5), f1), self.lateral2(f1))
+        f7 = self.join3(upsample_like(self.stage3(f6), f0), self.lateral3(f0))
+        return f5, f6, f7
 
 
 class HeadStage(nn.Module):
@@ -253,41 +259,17 @@ class HeadStage(nn.Module):
         self.stage = levels.units(chs, chs, spec.head_blocks[stage], level=stage)
         self.pool = levels.pool(stage)
         self.lateral = levels.units(lateral, lateral, spec.head_laterals[stage], level=stage + 1)
+        self.join = Join()
 
-    def join(self, x: Tensor, lateral: Tensor) -> Tensor:
-        """The trunk first, the lateral branch behind it."""
-        return torch.cat([self.pool(self.stage(x)), self.lateral(lateral)], dim=1)
-
-
-class Head1(HeadStage):
-    """f7, f6, f5, f4 -> f8, f5, f4."""
-
-    def forward(self, fish: Maps4) -> Maps3:
-        """Join f7 and f6."""
-        f7, f6, f5, f4 = fish
-        return self.join(f7, f6), f5, f4
-
-
-class Head2(HeadStage):
-    """f8, f5, f4 -> f9, f4."""
-
-    def forward(self, fish: Maps3) -> Maps2:
-        """Join f8 and f5."""
-        f8, f5, f4 = fish
-        return self.join(f8, f5), f4
-
-
-class Head3(HeadStage):
-    """f9, f4 -> f10."""
-
-    def forward(self, fish: Maps2) -> Tensor:
-        """Join f9 and f4."""
-        f9, f4 = fish
-        return self.join(f9, f4)
+    def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
+        """The map before and one of the body -> the next map."""
+        return self.join(self.pool(self.stage(x)), self.lateral(lateral))
 
 
 class FishNet(Backbone):
-    """Stem, tail, bridge, body, three stages of head, score; children map tuples to tuples, the tap first."""
+    """Stem, tail, bridge, body, three stages of head, score."""
+
+    chain = False
 
     def build(
         self, spec: FishSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -303,16 +285,14 @@ class FishNet(Backbone):
         self.tail = Tail(levels)
         self.bridge = Bridge(levels)
         self.body = Body(levels)
-        self.head1 = Head1(levels, 0)
-        self.head2 = Head2(levels, 1)
-        self.head3 = Head3(levels, 2)
+        self.head1, self.head2, self.head3 = (HeadStage(levels, i) for i in range(3))
         self.smallest = 7 * STEMS[spec.stem] + 1
         self.too_small = (
             f"input size ({{size}}) must be at least {self.smallest}x{self.smallest} for three halvings in a fish"
         )
         taps = [("stem", width, 2)] if spec.stem == "imagenet" else []
         self.body_tap = len(taps)
-        taps += zip(("body", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
+        taps += zip(("body.join3", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
         score = maps[10] // 2
         return Trunk(
             taps=taps,
@@ -333,25 +313,27 @@ class FishNet(Backbone):
             taps.append(x)
         if self.body is None or stop < self.body_tap:
             return x, taps
-        swum = self.body(self.bridge(self.tail(x)))
+        f0, f1, f2, f3 = self.tail(x)
+        f4 = self.bridge(f3)
+        f5, f6, f7 = self.body(f4, f2, f1, f0)
         if self.body_tap in keep:
-            taps.append(swum[0])
+            taps.append(f7)
         if self.head1 is None or stop == self.body_tap:
-            return swum[0], taps
-        risen = self.head1(swum)
+            return f7, taps
+        f8 = self.head1(f7, f6)
         if self.body_tap + 1 in keep:
-            taps.append(risen[0])
+            taps.append(f8)
         if self.head2 is None or stop == self.body_tap + 1:
-            return risen[0], taps
-        last = self.head2(risen)
+            return f8, taps
+        f9 = self.head2(f8, f5)
         if self.body_tap + 2 in keep:
-            taps.append(last[0])
+            taps.append(f9)
         if self.head3 is None or stop == self.body_tap + 2:
-            return last[0], taps
-        x = self.head3(last)
+            return f9, taps
+        f10 = self.head3(f9, f4)
         if self.body_tap + 3 in keep:
-            taps.append(x)
-        return x, taps
+            taps.append(f10)
+        return f10, taps
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:

@@ -38,15 +38,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Order, Residual, Stage, basic, max_pool_halving, sequence
+from zoo.layers import Conv, Kit, Order, Residual, Stage, basic, max_pool_halving, run_checkpointed, sequence
 
 UNIT = Order(before="", last="n", after="")
 """The released residual unit: nothing follows the sum."""
@@ -143,7 +141,7 @@ class FullResolutionUnit(nn.Module):
         y = self.branch(torch.cat([y, self.pool(z)], dim=1))
         if self.give is not None:
             z = z + self.drop_path(self.unpool(self.give(y), z))
-        return _tap(y), z
+        return y, z
 
     def pool(self, z: Tensor) -> Tensor:
         """Z at the size of y: the largest value of each window."""
@@ -204,10 +202,11 @@ class Level(Stage):
 
     def forward(self, streams: Streams) -> Streams:
         """Streams -> streams, y with the size and the channels of this level."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self, streams)
         for unit in self:
-            streams = unit(streams)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                streams = run_checkpointed(unit, streams)
+            else:
+                streams = unit(streams)
         return streams
 
 
@@ -237,7 +236,9 @@ class Join(nn.Module):
 
 
 class FRRN(Backbone):
-    """Stem and units, levels down, levels up, units; levels map streams to streams, y (the tap) first."""
+    """Stem and units, levels down, levels up, units; levels map streams to streams, and y is the tap."""
+
+    chain = False
 
     def build(
         self, spec: FrrnSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -269,7 +270,7 @@ class FRRN(Backbone):
         for i, (out_chs, depth) in enumerate(zip(spec.down_widths, spec.down_units, strict=True), 1):
             fall = Fall(halve=strides[i - 1] < strides[i], dilation=natives[i - 1] // strides[i - 1])
             self.add_module(f"down{i}", level(fall, chs, out_chs, depth, i))
-            taps.append((f"down{i}", out_chs, strides[i]))
+            taps.append((f"down{i}.{depth}.branch", out_chs, strides[i]))
             chs = out_chs
         coarsest = len(natives) - 1
         for i, out_chs, depth in zip(range(coarsest - 1, 0, -1), spec.up_widths, spec.up_units, strict=True):
@@ -320,12 +321,6 @@ class FRRN(Backbone):
         """Where the trunk ends in y, what its last unit would add to z is of no use."""
         if self.join is None and self.split is not None:
             self.get_submodule(self.tap_names[-1])[-1].give = None
-
-
-@torch.fx.wrap
-def _tap(x: Tensor) -> Tensor:
-    """The same map; in a traced graph a node of its own, for tools name what a child returns after its last node."""
-    return x
 
 
 POHLEN = "Pohlen et al. 2017, arXiv:1611.08323"

@@ -53,12 +53,21 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.fx
 import torch.nn.functional as F
-from timm.models import checkpoint
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, check_size, local_norm, max_pool_halving, sequence
+from zoo.layers import (
+    Conv,
+    DilatedMaxPool,
+    Kit,
+    Stage,
+    check_size,
+    local_norm,
+    max_pool_halving,
+    run_checkpointed,
+    sequence,
+)
 from zoo.weights import Layout, torchvision
 
 STEMS = {"imagenet": 4, "cifar": 1}
@@ -340,7 +349,7 @@ class GoogLeNet(Backbone):
         x, _ = self.forward_trunk(x, [], self.last_tap - 2)
         inner, stage = [], cast(Stage, self.stage4)
         for unit in stage:
-            x = checkpoint(unit, x) if stage.grad_checkpointing else unit(x)
+            x = run_checkpointed(unit, x) if stage.grad_checkpointing else unit(x)
             inner.append(x)
         logits = self.forward_head(self.final(cast(Stage, self.stage5)(x)))
         # The first of the stage is its pooling.

@@ -1,0 +1,207 @@
+"""A net over the graph of a fabric: every edge is a layer, every node the sum of the edges that end in it.
+
+`zoo.topology` says which edges there are; the family says what an edge computes and what follows a sum.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo import topology
+from zoo.layers import run_checkpointed
+
+Node = tuple[Tensor, Tensor]
+"""A finished map, and what skips read of the node: the sum before a shared norm and activation, else the same map."""
+Nodes = dict[int, Node]
+"""Nodes of a column, by scale."""
+
+
+class Cell(nn.Module):
+    """A node: the sum of the edges that end in it, and what follows the sum.
+
+    Its children are called as the edges are: ``fwd``, ``down``, ``up``, ``zip``; a node has at most one of each.
+    ``finish`` follows the sum; its output is the node's map.
+
+    Args:
+        node: Column and scale.
+        edges: The layer of each edge that ends here, by the edge's kind. A layer takes the map of the edge's source,
+            what skips read of the source, and the height and width of the target.
+        finish: What follows the sum.
+        shared: Skips read the sum instead of the finished map.
+    """
+
+    def __init__(self, node: topology.Node, edges: Mapping[str, nn.Module], finish: nn.Module, *, shared: bool) -> None:
+        super().__init__()
+        column, self.scale = node
+        self.first = node == (0, 0)
+        self.sized_as = self.scale if column else 0
+        self.zips_from = self.scale + (1 if "zip_up" in edges else -1)
+        self.shared = shared
+        self.fwd = self.down = self.up = self.zip = None
+        for kind, edge in edges.items():
+            setattr(self, kind.removesuffix("_down").removesuffix("_up"), edge)
+        self.finish = finish
+
+    def forward(self, before: Nodes, here: Nodes) -> Node:
+        """Compute the node from the column before and from the nodes of this column that are done."""
+        like = before[self.sized_as][0]
+        size = (like.shape[2], like.shape[3])
+        parts: list[Tensor] = []
+        if self.first:
+            parts.append(like)
+        if self.fwd is not None:
+            x, raw = before[self.scale]
+            parts.append(self.fwd(x, raw, size))
+        if self.down is not None:
+            x, raw = before[self.scale - 1]
+            parts.append(self.down(x, raw, size))
+        if self.up is not None:
+            x, raw = before[self.scale + 1]
+            parts.append(self.up(x, raw, size))
+        if self.zip is not None:
+            x, raw = here[self.zips_from]
+            parts.append(self.zip(x, raw, size))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        x = self.finish(total)
+        if self.shared:
+            return x, total
+        return x, x
+
+
+class Column(nn.Sequential):
+    """The nodes of a column in the order of evaluation, named after their scales.
+
+    Attributes:
+        reach: The outputs of the grid that need a node, by its scale.
+    """
+
+    reach: dict[int, list[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reach = {}
+
+    def forward(self, before: Nodes, wanted: list[int]) -> Nodes:
+        """Compute the column from the one before it, without the nodes that no wanted output needs."""
+        here: dict[int, tuple[Tensor, Tensor]] = {}
+        for name, cell in self.named_children():
+            if self.needs(int(name), wanted):
+                here[int(name)] = cell(before, here)
+        return here
+
+    def needs(self, scale: int, wanted: list[int]) -> bool:
+        """Tell whether one of the wanted outputs needs a node."""
+        for output in self.reach[scale]:  # noqa: SIM110 - TorchScript has no generators
+            if output in wanted:
+                return True
+        return False
+
+    @torch.jit.ignore
+    def keep(self, outputs: Collection[int]) -> None:
+        """Remove the nodes that none of the outputs needs."""
+        reach = {scale: [output for output in reached if output in outputs] for scale, reached in self.reach.items()}
+        self.reach = {scale: reached for scale, reached in reach.items() if reached}
+        for scale in reach.keys() - self.reach.keys():
+            del self._modules[str(scale)]
+
+
+class Grid(nn.Sequential):
+    """All columns. The outputs are the nodes of the last column and, at one scale, all columns' nodes concatenated.
+
+    Args:
+        graph: Type (a key of ``zoo.topology.TYPES``), columns, scales.
+        make_edge: Makes the layer of an edge.
+        make_finish: Makes what follows the sum of a node.
+        shared: Skips read sums instead of finished maps.
+        across: The scale whose nodes are concatenated over the columns; -1 for none.
+
+    Attributes:
+        outputs: What can be computed: scales of the last column, and the number ``scales`` for the concatenation.
+        untrained: Outputs that nodes without gradients lead to, see `train_for`.
+    """
+
+    grad_checkpointing: bool
+    untrained: list[int]
+
+    def __init__(
+        self,
+        graph: tuple[str, int, int],
+        make_edge: Callable[[topology.Edge], nn.Module],
+        make_finish: Callable[[topology.Node], nn.Module],
+        *,
+        shared: bool = False,
+        across: int = -1,
+    ) -> None:
+        _, columns, scales = graph
+        grid = [Column() for _ in range(columns)]
+        super().__init__(*grid)
+        self.grad_checkpointing = False
+        self.scales, self.across = scales, across
+        edges = topology.fabric_edges(*graph)
+        for node in topology.node_order(*graph):
+            into = {edge.kind: make_edge(edge) for edge in edges if edge.target == node}
+            grid[node[0]].add_module(str(node[1]), Cell(node, into, make_finish(node), shared=shared))
+        read = {scale: [(columns - 1, scale)] for scale in range(scales)}
+        if across >= 0:
+            read[scales] = [(column, across) for column in range(columns)]
+        self.outputs, self.untrained = list(read), []
+        for output, nodes in read.items():
+            for column, scale in topology.live_nodes(edges, nodes):
+                grid[column].reach.setdefault(scale, []).append(output)
+
+    def forward(self, x: Tensor, wanted: list[int]) -> dict[int, Tensor]:
+        """Compute some outputs.
+
+        Args:
+            x: What node (0, 0) adds to its sum, (N, C, H, W).
+            wanted: Numbers of the outputs.
+
+        Returns:
+            The outputs by number, and nodes of the last column that were computed on the way.
+
+        Raises:
+            ValueError: If a wanted output has been removed.
+        """
+        for output in wanted:
+            if output not in self.outputs:
+                raise ValueError(f"scale {output} was removed by prune_intermediate_layers; ask for another")
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102 - for TorchScript
+            if self.training and torch.is_grad_enabled() and not set(self.untrained).isdisjoint(wanted):
+                warnings.warn(f"scales {self.untrained} {UNTRAINED}", stacklevel=2)
+        nodes = {0: (x, x)}
+        stacked: list[Tensor] = []
+        for column in self:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                nodes = run_checkpointed(column, nodes, wanted)
+            else:
+                nodes = column(nodes, wanted)
+            if self.scales in wanted:
+                stacked.append(nodes[self.across][0])
+        results = {scale: node[0] for scale, node in nodes.items()}
+        if self.scales in wanted:
+            results[self.scales] = torch.cat(stacked, dim=1)
+        return results
+
+    @torch.jit.ignore
+    def train_for(self, outputs: Collection[int]) -> None:
+        """Give gradients to the nodes that the outputs need, and none to the others.
+
+        Training on several devices waits for a gradient of every parameter that asks for one.
+        """
+        trained: set[Cell] = set()
+        for column in cast(Iterable[Column], self):
+            for name, cell in column.named_children():
+                if not set(column.reach[int(name)]).isdisjoint(outputs):
+                    trained.add
+        self.untrained = []
+
+    @torch.jit.ignore
+    def keep(self, outputs: Collection[int]) -> None:
+        """Remove the nodes that none of the outputs needs."""
+        for column in self:
+            cast(Column, column).keep(outputs)
+        self.outputs = [output for output in self.outputs if output in outputs]

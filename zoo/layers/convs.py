@@ -1,0 +1,95 @@
+"""Convolutions that torch has no layer for: taps that move, and a band of channels."""
+
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+torch.fx.wrap("deform_conv2d")
+
+
+class OffsetConv(nn.Conv2d):
+    """The convolution that says where to look; it starts at zero, and so nowhere else than a plain one does."""
+
+    def reset_parameters(self) -> None:
+        """Zero weights and biases."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class DeformConv2d(nn.Conv2d):
+    """A convolution whose taps move by offsets that another one computes (Dai et al. 2017, arXiv:1703.06211).
+
+    Its weight has the name and shape that it has in a plain convolution, whose state dict therefore fits except for the
+    offsets; with these at zero, as they start, the outputs are those of the plain one.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, kernel: int, **kwargs: Any) -> None:
+        super().__init__(in_chs, out_chs, kernel, **kwargs)
+        shape = {key: kwargs[key] for key in ("stride", "padding", "dilation", "device", "dtype") if key in kwargs}
+        self.offset = OffsetConv(in_chs, 2 * kernel * kernel, kernel, **shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chs, H, W) -> (N, out_chs, H', W'), as the plain convolution."""
+        return deform_conv2d(
+            x,
+            self.offset(x),
+            self.weight,
+            self.bias,
+            stride=(self.stride[0], self.stride[1]),
+            padding=(int(self.padding[0]), int(self.padding[1])),
+            dilation=(self.dilation[0], self.dilation[1]),
+        )
+
+
+class BandConv2d(nn.Module):
+    """A 3x3 in which an output channel sees the input channels c - 1, c and c + 1 (Saxena & Verbeek 2016, section 3.1).
+
+    Only the band has parameters. From C to 2C channels output c sees the inputs (c - 1) // 2 and the next, from 2C to C
+    the four inputs from 2c - 1, as in the authors' generator. With at most three channels, or where the channels do not
+    double or halve, it is dense.
+    """
+
+    def __init__(
+        self, in_chs: int, out_chs: int, *, stride: int = 1, dilation: int = 1, bias: bool = False, **place: Any
+    ) -> None:
+        super().__init__()
+        self.in_chs, self.out_chs, self.stride, self.dilation = in_chs, out_chs, stride, dilation
+        pairs = int(self.band(torch.empty(0, device="cpu")).sum())
+        self.weight = nn.Parameter(torch.empty(pairs, 3, 3, **place))
+        self.bias = nn.Parameter(torch.empty(out_chs, **place)) if bias else None
+        self.reset_parameters()
+
+    def band(self, like: Tensor) -> Tensor:
+        """Whether an output channel sees an input channel: (out_chs, in_chs), on the device of ``like``."""
+        ins, outs = self.in_chs, self.out_chs
+        i = like.new_ones(ins, dtype=torch.int64).cumsum(0) - 1
+        c = like.new_ones(outs, 1, dtype=torch.int64).cumsum(0) - 1
+        first, last = c - 1, c + 1
+        if outs == 2 * ins:
+            first = torch.div(c - 1, 2, rounding_mode="floor")
+            last = first + 1
+        elif ins == 2 * outs:
+            first, last = 2 * c - 1, 2 * c + 2
+        if min(ins, outs) <= 3 or (outs not in (ins, 2 * ins) and ins != 2 * outs):
+            first, last = c - outs, c + ins
+        return (i >= first) & (i <= last)
+
+    @torch.jit.ignore
+    def reset_parameters(self) -> None:
+        """He normal with the fan-out of the band, bias zero."""
+        nn.init.normal_(self.weight, std=(2 * self.in_chs / (9 * len(self.weight))) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride)."""
+        # The band is made where it is used: a buffer outside of the checkpoint is lost on the way over a meta device.
+        sees = self.band(self.weight).flatten()
+        dense = self.weight.index_select(0, (sees.cumsum(0) - 1).clamp(min=0)) * sees[:, None, None]
+        dense = dense.view(self.out_chs, self.in_chs, 3, 3)
+        return F.conv2d(x, dense, self.bias, self.stride, self.dilation, self.dilation)
