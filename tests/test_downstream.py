@@ -48,8 +48,8 @@ def images(size: int = 64, chans: int = 3, batch: int = 2) -> Tensor:
 
 
 def many_paths(name: str) -> bool:
-    """Whether a child passes more than its tap to the next one: fish and fabrics."""
-    return zoo.model_entry(name).family in ("fishnet", "fabric")
+    """Whether the children of the net are no chain: fish and fabrics."""
+    return not zoo.model_entry(name).build.chain
 
 
 def learns(model: nn.Module, loss: Tensor) -> None:
@@ -90,11 +90,7 @@ def segment(decoder: str, arguments: dict[str, Any]) -> Check:
             out = model.train()(torch.zeros(2, 3, 128, 160))
         assert out.shape == (2, 5, 128, 160)
         out.sum().backward()
-        unused = [key for key, p in model.named_parameters() if p.grad is None]
-        if zoo.model_entry(name).family == "fabric" and model.encoder._depth < 5:
-            # All scales of a fabric come out of one child, those too that a shallow encoder does not take.
-            unused = [key for key in unused if not key.startswith("encoder.model.columns.")]
-        assert not unused
+        assert not [key for key, p in model.named_parameters() if p.grad is None]
 
     return run
 
@@ -156,23 +152,24 @@ def _(name: str, folder: Path) -> None:
         net = timm.create_model(name)
         taps = net.feature_info[1:]
         layers = {tap["module"]: str(i) for i, tap in enumerate(taps)}
-        backbone = BackboneWithFPN(net, layers, [tap["num_chs"] for tap in taps], 32)
-        x = torch.empty(2, 3, 64, 64)
-        if many_paths(name):  # it takes what a child returns for a map; `zoo.detection_backbone` does not
-            with pytest.raises(TypeError, match="tuple"):
-                backbone(x)
+        channels = [tap["num_chs"] for tap in taps]
+        if many_paths(name):  # it runs children one after the other; `zoo.detection_backbone` does not
+            with pytest.raises(ValueError, match="return_layers are not present"):
+                BackboneWithFPN(net, layers, channels, 32)
         else:
-            assert [maps.shape[-1] for maps in backbone(x).values()] == [16, 8, 4, 2, 1]
+            maps = BackboneWithFPN(net, layers, channels, 32)(torch.empty(2, 3, 64, 64))
+            assert [out.shape[-1] for out in maps.values()] == [16, 8, 4, 2, 1]
 
 
 @check("torchvision IntermediateLayerGetter over features_only")
 def _(name: str, folder: Path) -> None:
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True)
+        if many_paths(name):  # the net itself returns the maps
+            with pytest.raises(ValueError, match="return_layers are not present"):
+                IntermediateLayerGetter(net, net.return_layers)
+            return
         maps = IntermediateLayerGetter(net, net.return_layers)(torch.empty(2, 3, 64, 64))
-    if many_paths(name):  # the map is what stands first in the tuple
-        assert [type(out) for out in maps.values()][1] is tuple
-        maps = {key: out if isinstance(out, Tensor) else out[0] for key, out in maps.items()}
     assert [out.shape[-1] for out in maps.values()] == [32, 16, 8, 4, 2]
     assert [out.shape[1] for out in maps.values()] == net.feature_info.channels()
 
