@@ -1,24 +1,22 @@
 """The units, one by one."""
 
-import copy
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.layers import (
     ORDERS,
+    UPS,
     ChannelSum,
     Conv,
-    ConvNorm,
     DilatedAvgPool,
     DilatedMaxPool,
     Kit,
     PadShortcut,
     Residual,
+    Resize,
     Skippable,
     SqueezeGate,
     Stage,
@@ -26,9 +24,9 @@ from zoo.layers import (
     WideHead,
     basic,
     bottleneck,
-    fold,
     local_norm,
     max_pool_halving,
+    run_checkpointed,
     sequence,
     upsample_like,
 )
@@ -254,66 +252,39 @@ def test_skippable_layers_are_left_out_sample_by_sample() -> None:
     assert torch.equal(out[~kept], x[~kept])
 
 
-def conv_norm(**kwargs: Any) -> ConvNorm:
-    """A unit whose norm has seen something, in evaluation mode and double precision."""
+def test_a_second_run_leaves_no_trace() -> None:
+    """A checkpointed unit moves running statistics once, in the modes of its first run, however often it runs back."""
     torch.manual_seed(0)
-    unit = ConvNorm(Kit(dtype=torch.float64), 4, Conv(out_chs=6, kernel=1), **kwargs)
-    unit(torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.empty(3, 6, 9, 9))
-    return unit.eval()
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    results = []
+    for checkpointed in (False, True):
+        unit = sequence(Kit(dtype=torch.float64), 3, "cna cna", [Conv(out_chs=3, kernel=3)] * 2).train()
+        unit.norm2.eval()
+        torch.manual_seed(1)
+        for parameter in unit.parameters():
+            nn.init.uniform_(parameter, -1, 1)
+        out = run_checkpointed(unit, x) if checkpointed else unit(x)
+        unit.eval()  # between the two passes
+        out.square().sum().backward(retain_graph=True)
+        out.square().sum().backward()
+        assert not any(module.training for module in unit.modules())
+        results.append({key: p.grad for key, p in unit.named_parameters()} | unit.state_dict())
+        assert int(unit.norm1.num_batches_tracked) == 1
+    torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("up", ["", "bilinear", "nearest", "zero"])
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("least", [1, 10**9])
-def test_conv_norm_is_its_layers(
-    monkeypatch: pytest.MonkeyPatch, least: int, train: bool, up: str, momentum: float | None
-) -> None:
-    """Also what a training step leaves in the norm."""
-    monkeypatch.setattr(fold, "FOLD_FROM", least)
-    unit = conv_norm(up=up)
-    unit.norm.momentum = momentum
-    x, like = torch.randn(3, 4, 5, 5, dtype=torch.float64), torch.empty(3, 6, 9, 9)
-    layers = copy.deepcopy(unit.train(train))
-    want = layers.conv(x)
-    want = layers.norm(fold.resize_like(want, like, up) if up else want)
-    torch.testing.assert_close(unit.at_once(x, like), want)
-    torch.testing.assert_close(unit.state_dict(), layers.state_dict())
-
-
-@pytest.mark.parametrize("layer", ["conv", "norm"])
-def test_conv_norm_calls_layers_that_are_watched(layer: str) -> None:
-    """Hooks of all kinds see them."""
-    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True)
-    for register in (
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-    ):
-        unit, seen = conv_norm(), []
-        handle = getattr(getattr(unit, layer), register)(lambda *_, seen=seen: seen.append(1))
-        unit(x, x).sum().backward()
-        assert seen == [1], register
-        handle.remove()
-        unit(x, x).sum().backward()
-        assert seen == [1], register
-
-
-class Adapted(nn.Conv2d):
-    """As libraries of adapters replace a convolution: what it computes is not in its weight alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1
-
-
-def test_conv_norm_calls_layers_that_are_replaced() -> None:
-    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
-    unit = conv_norm()
-    other = Adapted(4, 6, 1, bias=False, dtype=torch.float64)
-    other.load_state_dict(unit.conv.state_dict())
-    want = unit.norm(unit.conv(x) + 1)
-    unit.conv = other
-    torch.testing.assert_close(unit(x, x), want)
-    unit.norm = nn.BatchNorm2d(6, affine=False, dtype=torch.float64).eval()
-    torch.testing.assert_close(unit(x, x), unit.norm(other(x)))
+@pytest.mark.parametrize("up", ["", *UPS])
+def test_resize(up: str) -> None:
+    x = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    size = (5, 8) if up else (3, 4)
+    have = Resize(up)(x, size)
+    if up == "zero":
+        assert torch.equal(have[:, :, ::2, ::2], x)
+        assert have.count_nonzero() == x.numel()
+    elif up == "nearest":
+        assert torch.equal(have, x[:, :, [0, 0, 1, 1, 2]][:, :, :, [0, 0, 1, 1, 2, 2, 3, 3]])
+    elif up == "bilinear":
+        assert torch.equal(have[:, :, [0, 2, 4]][:, :, :, [0, 7]], x[:, :, :, [0, 3]]), "the corners are aligned"
+    else:
+        assert have is x
+    assert have.shape[2:] == size

@@ -3,7 +3,8 @@
 `zoo.topology` says which edges there are; the family says what an edge computes and what follows a sum.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -16,6 +17,10 @@ Node = tuple[Tensor, Tensor]
 """A finished map, and what skips read of the node: the sum before a shared norm and activation, else the same map."""
 Nodes = dict[int, Node]
 """Nodes of a column, by scale."""
+UNTRAINED = (
+    "the head of this net does not read all of these taps, so some of their layers have no gradients: use "
+    "features_only=True or prune_intermediate_layers to train them"
+)
 
 
 class Cell(nn.Module):
@@ -121,11 +126,10 @@ class Grid(nn.Sequential):
 
     Attributes:
         outputs: What can be computed: scales of the last column, and the number ``scales`` for the concatenation.
-        untrained: Outputs that nodes without gradients lead to, see `train_for`.
+        trained: The outputs whose nodes have gradients, see `train_for`.
     """
 
     grad_checkpointing: bool
-    untrained: list[int]
 
     def __init__(
         self,
@@ -148,7 +152,7 @@ class Grid(nn.Sequential):
         read = {scale: [(columns - 1, scale)] for scale in range(scales)}
         if across >= 0:
             read[scales] = [(column, across) for column in range(columns)]
-        self.outputs, self.untrained = list(read), []
+        self.outputs, self.trained = list(read), list(read)
         for output, nodes in read.items():
             for column, scale in topology.live_nodes(edges, nodes):
                 grid[column].reach.setdefault(scale, []).append(output)
@@ -170,8 +174,8 @@ class Grid(nn.Sequential):
             if output not in self.outputs:
                 raise ValueError(f"scale {output} was removed by prune_intermediate_layers; ask for another")
         if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102 - for TorchScript
-            if self.training and torch.is_grad_enabled() and not set(self.untrained).isdisjoint(wanted):
-                warnings.warn(f"scales {self.untrained} {UNTRAINED}", stacklevel=2)
+            if self.training and torch.is_grad_enabled() and not set(wanted).issubset(self.trained):
+                warnings.warn(UNTRAINED, stacklevel=2)
         nodes = {0: (x, x)}
         stacked: list[Tensor] = []
         for column in self:
@@ -188,20 +192,28 @@ class Grid(nn.Sequential):
 
     @torch.jit.ignore
     def train_for(self, outputs: Collection[int]) -> None:
-        """Give gradients to the nodes that the outputs need, and none to the others.
+        """Take the gradients from the nodes that none of the outputs needs.
 
-        Training on several devices waits for a gradient of every parameter that asks for one.
+        They would get none in any case, and training on several devices waits for the gradient of every parameter that
+        asks for one. `keep` gives them back.
         """
-        trained: set[Cell] = set()
-        for column in cast(Iterable[Column], self):
-            for name, cell in column.named_children():
-                if not set(column.reach[int(name)]).isdisjoint(outputs):
-                    trained.add
-        self.untrained = []
+        self.trained = list(outputs)
+        for cell in self._untrained():
+            cell.requires_grad_(False)
 
     @torch.jit.ignore
     def keep(self, outputs: Collection[int]) -> None:
-        """Remove the nodes that none of the outputs needs."""
+        """Remove the nodes that none of the outputs needs; the others have gradients."""
+        for cell in self._untrained():
+            cell.requires_grad_()
         for column in self:
             cast(Column, column).keep(outputs)
         self.outputs = [output for output in self.outputs if output in outputs]
+        self.trained = list(self.outputs)
+
+    def _untrained(self) -> Iterator[nn.Module]:
+        """Nodes that lead to no output with gradients."""
+        for column in self:
+            for scale, reached in cast(Column, column).reach.items():
+                if set(reached).isdisjoint(self.trained):
+                    yield column.get_submodule(str(scale))

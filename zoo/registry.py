@@ -31,12 +31,7 @@ from timm.models import (
 from torch import nn
 
 import zoo.models
-<<<<<<< HEAD
-from zoo.backbone import FeatureGetter
-=======
 from zoo.backbone import feature_wrapper
-from zoo.checkpoint import fetch, find_in_folder, find_in_hub, read
->>>>>>> d764823 (Plain fabrics: layers are called, taps are modules whose output is the map (work in progress))
 from zoo.entry import Entry
 from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import nn
 
-PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample, DropPath)
-"""Layers that hand their input on: copied, pooled, up-sampled or, in training, dropped as a whole."""
+from zoo.layers import KeepAll, Scale
+
+PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample, DropPath, KeepAll, Scale)
+"""Layers that hand their input on: copied, pooled, up-sampled, times a constant or, in training, dropped as a whole."""
 
 PASSING_FUNCTIONS = (operator.add, operator.getitem, torch.add, torch.cat, F.interpolate, F.pad)
 """Functions that do the same: sums, concatenations, slices, up-sampling, padding."""

@@ -341,6 +341,7 @@ class Fabric(Backbone):
         )
         hyper = spec.head == "hypercolumn"
         self.head_output = spec.scales if hyper else spec.head_scale
+        self.columns.train_for([self.head_output])
         self.always = []
         return Trunk(
             taps=taps,
@@ -452,7 +453,7 @@ SHIFT = (
 )
 DEAD = (
     "Read at the coarsest scale: nodes (7, 0) to (7, 4), 19 edges and 2,805,376 parameters lead nowhere and get no "
-    "gradient; the published count includes them. DistributedDataParallel needs find_unused_parameters=True."
+    "gradient (and ask for none); the published count includes them."
 )
 F9D = "Figure 9d, in no table."
 SLOW = f"{T45} Without gates it learns slowly: twice the epochs."
