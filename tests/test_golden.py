@@ -123,11 +123,10 @@ def test_released_outputs(name: str) -> None:
         logits = net(x)
         _, taps = net.forward_intermediates(x)
         maps = dict(zip(("f7", "f8", "f9", "f10"), taps[1:], strict=True))
-        tailed = net.tail(taps[0])
-        bridged = net.bridge(tailed)
-        swum = net.body(bridged)
-        maps |= dict(zip(("f3", "f2", "f1", "f0"), tailed, strict=True))
-        maps |= {"f4": bridged[0], "f5": swum[2], "f6": swum[1]}
+        f0, f1, f2, f3 = net.tail(taps[0])
+        f4 = net.bridge(f3)
+        f5, f6, _ = net.body(f4, f2, f1, f0)
+        maps |= {"f0": f0, "f1": f1, "f2": f2, "f3": f3, "f4": f4, "f5": f5, "f6": f6}
     want = torch.tensor(golden["logits16"], dtype=torch.float64)
     assert (logits[:, :16] - want).abs().max() <= 1e-5 * golden["logits_std"]
     assert logits.argmax(1).tolist() == golden["argmax"]
