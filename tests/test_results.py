@@ -1,7 +1,9 @@
 """Result lines: the schema, the writer, the reader, the rule of aggregation, and what is shown of it."""
 
+import csv
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_results import deep, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from result_lines import RUN, SPEED, changed, run, stored, write
 
+from zoo.bench import runner, speed
 from zoo.bench.data import DATASETS
 from zoo.bench.tasks import TASKS
+from zoo.cli import main
+from zoo.report.rows import gather
 from zoo.results import SCHEMA, NetResult, Results, append, group, read
+from zoo.results.escape import for_csv, for_html, for_markdown, for_picture, for_terminal
 from zoo.results.group import pareto_front
+from zoo.results.line import LONGEST_NAME, LONGEST_TEXT
 from zoo.results.metrics import METRICS
-from zoo.results.plot import COSTS, draw, plot_all
+from zoo.results.plot import COSTS, MOST_FAMILIES, MOST_LABELS, draw, plot_all
 from zoo.results.plot_labels import place_labels
 from zoo.results.run import NAMED_SETS
 from zoo.results.store import finished_keys, read_if_there
@@ -138,9 +146,6 @@ def test_a_foreign_file_is_refused_and_stays_as_it_is(content: bytes, tmp_path: 
 def test_commands_refuse_a_foreign_file_before_they_measure(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo.bench import runner, speed
-    from zoo.cli import main
-
     monkeypatch.setattr(runner, "_facts", lambda *_: pytest.fail("it went on"))
     monkeypatch.setattr(speed, "_facts", lambda *_: pytest.fail("it went on"))
     path = tmp_path / "results.jsonl"
@@ -328,6 +333,175 @@ def test_tables_show_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     assert len(rows) == 3
     with pytest.raises(ValueError, match=r"table file 't.txt' must end in one of md, csv, json"):
         write_table(both, tmp_path / "t.txt")
+
+
+# ---------------------------------------------------------------- one file, one truth
+
+
+def test_one_file_says_the_same_wherever_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two seeds of 99.11 and 90.00 % with a torn line between them, one other net."""
+    seeds = [run("a", 0, test_accuracy=892 / 900), run("a", 1, test_accuracy=0.9), run("b", test_accuracy=0.95)]
+    for line in seeds:
+        share = line["test_accuracy"]
+        line["standard_error"] = (share * (1 - share) / 900) ** 0.5
+    path = tmp_path / "results.jsonl"
+    texts = [json.dumps(line) for line in seeds]
+    path.write_text("\n".join([texts[0], texts[1][:200], *texts[1:]]) + "\n")
+    warning = f"zoo: warning: {path}, line 2: passed over a line that is cut off\n"
+    mean, spread, error = 94.555556, 6.442528, 0.656442
+
+    assert main(["plot", str(path), "--format", "csv", "json", "md"]) == 0
+    told = capsys.readouterr()
+    assert told.err == warning
+    [shown] = [line.split() for line in told.out.splitlines() if line.startswith("a ")]
+    assert shown[-5:-1] == [f"{mean:.2f}", f"{error:.2f}", f"{spread:.2f}", "2"]
+    assert "| a " in (tmp_path / "table.md").read_text()
+    [first] = [row for row in csv.DictReader((tmp_path / "table.csv").read_text().splitlines()) if row["name"] == "a"]
+    figures = [100 * float(first[key]) for key in ("accuracy", "spread", "standard_error")]
+    assert figures == pytest.approx([mean, spread, error], abs=1e-5)
+
+    assert main(["report", str(path), "-o", str(tmp_path / "page.html"), "--also", "csv", "md"]) == 0
+    assert capsys.readouterr().err == warning
+    [first] = [row for row in csv.DictReader((tmp_path / "page.csv").read_text().splitlines()) if row["name"] == "a"]
+    assert [float(first[key]) for key in ("score", "spread", "error")] == pytest.approx([mean, spread, error], abs=1e-4)
+
+    results = read([path])
+    contents = gather(results, with_published=False)
+    row = next(row for row in contents["rows"] if row["name"] == "a")
+    assert [row[key] for key in ("score", "spread", "error")] == pytest.approx([mean, spread, error], abs=1e-4)
+    assert contents["provenance"]["warnings"] == results.warnings
+    [comparison] = group(results.trainings)
+    figure, _ = draw(comparison.nets, "params", "digits")
+    [drawn, *_] = figure.axes[0].containers
+    assert drawn.lines[0].get_ydata()[0] == pytest.approx(mean, abs=1e-5)
+    low, high = drawn.lines[2][0].get_segments()[0][:, 1]
+    assert (high - low) / 2 == pytest.approx(error, abs=1e-5)
+
+    of_table = [line["key"] for net in comparison.nets for line in net.runs]
+    assert of_table == [line["key"] for line in seeds]
+    assert [(shown["card"], shown["seed"]) for shown in contents["runs"]] == [("a", 0), ("a", 1), ("b", 0)]
+
+
+# ---------------------------------------------------------------- hostile lines
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"key": "zz"}', "name (None) must be a text"),
+        ('{"key": [1], "name": "a"}', "key ([1]) must be a text"),
+        ('{"key": "", "name": "a"}', "key ('') must be a text of 1 to 1,000 characters"),
+        ("{}", "key (None) must be a text"),
+        ("null", "the line (None) must be an object"),
+        (changed(RUN, counts__params=0), "counts.params (0) must be a whole number from 1 to 10^15"),
+        (changed(RUN, counts__macs=10**400), "'counts' (1000"),
+        (changed(RUN, counts__macs=10**16), "counts.macs (10000000000000000) must be a whole number from 1 to 10^15"),
+        (
+            changed(RUN, counts__uncounted={"a": "b"}),
+            "counts.uncounted ({'a': 'b'}) must be an object of whole",
+        ),
+        ({**RUN, "overrides": "x"}, "overrides ('x') must be an object"),
+        ({**RUN, "seed": True}, "seed (True) must be a whole number"),
+        ({**RUN, "seed": 1.5}, "seed (1.5) must be a whole number"),
+        ({**RUN, "test_accuracy": True}, "test_accuracy (True) must be a number in [0, 1]"),
+        ({**RUN, "frozen": "no"}, "frozen ('no') must be true or false"),
+        ({**RUN, "task": "count"}, "task ('count') must be one of classify, segment, detect"),
+        ({**RUN, "task": ["segment"]}, "task (['segment']) must be one of"),
+        ({**RUN, "task": "segment"}, "the line has neither a score ('test_miou') nor an 'error'"),
+        ({**RUN, "kind": "other"}, "kind ('other') must be 'speed' or absent"),
+        ({**RUN, "schema": SCHEMA + 1}, "a later zoo wrote the line, update this one"),
+        ({**RUN, "epochs": [1]}, "epochs ([1]) must be a list of objects"),
+        ({**RUN, "x": [float("nan")]}, "'x' (nan) must hold finite numbers"),
+        ({**RUN, "x": [float("-inf")]}, "'x' (-inf) must hold finite numbers"),
+        ({**RUN, "x": "y" * (LONGEST_TEXT + 1)}, "'x' holds a text of more than 100,000 characters"),
+        ({**RUN, "x": {"y" * (LONGEST_TEXT + 1): 1}}, "'x' holds a text of more than 100,000 characters"),
+        ({**RUN, "name": "y" * (LONGEST_NAME + 1)}, "must be a text of 1 to 1,000 characters"),
+        ({**RUN, "x": deep(31)}, "'x' is nested more than 32 levels deep"),
+        (changed(RUN, dataset__input_size=[3, 32]), "dataset.input_size ([3, 32]) must be a list of channels, height"),
+        (changed(RUN, dataset__test=0), "dataset.test (0) must be a whole number from 1"),
+        (changed(SPEED, case__input_size="32"), "case.input_size ('32') must be a list of channels, height and width"),
+        ('{"key": "a", "key": "b", "name": "a"}', "'key' stands twice in one object"),
+        ('{"key": "a", "n": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ('{"key": "a", "n": ' + "[" * 500_000, "is nested more than 32 levels deep"),
+        ('"' + "x" * (1 << 24) + '"', "the line has 16,777,218 bytes, more than the 16,777,216 of any result"),
+    ],
+)
+def test_a_hostile_line_is_an_error_that_names_the_field(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(json.dumps(RUN) + "\n" + text + "\n")
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: ")) as error:
+        read([path])
+    assert message in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_hostile_lines_break_nothing(tmp_path: Path) -> None:
+    """More with: python tests/fuzz_results.py."""
+    found = fuzz(tmp_path, 60, seed=1, batch=60)
+    assert set(found) == {"result", "warning", "error"}
+
+
+@pytest.mark.parametrize(
+    ("text", "terminal", "markdown", "table_cell", "page"),
+    [
+        ("resnet20_cifar", "resnet20_cifar", "resnet20_cifar", "resnet20_cifar", "resnet20_cifar"),
+        ("=1+1", "=1+1", "=1+1", "'=1+1", "=1+1"),
+        ("-1", "-1", "-1", "'-1", "-1"),
+        ("@a", "@a", "@a", "'@a", "@a"),
+        ("\t=1", r"\t=1", r"\\t=1", r"\t=1", r"\t=1"),
+        ("a\r=1", r"a\r=1", r"a\\r=1", r"a\r=1", r"a\r=1"),
+        ("a\n=1", r"a\n=1", r"a\\n=1", r"a\n=1", r"a\n=1"),
+        ("a;+1", "a;+1", "a;+1", "a;'+1", "a;+1"),
+        (" =1", " =1", " =1", "' =1", " =1"),
+        ("\uff1d1", "\uff1d1", "\uff1d1", "'\uff1d1", "\uff1d1"),
+        ("\x1b[31m", r"\x1b[31m", r"\\x1b\[31m", r"\x1b[31m", r"\x1b[31m"),
+        ("\u202ea", r"\u202ea", r"\\u202ea", r"\u202ea", r"\u202ea"),
+        ("\ud800", r"\ud800", r"\\ud800", r"\ud800", r"\ud800"),
+        ("a|`b\\", "a|`b\\", r"a\|\`b\\", "a|`b\\", "a|`b\\"),
+        ("<i>&", "<i>&", r"\<i\>\&", "<i>&", "&lt;i&gt;&amp;"),
+        ("_a_ $x$", "_a_ $x$", r"\_a\_ \$x\$", "_a_ $x$", "_a_ $x$"),
+    ],
+)
+def test_every_place_escapes_what_it_must(text: str, terminal: str, markdown: str, table_cell: str, page: str) -> None:
+    assert for_terminal(text) == terminal
+    assert for_markdown(text) == markdown
+    assert for_csv(text) == table_cell
+    assert for_html(text) == page
+
+
+def test_pictures_show_foreign_text_as_text() -> None:
+    assert for_picture("_a") == " _a"
+    assert for_picture("x" * 100) == "x" * 77 + "..."
+    lines = [run("$\\frac{$", family="_f"), run("a\x1b\u4e2d", family="$x$", counts__params=1)]
+    figure, labels = draw(nets(*lines), "params", "$\\frac{$")
+    assert [label.get_text() for label in labels] == ["$\\frac{$", r"a\x1b\u4e2d"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {" _f", "$x$"} < set(legend)
+    assert "$\\frac{$" in figure.axes[0].get_ylabel()
+    texts = [*labels, *figure.legends[0].get_texts(), figure.axes[0].yaxis.label]
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_a_picture_of_many_nets_names_those_on_the_front() -> None:
+    count = MOST_LABELS + 10
+    lines = [
+        run(f"n{i}", family=f"f{i}", counts__params=1000 + 100 * i, test_accuracy=0.5 + 0.1 * (i % 50 == 0) + 1e-4 * i)
+        for i in range(count)
+    ]
+    many = nets(*lines)
+    front = [many[i].name for i in sorted(pareto_front([(net.params, net.score) for net in many]))]
+    figure, labels = draw(many, "params", "digits")
+    assert [label.get_text() for label in labels] == front
+    assert len(front) < 10
+    assert figure.axes[0].get_title(loc="right") == "only nets on the Pareto front are named"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(legend) == MOST_FAMILIES + 2
+    assert "other families" in legend
+    crowd = [run(f"n{i}" + "x" * 70, counts__params=10**6 + i, test_accuracy=0.5 + 1e-5 * i) for i in range(count - 1)]
+    figure, labels = draw(nets(*crowd), "params", "digits")  # all on the front
+    assert labels == []
+    assert figure.axes[0].get_title(loc="right") == "the names of the nets find no room"
 
 
 POINTS = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), max_size=12)
