@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from fuzz_checkpoints import Call, around, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as safe_bytes
@@ -55,6 +56,13 @@ def zipped(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
         for name, content in members:
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def before_1_6(content: bytes) -> bytes:
+    """A pickle in the older stream."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    heads = [pickle.dumps(head, 2) for head in (0x1950A86A20F9469CFC6C, 1001, system)]
+    return b"".join([*heads, content, pickle.dumps([], 2)])
 
 
 class Command:
@@ -136,6 +144,12 @@ BAD: dict[str, Callable[[], bytes | None]] = {
     "zip of a pth that runs a command": lambda: zipped(("net.pth", saved(Command(os.mkdir, MARK)))),
     "pth of a whole net": lambda: saved(zoo.create_model("resnet_test")),
     "pth of a partial function": lambda: saved({"a": Command(getattr, "a", "b")}),
+    "gigabytes of bytearray": lambda: around(program({"a": Call("builtins.bytearray", 4 << 30)})),
+    "gigabytes of a tensor": lambda: around(program({"a": Call("torch.Tensor", 4 << 30)})),
+    "gigabytes of a storage": lambda: around(program({"a": Call("torch.FloatStorage", 4 << 30)})),
+    "minutes of punycode": lambda: around(program({"a": Call("_codecs.encode", "\u00e9" * 100_000, "punycode")})),
+    "minutes of punycode, older": lambda: before_1_6(program({"a": Call("_codecs.encode", "x", "punycode")})),
+    "gigabytes of bytearray, older": lambda: before_1_6(program({"a": Call("builtins.bytearray", 4 << 30)})),
     "pth of a list": lambda: saved([torch.ones(2)]),
     "pth of a tensor": lambda: saved(torch.ones(2)),
     "pth of numbers": lambda: saved({"conv1.weight": 3}),
@@ -226,6 +240,9 @@ def test_the_reason_is_told(tmp_path: Path) -> None:
         "empty": "it is empty",
         "a folder": "it is a folder without a checkpoint",
         "pth that runs a command": r"it asks for code \((posix|nt)\.system\), which is not run",
+        "gigabytes of bytearray": r"it asks for code \(builtins\.bytearray\), which is not run",
+        "gigabytes of bytearray, older": r"it asks for code \(builtins\.bytearray\), which is not run",
+        "minutes of punycode": r"it asks for code \(_codecs\.encode\), which is not run",
         "pth of a whole net": r"it asks for code \(zoo\.models\.resnet\.ResNet\)",
         "a zip bomb": r"it unpacks to 104,857,600 bytes",
         "a zip of two": "it is a zip of 2 files",

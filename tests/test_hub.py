@@ -91,3 +91,31 @@ def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         OSError, match=r"^timm/resnet18\.a1_in1k: cannot be fetched from the hub \(no route to the hub\)$"
     ):
         zoo.create_model("resnet18", pretrained=True)
+
+
+def test_a_sharded_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    net = zoo.create_model("resnet_test")
+    state = net.state_dict()
+    parts = {"one.bin": list(state)[:9], "two.bin": list(state)[9:]}
+    for name, keys in parts.items():
+        torch.save({key: state[key] for key in keys}, tmp_path / name)
+    table = {key: name for name, keys in parts.items() for key in keys}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": table}))
+    asked = []
+
+    def played(repository: str, name: str, revision: str | None = None, cache_dir: Path | None = None) -> str:
+        asked.append(name)
+        if not (tmp_path / name).exists():
+            raise EntryNotFoundError("no such entry")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", played)
+    overlay = dict(hf_hub_id="somebody/net")
+    same(zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay), net)
+    assert asked[3:] == ["pytorch_model.bin.index.json", "one.bin", "two.bin"]
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "../one.bin"}}))
+    with pytest.raises(ValueError, match=r"somebody/net: .*it names a file outside its folder \(\.\./one\.bin\)"):
+        zoo.create_model("resnet_test", pretrained=True, pretrained_cfg_overlay=overlay)

@@ -414,6 +414,103 @@ def test_the_constant_norm_changes_nothing() -> None:
         assert torch.equal(shortcut(x), shortcut.conv1(x))
 
 
+# CIFAR ResNets whose shortcuts pad before and behind the channels
+
+
+class Centred(nn.Module):
+    """The unit of pytorch_resnet_cifar10, under its names: shortcut A with a quarter of the zeros on each side."""
+
+    def __init__(self, in_chs: int, out_chs: int) -> None:
+        super().__init__()
+        self.extra = (out_chs - in_chs) // 2
+        self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=2 if self.extra else 1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_chs)
+        self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_chs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        if self.extra:
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
+        return (branch + x).relu()
+
+
+class CentredNet(nn.Module):
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        chs = 16
+        for stage, width in enumerate((16, 32, 64), 1):
+            blocks = [Centred(chs if i == 0 else width, width) for i in range(units)]
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+            chs = width
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        for name in ("layer1", "layer2", "layer3"):
+            x = self.get_submodule(name)(x)
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("name", "units"), [("resnet20_cifar", 3), ("resnet56_cifar", 9)])
+def test_shortcuts_that_pad_on_both_sides(name: str, units: int, tmp_path: Path) -> None:
+    """The same function in another order of channels; without the order it would be another function, unsaid."""
+    theirs = unsettled(CentredNet(units))
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "net.th")
+    ours = zoo.create_model(name)
+    assert zoo.load_weights(ours, tmp_path / "net.th").layout == "pytorch_resnet_cifar10"
+    same_outputs(ours, theirs, 32)
+    assert not torch.equal(ours.state_dict()["classifier.fc.weight"], theirs.linear.weight)
+    state = {key.replace("linear", "fc"): value for key, value in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "other.th")
+    zoo.load_weights(ours, tmp_path / "other.th")
+    assert torch.equal(ours.state_dict()["classifier.fc.weight"], theirs.linear.weight), "nobody says it is in another"
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+def test_tags_of_the_nets_that_pad(depth: int) -> None:
+    """Facts of the repository's table; files are named after the start of their SHA-256."""
+    weights = row(f"resnet{depth}_cifar", "akamaster_c10")
+    name = weights.url.rpartition("/")[2]
+    assert re.fullmatch(rf"resnet{depth}-[0-9a-f]{{8}}\.th", name)
+    assert weights.digest == f"sha256:{name[-11:-3]}"
+    errors = {20: 8.27, 32: 7.37, 44: 6.90, 56: 6.61, 110: 6.32, 1202: 6.18}
+    assert weights.top1_error == errors[depth]
+    net: Any = zoo.create_model(f"resnet{depth}_cifar.akamaster_c10", device="meta")
+    assert net.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+
+
+def test_projections_under_the_same_names_keep_their_order(tmp_path: Path) -> None:
+    ours = unsettled(zoo.create_model("resnet20_projection_cifar"))
+    pairs = (
+        *(("stem.conv1", "conv1"), ("stem.norm1", "bn1"), ("classifier.fc", "linear"), ("stage", "layer")),
+        *(("branch.conv", "conv"), ("branch.norm", "bn")),
+        *(("shortcut.conv1", "shortcut.0"), ("shortcut.norm1", "shortcut.1")),
+    )  # fmt: skip
+    state = {}
+    for key, value in ours.state_dict().items():
+        for old, new in pairs:
+            key = key.replace(old, new)
+        state[key] = value
+    torch.save({"net": state}, tmp_path / "net.pth")
+    again = zoo.create_model("resnet20_projection_cifar")
+    assert zoo.load_weights(again, tmp_path / "net.pth").layout == "pytorch_resnet_cifar10"
+    same_outputs(again, ours, 32)
+
+
+def test_names_of_torchvisions_densenet_files(tmp_path: Path) -> None:
+    """The published files have ``norm.1`` where torchvision's nets have ``norm1``."""
+    theirs = unsettled(torchvision.models.densenet121())
+    dotted = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)\.", r"\1.\2.", k): v for k, v in theirs.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in dotted
+    torch.save(dotted, tmp_path / "densenet121.pth")
+    ours = zoo.create_model("densenet121")
+    assert zoo.load_weights(ours, tmp_path / "densenet121.pth").layout == "timm"
+    same_outputs(ours, theirs, 64)
+
+
 # Conversion
 
 

@@ -106,7 +106,7 @@ _ODD = {
 }
 # Parts of those; they stay words.
 _PARTS = re.compile(
-    r"torch\.(distributed\.(tensor|_tensor|_shard|device_mesh)\.|nested\._internal\.nested_tensor\.|_dynamo\.decorators\.)"
+    r"torch\.(distributed\.|nested\._internal\.nested_tensor\.|_dynamo\.decorators\.)"
     r"|torch\.(per_(tensor|channel)_\w+|strided|sparse_\w+|contiguous_format|preserve_format|channels_last(_3d)?)$"
     r"|torch\.(_tensor|tensor)\._rebuild_from_type(_v2)?$"
 )
