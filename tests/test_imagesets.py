@@ -23,6 +23,7 @@ from test_images import write_mnist
 import zoo
 from zoo.bench.data import ImageSet
 from zoo.bench.images import Stream, Where, open_set
+from zoo.bench.tasks import TASKS
 from zoo.cli import main
 from zoo.imagesets import decode as decoding
 from zoo.imagesets.check import check_halves
@@ -226,6 +227,10 @@ def odd_names(root: Path) -> None:
     put(root / "train/c" / os.fsdecode(b"\xff\xfe.png"), noise("bytes"))
 
 
+def odd_times(root: Path) -> None:
+    os.utime(root / "train/a/0.png", ns=(-(10**18), -(10**18)))
+
+
 def linked_class(root: Path) -> None:
     (root / "train/a").rename(root / "elsewhere")
     (root / "train/a").symlink_to(root / "elsewhere")
@@ -252,6 +257,7 @@ def odd_metadata(root: Path) -> None:
         (wrong_ending, 19),
         (odd_names, 25),
         (linked_class, 18),
+        (odd_times, 18),
         (several_pictures_in_one_file, 20),
         (odd_metadata, 19),
     ],
@@ -581,7 +587,8 @@ def test_unknown_sets_are_answered_with_all_there_are(
         assert ("did you mean torch/cifar10?" in told) == (name == "cifar10")
         assert ("digits" in told) == (command == ["bench"] and "/" not in name)
     assert main(["bench", "--task", "segment", "--dataset", name]) == 2
-    assert f"unknown dataset {name!r}: choose from scenes\n" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"unknown dataset {name!r}: choose from {', '.join(sorted(TASKS['segment'].datasets))}\n" in told
 
 
 @pytest.mark.parametrize("task", ["classify", "segment", "detect"])
@@ -592,7 +599,7 @@ def test_a_place_without_a_set_is_an_error(tmp_path: Path, task: str, capsys: py
         return capsys.readouterr().err
 
     for options in (["--data-dir", "mine"], ["--download"], ["--skip-broken"]):
-        expected = "add --dataset folder" if task == "classify" else "built-in images only (scenes)"
+        expected = "add --dataset folder" if task == "classify" else "built-in images only (scenes"
         assert f"{options[0][2:]}" in told(*options)
         assert expected in told(*options)
         assert "leave it out" in told(*options, "--dataset", "digits" if task == "classify" else "scenes")

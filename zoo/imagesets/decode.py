@@ -149,4 +149,4 @@ def _reason(error: Exception) -> str:
         return error.strerror.lower()
     text = next(iter(str(error).splitlines()), "")
     text = f"cannot be read: {text or type(error).__name__}" if not text.startswith(("has ", "is ")) else text
-    return printable(text[:REASON_LENGTH])
+    return printable(text[:REASON_LENGTH].rstrip("."))

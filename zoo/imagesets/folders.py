@@ -29,6 +29,8 @@ SHOWN = 5
 """Names that a message lists before it counts."""
 SIZE, TIME, DEVICE, NUMBER = range(4)
 """Columns of what is known of a file: bytes, time of change in ns, and what identifies it under any name."""
+SIGNED = 2**63 - 1
+"""What fits into a column; some file systems count their files from the top."""
 UNKNOWN = (0, 0, 0, 0)
 """Of a link that leads nowhere."""
 
@@ -201,7 +203,7 @@ def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
         all_labels=np.array([label for _, label, _ in rows], dtype=np.int64),
         root=root,
         names=[name for name, _, _ in rows],
-        known=np.array([known for _, _, known in rows], dtype=np.uint64),
+        known=np.array([known for _, _, known in rows], dtype=np.int64),
     )
 
 
@@ -301,7 +303,7 @@ class _Walk:
             status = entry.stat()
         except OSError:  # reading it tells
             return UNKNOWN
-        return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
+        return status.st_size, status.st_mtime_ns, status.st_dev & SIGNED, status.st_ino & SIGNED
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
