@@ -81,7 +81,8 @@ class Published:
         input_size: Height and width in pixels; None where there is no single one.
         params: Parameters; None where not given.
         params_printed: The same as printed, in millions, without trailing zeros; its digits tell the precision.
-        macs: Multiply-adds for one image of `input_size`, by the source's way of counting; None where not given.
+        macs: Multiply-adds for one image of `input_size`, by the source's way of counting. Where the source prints none
+            they are counted by us, if `entry` is the same net; None where neither is there.
         macs_printed: The same as printed, in thousand millions.
         top1_error: In percent.
         top5_error: In percent.
@@ -113,6 +114,11 @@ class Published:
     def view(self) -> str:
         """What the net saw of a test image: the first part of the protocol."""
         return self.protocol.partition("; ")[0]
+
+    @property
+    def counted(self) -> bool:
+        """Whether the multiply-adds are not the source's but counted by us."""
+        return self.macs is not None and not self.macs_printed
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -195,9 +201,19 @@ def _row(cells: dict[str, str]) -> Published:
     values["input_size"] = int(cells["input_size"]) if cells["input_size"] else None
     values["params"] = _scaled(cells["params_printed"], 10**6)
     values["macs"] = _scaled(cells["macs_printed"], 10**9)
+    if values["macs"] is None:
+        values["macs"] = _counts().get((cells["entry"], cells["dataset"], values["input_size"]))
     for name in ("top1_error", "top5_error"):
         values[name] = float(cells[name]) if cells[name] else None
     return Published(**values)
+
+
+@cache
+def _counts() -> dict[tuple[str, str, int | None], int]:
+    """Multiply-adds by registered net, dataset (for its number of classes) and size, as `benchmarks` counted them."""
+    text = resources.files("zoo").joinpath("data", "published_counts.csv").read_text(encoding="ascii")
+    rows = csv.DictReader(text.splitlines())
+    return {(row["entry"], row["dataset"], int(row["input_size"])): int(row["macs"]) for row in rows}
 
 
 def _scaled(text: str, unit: int) -> int | None:

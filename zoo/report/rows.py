@@ -177,7 +177,7 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
         "size": figure.input_size,
         "machine": speeds.get((figure.entry, sides), {}) if figure.entry else {},
         "source": figure.source,
-        "note": figure.note,
+        "note": "; ".join(filter(None, [figure.note, "multiply-adds counted by zoo" * figure.counted])),
     }
 
 
