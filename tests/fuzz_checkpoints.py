@@ -1,6 +1,7 @@
 """Hostile and damaged checkpoint files, made from a seed, and what must hold for each of them.
 
-Run as a script, each file is read in a process of its own, which is timed and weighed:
+Run as a script, each file is read in a process of its own, which is timed and weighed. Seconds are those of the
+processor, which do not depend on what else runs on the machine.
 
     python tests/fuzz_checkpoints.py --files 800 --seed 1
 
@@ -474,9 +475,9 @@ def in_a_process(net: nn.Module, path: Path, reader: int, writer: int) -> None:
     events: list[str] = []
     sys.addaudithook(lambda event, _: events.append(event) if event in WATCHED else None)
     before = peak(reset=True)
-    start = time.perf_counter()
+    start = time.process_time()
     outcome, wrong = problems(net, path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     taken = peak() - before
     wrong += [f"it ran {event}" for event in sorted(set(events))]
     if Path(MARK).exists():

@@ -140,12 +140,19 @@ class Larger(nn.Module):
         (Larger, TypeError, r"beside the net of the zoo in it \(decoder\.weight\): give the ResNet itself"),
         (lambda: zoo.create_model(NAME, device="meta"), ValueError, r"is on the meta device, .*to_empty"),
         (lambda: zoo.create_model(NAME).to(torch.float8_e4m3fn), ValueError, "is no plain tensor"),
+        (lambda: torch.inference_mode()(lambda: zoo.create_model(NAME))(), ValueError, "made in inference mode"),
     ],
-    ids=["module", "timm", "scripted", "name", "larger", "meta", "float8"],
+    ids=["module", "timm", "scripted", "name", "larger", "meta", "float8", "inference"],
 )
 def test_other_nets_are_named(make: Callable[[], Any], error: type[Exception], message: str, file: Path) -> None:
     with pytest.raises(error, match=message):
         zoo.load_weights(make(), file)
+
+
+def test_a_net_without_numbers_has_no_weights(file: Path) -> None:
+    overlay = dict(file=str(file))
+    with pytest.raises(ValueError, match="is on the meta device"):
+        zoo.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay, device="meta")
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str 
         TypeError: If the net is none of ours.
     """
     target, net = _target(model)
-    if any(t.is_meta for t in target.tensors.values()):
-        raise ValueError(
-            f"model ({target.title}) is on the meta device, which holds no numbers: create it on another, or give it "
-            "memory by model.to_empty(device=...)"
-        )
+    _check_memory(target)
     with opened(path, limit=plausible(target)) as stored:
         tensors, loaded = fit(stored, target, source=str(path), prefix=_dotted(prefix))
     _write(net, target, tensors)
@@ -131,6 +127,7 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
         OSError: If weights cannot be fetched.
     """
     target, _ = _target(net)
+    _check_memory(target)
     with _source(entry, cfg, cache_dir, plausible(target)) as (source, stored, registered):
         tensors, loaded = fit(stored, target, source=source, channels=cfg.input_size[0])
     _write(net, target, tensors)
@@ -221,6 +218,18 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
         raise ValueError(f"model ({type(net).__name__}): {strange[0]} is no plain tensor; load before it is changed")
     layouts = getattr(sys.modules[whole.kind.__module__], "LAYOUTS", {})
     return Target(whole.kind.__name__, tensors, layouts, whole.names), net
+
+
+def _check_memory(target: Target) -> None:
+    """Raise ValueError for a net that has no numbers to write, or whose numbers must not be written."""
+    for key, value in target.tensors.items():
+        if value.is_meta:
+            raise ValueError(
+                f"model ({target.title}) is on the meta device, which holds no numbers ({key}): create it on another, "
+                "or give it memory by model.to_empty(device=...)"
+            )
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"model ({target.title}) was made in inference mode ({key}); load in it, too")
 
 
 def _inner(model: nn.Module) -> str:
