@@ -129,8 +129,8 @@ class Entry:
         epochs_factor: How many times a recipe's epochs it needs, likewise.
         precise_norms: Whether a recipe has to estimate the statistics of its norms anew before a test, likewise.
         notes: What a reader must know: differences from the paper, readings of unclear parts.
-        weights: Trained weights by tag, the default first; filled in by the registry from the family's ``WEIGHTS``,
-            and from timm where that is the reference.
+        weights: Trained weights by tag, the default first; filled in by the registry from
+            ``zoo/data/weights.csv``, the family's ``WEIGHTS``, and timm where that is the reference.
         layouts: How others name the tensors of the family; filled in by the registry from the family's ``LAYOUTS``.
         name: Ours; filled in by the registry from the table's key.
         timm_name: In timm's registry: the same, or ``zoo_<name>`` where timm owns it; filled in by the registry.

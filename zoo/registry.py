@@ -36,7 +36,7 @@ from zoo.entry import Entry
 from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
 from zoo.weights.loading import keep_whole, load_pretrained
-from zoo.weights.tags import timm_tags
+from zoo.weights.tags import published_models, published_tags, timm_tags
 
 BUCKET = "zoo"
 """Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
@@ -284,12 +284,16 @@ def _collect() -> dict[str, Entry]:
                 raise RuntimeError(f"model name {name!r} of family {module.name} is taken by {entries[name].family}")
             entries[name] = replace(
                 row,
-                weights=(timm_tags(name) if row.reference == "timm" else {}) | published.get(name, {}),
+                weights=(timm_tags(name) if row.reference == "timm" else {})
+                | published.get(name, {})
+                | published_tags(name),
                 layouts=getattr(family, "LAYOUTS", {}),
                 name=name,
                 timm_name=_name_in_timm(name),
                 family=module.name,
             )
+    if orphans := published_models() - entries.keys():
+        raise RuntimeError(f"published weights belong to no model: {', '.join(sorted(orphans))}")
     return entries
 
 

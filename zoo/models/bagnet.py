@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
-from zoo.weights import Layout, pytorchcv_in1k
+from zoo.weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +225,3 @@ LAYOUTS = {
     ),
 }
 """State dicts of pytorchcv."""
-
-WEIGHTS = {
-    "bagnet9": pytorchcv_in1k("bagnet9", 553, "36d935e1ec250208f585a1a53b65c79ddc11d7cd", 49.15, 25.76),
-    "bagnet17": pytorchcv_in1k("bagnet17", 558, "04da269cb4db817fa8750c2605e4fe7e6c0250ed", 36.88, 15.51),
-    "bagnet33": pytorchcv_in1k("bagnet33", 561, "7d16b6f4190ed5ce3f4f26373d60b51cdc5d4cd9", 29.82, 10.7),
-}

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Stage, avg_pool_halving, run_checkpointed, sequence
-from zoo.weights import Layout, pytorchcv_in1k, pytorchcv_small
+from zoo.weights import Layout
 
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
 """Total stride after the stem's convolution, and after its pooling."""
@@ -291,32 +291,6 @@ LAYOUTS = {
         ]
     ),
 }
-"""State dicts of timm (and torchvision, which has the same names, in its files also ``norm.1``) and of pytorchcv."""
+"""State dicts of timm (and torchvision, which has the same names, in its files also ``norm.1``) and of pytorchcv.
 
-# pytorchcv's CIFAR nets without "bc" are other nets than the paper's of the same name: theirs are no tags here.
-WEIGHTS = {
-    "densenet121": pytorchcv_in1k("densenet121", 314, "cf90d1394d197fde953f57576403950345bd0a66", 23.48, 7.04),
-    "densenet161": pytorchcv_in1k("densenet161", 432, "da489277afe7f53048ec15bed7919486e22f1afa", 21.91, 6.06),
-    "densenet169": pytorchcv_in1k("densenet169", 406, "44974a17309bb378e97c8f70f96f961ffbf9458d", 22.42, 6.29),
-    "densenet201": pytorchcv_in1k("densenet201", 426, "6adc8625a4afa53e335272bab01b4908a0ca3f00", 21.78, 6.12),
-    "densenet40_k12_bc_cifar": pytorchcv_small(
-        "densenet40_k12_bc",
-        c10=(231, 6.43, "6dc86a2ea1d088f088462f5cbac06cc0f37348c0"),
-        c100=(232, 28.41, "1e9db7651a21e807c363c9f366bd9e91ce2f296f"),
-        svhn=(279, 3.2, "320760528b009864c68ff6c5b874e9f351ea7a07"),
-    ),
-    "densenet100_k12_bc_cifar": pytorchcv_small(
-        "densenet100_k12_bc",
-        c10=(189, 4.16, "b9232829b13c3f3f2ea15f4be97f500b7912c3c2"),
-        c100=(208, 21.19, "05a6f02772afda51a612f5b92aadf19ffb60eb72"),
-    ),
-    "densenet190_k40_bc_cifar": pytorchcv_small(
-        "densenet190_k40_bc",
-        c10=(286, 2.52, "2896fa088aeaef36fcf395d404d97ff172d78943"),
-    ),
-    "densenet250_k24_bc_cifar": pytorchcv_small(
-        "densenet250_k24_bc",
-        c10=(290, 2.67, "f8f9d3052bae1fea7e33bb1ce143c38b4aa5622b"),
-        c100=(303, 17.39, "09ac3e7d9fbe6b97b170bd838dac20ec144b4e49"),
-    ),
-}
+pytorchcv's CIFAR nets without "bc" are other nets than the paper's of the same name: theirs are no tags here."""

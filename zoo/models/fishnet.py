@@ -55,7 +55,7 @@ from zoo.layers import (
     sequence,
     upsample_like,
 )
-from zoo.weights import Layout, pytorchcv_in1k
+from zoo.weights import Layout
 
 STEMS = {"imagenet": 4, "cifar": 1}
 """Total stride of f0."""
@@ -529,7 +529,3 @@ LAYOUTS = {
 }
 """The released code's names, two older ones in its well-trained checkpoints (our reading of a conversion script for
 them, as no such file was at hand), and pytorchcv's."""
-
-WEIGHTS = {
-    "fishnet150": pytorchcv_in1k("fishnet150", 502, "93e26daaf570bc92b58f7421ab28c22ca405ad93", 19.26, 4.75),
-}

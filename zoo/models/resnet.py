@@ -62,7 +62,7 @@ from zoo.layers import (
     bottleneck,
     sequence,
 )
-from zoo.weights import Layout, akamaster, pytorchcv_in1k, pytorchcv_small
+from zoo.weights import Layout
 
 SHORTCUTS = ("pad", "project", "project_all", "none")
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
@@ -541,130 +541,7 @@ LAYOUTS = {
     "pytorch_resnet_cifar10": Layout([*_LINEAR, *_TIMM], arrange=_as_padded_at_the_end),
 }
 """State dicts of timm (and torchvision, which has the same names), of pytorchcv's two orders, and of Idelbayev's nets
-for CIFAR-10 (and Liu's, which have the same names), whose shortcuts A put half of the zeros before the channels."""
+for CIFAR-10 (and Liu's, which have the same names), whose shortcuts A put half of the zeros before the channels.
 
-# pytorchcv's ``b`` nets stride on the 3x3, as ours do without ``_v1``; its CIFAR ResNets have projection shortcuts,
-# Idelbayev's those of the paper.
-WEIGHTS = {
-    "resnet18": pytorchcv_in1k("resnet18", 478, "77a56f155214819bfc79ff09795370f955b20e6d", 26.94, 8.96),
-    "resnet34": pytorchcv_in1k("resnet34", 291, "3f775482a327e5fc4850fbb77785bfc55e171e5f", 24.84, 7.8),
-    "resnet50": pytorchcv_in1k("resnet50b", 308, "8a5473ef985d65076a3758117ad5700d726bd952", 22.39, 6.38),
-    "resnet101": pytorchcv_in1k("resnet101b", 357, "f059ba3c7fa4a65f2da6e17f3718662d59836637", 20.59, 5.3),
-    "resnet152": pytorchcv_in1k("resnet152b", 517, "2f420307673264444e8457e2050b5d6b131002d7", 19.01, 4.45),
-    "resnet50_v1": pytorchcv_in1k("resnet50", 329, "b00d1c8e52aa7a2badc705b1545aaf6ccece6ce9", 22.28, 6.33),
-    "resnet101_v1": pytorchcv_in1k("resnet101", 499, "65faf44721096a75fa72b875efb416513f864078", 20.79, 5.4),
-    "resnet152_v1": pytorchcv_in1k("resnet152", 518, "d46977ddb5660bb523e9f2de50e5d16cef8e3027", 19.29, 4.68),
-    "preresnet18": pytorchcv_in1k("preresnet18", 140, "5651bc2dbb200382822a6b64375d240f747cc726", 28.43, 9.72),
-    "preresnet34": pytorchcv_in1k("preresnet34", 300, "fd5bd1e883048e29099768465df2dd9e891803f4", 24.89, 7.74),
-    "preresnet50": pytorchcv_in1k("preresnet50b", 307, "8b60378ee3aed878d27a2b4a9ddc596a812c7649", 22.51, 6.55),
-    "preresnet101": pytorchcv_in1k("preresnet101b", 351, "76bfe6d020b55f163e77de6b1c27be6b0bed8b7b", 21.04, 5.56),
-    "preresnet152": pytorchcv_in1k("preresnet152b", 523, "42c9fbcfe4e92463497fa4c2d0b007a191c6c043", 19.23, 4.59),
-    "preresnet200": pytorchcv_in1k("preresnet200b", 529, "f82215f3a5616098e8172a85bb42071f1823a27d", 19.07, 4.68),
-    "resnext50_32x4d": pytorchcv_in1k("resnext50_32x4d", 498, "d7976503d13734114364e0dfef1d22f6d76546d9", 21.08, 5.6),
-    "resnext101_32x4d": pytorchcv_in1k(
-        "resnext101_32x4d", 530, "5ac165981bac62627719b3362b31b456cba05df4", 18.78, 4.34
-    ),
-    "resnext101_64x4d": pytorchcv_in1k(
-        "resnext101_64x4d", 544, "60d1913ec591af7786056b1d87b3add07fdcf2e1", 19.08, 4.52
-    ),
-    "resnet20_cifar": akamaster(20, "12fca82f", 8.27),
-    "resnet32_cifar": akamaster(32, "d509ac18", 7.37),
-    "resnet44_cifar": akamaster(44, "014dd654", 6.9),
-    "resnet56_cifar": akamaster(56, "4bfd9763", 6.61),
-    "resnet110_cifar": akamaster(110, "1d1ed7c2", 6.32),
-    "resnet1202_cifar": akamaster(1202, "f3b1deed", 6.18),
-    "resnet20_projection_cifar": pytorchcv_small(
-        "resnet20",
-        c10=(163, 5.97, "9b0024ac4c2f374cde2c5052e0d0344a75871cdb"),
-        c100=(180, 29.64, "a5322afed92fa96cb7b3453106f73cf38e316151"),
-        svhn=(265, 3.43, "8232e6e4c2c9fac1200386b68311c3bd56f483f5"),
-    ),
-    "resnet56_projection_cifar": pytorchcv_small(
-        "resnet56",
-        c10=(163, 4.52, "628c42a26fe347b84060136212e018df2bb35e0f"),
-        c100=(181, 24.88, "d65f53b10ad5d124698e728432844c65261c3107"),
-        svhn=(265, 2.75, "6e08ed929b8f0ee649f75464f06b557089023290"),
-    ),
-    "resnet110_projection_cifar": pytorchcv_small(
-        "resnet110",
-        c10=(163, 3.69, "4d6ca1fc02eaeed724f4f596011e391528536049"),
-        c100=(190, 22.8, "d8d397a767db6d22af040223ec8ae342a088c3e5"),
-        svhn=(265, 2.45, "c971f0a38943d8a75386a60c835cc0843c2f6c1c"),
-    ),
-    "resnet1202_projection_cifar": pytorchcv_small(
-        "resnet1202",
-        c10=(214, 3.53, "1d5a21290117903fb5fd6ba59f3f7e7da7c08836"),
-        c100=(410, 21.56, "86ecd091e5ac9677bf4518c644d08eb3e1d1708a"),
-    ),
-    "resnet164_cifar": pytorchcv_small(
-        "resnet164bn",
-        c10=(179, 3.68, "74ae9f4bccb7fb6a8f3f603fdabe8d8632c46b2f"),
-        c100=(182, 20.44, "8fa07b7264a075fa5add58f4c676b99a98fb1c89"),
-        svhn=(267, 2.42, "549413723d787cf7e96903427a7a14fb3ea1a4c1"),
-    ),
-    "preresnet20_cifar": pytorchcv_small(
-        "preresnet20",
-        c10=(164, 6.51, "76cec68d11de5b25be2ea5935681645b76195f1d"),
-        c100=(187, 30.22, "3dbfa6a2b850572bccb28cc2477a0e46c24abcb8"),
-        svhn=(269, 3.22, "c3c00fed49c1d6d9deda6436d041c5788d549299"),
-    ),
-    "preresnet56_cifar": pytorchcv_small(
-        "preresnet56",
-        c10=(164, 4.49, "e9124fcf167d8ca50addef00c3afa4da9f828f29"),
-        c100=(188, 25.05, "ca90a2be6002cd378769b9d4e7c497dd883d31d9"),
-        svhn=(269, 2.8, "b51b41476710c0e2c941356ffe992ff883a3ee87"),
-    ),
-    "preresnet110_cifar": pytorchcv_small(
-        "preresnet110",
-        c10=(164, 3.86, "cc08946a2126a1224d1d2560a47cf766a763c52c"),
-        c100=(191, 22.67, "3954e91581b7f3e5f689385d15f618fe16e995af"),
-        svhn=(269, 2.79, "aa49e0a3c4a918e227ca2d5a5608704f026134c3"),
-    ),
-    "preresnet164_cifar": pytorchcv_small(
-        "preresnet164bn",
-        c10=(196, 3.64, "429012d412e82df7961fa071f97c938530e1b005"),
-        c100=(192, 20.18, "a8e67ca6e14f88b009d618b0e9b554312d862174"),
-        svhn=(269, 2.58, "94d42de440d5f057a38f4c8cdbdb24acfee3981c"),
-    ),
-    "preresnet1001_cifar": pytorchcv_small(
-        "preresnet1001",
-        c10=(209, 2.65, "9fedfe5fd643e7355f1062a6db68da310c8962be"),
-        c100=(283, 18.41, "88f14ed9df1573e98b0ec2a07009a15066855fda"),
-    ),
-    "wide_resnet28_10_cifar": pytorchcv_small(
-        "wrn28_10",
-        c10=(166, 2.39, "fe97dcd6d0dd8dda8e9e38e6cfa320cffb9955ce"),
-        c100=(320, 17.88, "8c3fe8185d3af9cc3813fe376cab895f6780ac18"),
-        svhn=(276, 2.71, "d62b6bbaef7228706a67c2c8416681f97c6d4688"),
-    ),
-    "resnext29_16x64d_cifar": pytorchcv_small(
-        "resnext29_16x64d",
-        c10=(176, 2.41, "4133d3d04f9b10b132dcb959601d36f10123f8c2"),
-        c100=(322, 16.93, "05e9a7f113099a98b219cad622ecfad5517a3b54"),
-        svhn=(358, 2.68, "74332b714cd278bfca3f09dafe2a9d117510e9a4"),
-    ),
-    "resnext29_32x4d_cifar": pytorchcv_small(
-        "resnext29_32x4d",
-        c10=(169, 3.15, "30413525cd4466dbef759294eda9b702bc39648f"),
-        c100=(200, 19.5, "13ba13d92f6751022549a3b370ae86d3b13ae2d1"),
-        svhn=(275, 2.8, "e85c5217944cdfafb0a538dd7cc817cffaada7c4"),
-    ),
-    "seresnet20_projection_cifar": pytorchcv_small(
-        "seresnet20",
-        c10=(362, 6.01, "935d89433e803c8a3027c81f1267401e7caccce6"),
-        c100=(362, 28.54, "8c7abf66d8c1418cb3ca760f5d1efbb42738036b"),
-        svhn=(362, 3.23, "d77df31c62d1504209a5ba47e59ccb0ae84500b2"),
-    ),
-    "seresnet56_projection_cifar": pytorchcv_small(
-        "seresnet56",
-        c10=(362, 4.13, "b61c143989cb2901bec48dded4c6ddcae91aabc4"),
-        c100=(362, 22.94, "7fa54f4593f364c2363cb3ee8d5bc1285af1ade5"),
-        svhn=(362, 2.64, "93839c762a97bd0b5bd27c71fd64c227afdae3ed"),
-    ),
-    "seresnet110_projection_cifar": pytorchcv_small(
-        "seresnet110",
-        c10=(362, 3.63, "1ddec2309ff61c2c0e14c96d51a1b846afdc2acc"),
-        c100=(362, 20.86, "a82c30938028a172dd6a124152bc0952b55a2f49"),
-        svhn=(362, 2.35, "9572ba7394c774b8d056b24a7631ef47e53024b8"),
-    ),
-}
+pytorchcv's ``b`` nets stride on the 3x3, as ours do without ``_v1``; its CIFAR ResNets have projection shortcuts,
+Idelbayev's those of the paper."""

@@ -44,7 +44,7 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Skippable, Stage, Wide, local_norm, max_pool_halving, sequence
-from zoo.weights import Layout, pytorchcv_in1k
+from zoo.weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,16 +264,5 @@ LAYOUTS = {
         ]
     ),
 }
-"""State dicts of timm and torchvision, which number their layers, and of pytorchcv."""
-
-# pytorchcv's ``b`` nets with batch norm have biases, too, as ours do.
-WEIGHTS = {
-    "vgg11": pytorchcv_in1k("vgg11", 381, "71e85f6ef76f56e3e89d597d2fc461496ed281e9", 29.9, 10.36),
-    "vgg13": pytorchcv_in1k("vgg13", 388, "2b2c8770a7610d9dcd444ec8ae992681e270eb42", 28.76, 9.75),
-    "vgg16": pytorchcv_in1k("vgg16", 401, "5ca155da3dc6687e070ff34815cb5aabd0bed4b9", 26.98, 8.65),
-    "vgg19": pytorchcv_in1k("vgg19", 420, "9bd923a82ece9f038e944d7666f1c11b478dc7e6", 25.74, 7.9),
-    "vgg11_bn": pytorchcv_in1k("bn_vgg11b", 407, "ef747edc87705e1ed500a31c80199273b2fbd5fa", 29.56, 9.96),
-    "vgg13_bn": pytorchcv_in1k("bn_vgg13b", 488, "5f313c535fc47c3ad6bd2f741f453dbcf8191be6", 28.47, 9.24),
-    "vgg16_bn": pytorchcv_in1k("bn_vgg16b", 489, "bfff365ac38a763aaed4b4d9bdc7b2cdbe6c8e9f", 25.97, 7.95),
-    "vgg19_bn": pytorchcv_in1k("bn_vgg19b", 490, "f523b4e4b070a170f63e9bb6965fca3764751aa9", 25.13, 7.46),
-}
+"""State dicts of timm and torchvision, which number their layers, and of pytorchcv, whose ``b`` nets with batch norm
+have biases, too, as ours do."""

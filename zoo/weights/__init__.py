@@ -5,7 +5,7 @@
 fits a net, and `zoo.weights.loading` does it: one path, whether a net is created, loaded or only compared.
 """
 
-__all__ = ["Layout", "Weights", "akamaster", "pytorchcv", "pytorchcv_in1k", "pytorchcv_small", "torchvision"]
+__all__ = ["Layout", "Weights", "torchvision"]
 
 from zoo.weights.layout import Layout
-from zoo.weights.tags import Weights, akamaster, pytorchcv, pytorchcv_in1k, pytorchcv_small, torchvision
+from zoo.weights.tags import Weights, torchvision

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -60,76 +61,65 @@ class Weights:
     test_crop_pct: float | None = None
 
 
-def pytorchcv(
-    net: str, release: int, digest: str, top1_error: float, top5_error: float | None = None, *, dataset: str = "in1k"
-) -> Weights:
-    """A file of pytorchcv's model store.
+def published_tags(model: str) -> dict[str, Weights]:
+    """The tags of a model that ``zoo/data/weights.csv`` lists, the default first."""
+    return {row["tag"]: PUBLISHERS[row["publisher"]](row) for row in _rows() if row["model"] == model}
 
-    The evaluation of its authors is that of the rows here: for ImageNet a bilinear resize and a crop of 0.875, for the
-    three small sets the mean and deviation of CIFAR-10.
 
-    Args:
-        net: The file's first word.
-        release: Number of the release, v0.0.N.
-        digest: SHA-1 of the checkpoint, all of it.
-        top1_error: In percent.
-        top5_error: In percent; the file's name quotes it where there is one.
-        dataset: A key of `CLASSES`.
+def published_models() -> set[str]:
+    """Names of all models that ``zoo/data/weights.csv`` lists."""
+    return {row["model"] for row in _rows()}
+
+
+def _pytorchcv(row: Mapping[str, str]) -> Weights:
+    """A file of pytorchcv's model store; the digest is the SHA-1 of the checkpoint in the zip.
+
+    The evaluation of its authors is that of the models' rows: for ImageNet a bilinear resize and a crop of 0.875, for
+    the three small sets the mean and deviation of CIFAR-10. A file's name quotes the top-5 error, if there is one.
     """
-    quoted = round(100 * (top1_error if top5_error is None else top5_error))
+    quoted = round(100 * float(row["top5_error"] or row["top1_error"]))
     return Weights(
-        url=f"{OSMR}/v0.0.{release}/{net}-{quoted:04d}-{digest[:8]}.pth.zip",
-        digest=f"sha1:{digest}",
-        num_classes=CLASSES[dataset],
-        top1_error=top1_error,
-        top5_error=top5_error,
+        url=f"{OSMR}/v0.0.{row['release']}/{row['net']}-{quoted:04d}-{row['digest'][:8]}.pth.zip",
+        digest=f"sha1:{row['digest']}",
+        num_classes=CLASSES[row["tag"].rpartition("_")[2]],
+        top1_error=float(row["top1_error"]),
+        top5_error=float(row["top5_error"]) if row["top5_error"] else None,
         error_source="pytorchcv",
         licence="mit",
     )
 
 
-def pytorchcv_in1k(net: str, release: int, digest: str, top1_error: float, top5_error: float) -> dict[str, Weights]:
-    """The tag of one ImageNet file of pytorchcv's."""
-    return {"osmr_in1k": pytorchcv(net, release, digest, top1_error, top5_error)}
-
-
-def pytorchcv_small(net: str, **files: tuple[int, float, str]) -> dict[str, Weights]:
-    """Tags of pytorchcv's files for 32x32 images.
-
-    Args:
-        net: Name there, without the data set.
-        **files: By data set (``c10``, ``c100``, ``svhn``): release, top-1 error in percent, SHA-1.
-    """
-    longer = {"c10": "cifar10", "c100": "cifar100", "svhn": "svhn"}
-    return {
-        f"osmr_{dataset}": pytorchcv(f"{net}_{longer[dataset]}", release, digest, error, dataset=dataset)
-        for dataset, (release, error, digest) in files.items()
-    }
-
-
-def akamaster(depth: int, start: str, top1_error: float) -> dict[str, Weights]:
-    """The tag of one file of the repository pytorch_resnet_cifar10.
+def _akamaster(row: Mapping[str, str]) -> Weights:
+    """A file of the repository pytorch_resnet_cifar10, whose name quotes the start of its SHA-256.
 
     Images are normalised there with ImageNet's mean and deviation. The error is that of the best epoch on the test
     images; there was no other half to choose on.
-
-    Args:
-        depth: Layers of the net.
-        start: Of the file's SHA-256, as its name quotes it.
-        top1_error: In percent, from the repository's table.
     """
-    return {
-        "akamaster_c10": Weights(
-            url=f"{AKAMASTER}/resnet{depth}-{start}.th",
-            digest=f"sha256:{start}",
-            num_classes=CLASSES["c10"],
-            top1_error=top1_error,
-            error_source="akamaster",
-            licence="bsd-2-clause",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        )
-    }
+    return Weights(
+        url=f"{AKAMASTER}/{row['net']}-{row['digest']}.th",
+        digest=f"sha256:{row['digest']}",
+        num_classes=CLASSES[row["tag"].rpartition("_")[2]],
+        top1_error=float(row["top1_error"]),
+        error_source="akamaster",
+        licence="bsd-2-clause",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+
+
+PUBLISHERS = {"pytorchcv": _pytorchcv, "akamaster": _akamaster}
+"""How a row of the table becomes a tag, by who published the file."""
+
+
+@cache
+def _rows() -> list[dict[str, str]]:
+    return _table("weights.csv")
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    """The rows of a table of the package's."""
+    text = resources.files("zoo").joinpath("data", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
@@ -201,8 +191,7 @@ def timm_tags(name: str) -> dict[str, Weights]:
 @cache
 def _timm_errors() -> dict[tuple[str, int], tuple[float, float]]:
     """Top-1 and top-5 errors on ImageNet that timm publishes beside its releases, by tag and input size."""
-    text = resources.files("zoo").joinpath("data", "timm_errors.csv").read_text(encoding="utf-8")
     return {
         (row["model"], int(row["input_size"])): (float(row["top1_error"]), float(row["top5_error"]))
-        for row in csv.DictReader(text.splitlines())
+        for row in _table("timm_errors.csv")
     }
