@@ -291,7 +291,7 @@ def test_the_smallest_size(name: str, smallest: int) -> None:
     """15 is what torchvision states for its own."""
     net = zoo.create_model(name).eval()
     assert net(torch.randn(1, 3, smallest, smallest + 9)).isfinite().all()
-    with pytest.raises(ValueError, match=rf"input size must be at least {smallest}x{smallest}: a map of 1x"):
+    with pytest.raises(ValueError, match=rf"input size .* must be at least {smallest}x{smallest} "):
         net(torch.randn(1, 3, smallest - 1, smallest + 9))
 
 

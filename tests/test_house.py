@@ -18,8 +18,12 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
     "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.weights.loading"},
-    "zoo.layers": set(),
-    "zoo.entry": {"zoo.weights"},
+    "zoo.layer_types": set(),
+    "zoo.arguments": {"zoo.layer_types"},
+    "zoo.layers": {"zoo.layer_types"},
+    "zoo.entry": {"zoo.weights", "zoo.arguments"},
+    "zoo.bounds": {"zoo.arguments", "zoo.entry"},
+    "zoo.features": {"zoo.arguments", "zoo.backbone", "zoo.entry"},
     "zoo.weights": set(),
     "zoo.weights.sources": {"zoo.weights", "zoo.files"},
     "zoo.weights.loading": {"zoo.weights", "zoo.weights.sources", "zoo.entry", "zoo.backbone"},
@@ -35,10 +39,18 @@ MAY_IMPORT = {
     "zoo.published": set(),
     "zoo.results": {"zoo.published", "zoo.files"},
     "zoo.published_command": {"zoo", "zoo.published"},
-    "zoo.backbone": {"zoo.entry", "zoo.layers"},
+    "zoo.backbone": {"zoo.arguments", "zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.grid", "zoo.topology", "zoo.weights"},
-    "zoo.registry": {"zoo.entry", "zoo.backbone", "zoo.models", "zoo.weights", "zoo.weights.loading"},
-    "zoo.detection": {"zoo.backbone", "zoo.registry"},
+    "zoo.registry": {
+        "zoo.arguments",
+        "zoo.bounds",
+        "zoo.entry",
+        "zoo.features",
+        "zoo.models",
+        "zoo.weights",
+        "zoo.weights.loading",
+    },
+    "zoo.detection": {"zoo.backbone", "zoo.features", "zoo.registry"},
     "zoo.timm": {"zoo"},
     "zoo.analysis": {"zoo.layers"},
     "zoo.hub": {"zoo.files"},
@@ -86,7 +98,7 @@ MAY_IMPORT = {
 # Packages whose modules may know each other.
 SHARED = {"zoo.analysis", "zoo.bench", "zoo.imagesets", "zoo.layers", "zoo.report", "zoo.results", "zoo.weights"}
 # Modules of timm that are not public, by the only file that may use them.
-PRIVATE_TIMM = {"zoo.backbone": {"timm.models._features"}}
+PRIVATE_TIMM = {"zoo.features": {"timm.models._features"}}
 # What registers, builds or configures models in timm: for the registry alone.
 TIMM_REGISTRY = {
     "build_model_with_cfg",

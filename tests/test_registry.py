@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import timm
@@ -93,19 +94,76 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_a_taken_name_raises_at_import() -> None:
-    code = (
-        "import timm\ndef fishnet99(pretrained=False, **kwargs): ...\ntimm.models.register_model(fishnet99)\nimport zoo"
+TAKEN = """
+import warnings, timm, torch
+def fishnet99(pretrained=False, **kwargs): return torch.nn.Identity()
+def zoo_fishnet150(pretrained=False, **kwargs): return torch.nn.Identity()
+def fishnet150(pretrained=False, **kwargs): return torch.nn.Identity()
+"""
+
+
+def test_a_name_that_others_took_first_is_theirs_in_timm_and_ours_in_the_zoo() -> None:
+    done = run(
+        TAKEN
+        + "for f in (fishnet99, fishnet150, zoo_fishnet150): timm.models.register_model(f)\n"
+        + "with warnings.catch_warnings(record=True) as caught:\n"
+        + "    warnings.simplefilter('always')\n"
+        + "    import zoo\n"
+        + "print(*(str(w.message) for w in caught if 'model name' in str(w.message)), sep='\\n')\n"
+        + "kind = lambda net: type(net).__name__\n"
+        + "on = dict(device='meta')\n"
+        + "print(kind(timm.create_model('fishnet99')), kind(timm.create_model('zoo_fishnet99', **on)))\n"
+        + "print(kind(zoo.create_model('fishnet99', **on)), kind(zoo.create_model('fishnet150', **on)))\n"
+        + "tagged = zoo.create_model('fishnet150.osmr_in1k', **on)\n"
+        + "print(kind(timm.create_model('zoo_fishnet150')), tagged.pretrained_cfg['tag'])"
     )
-    done = run(code)
-    assert done.returncode != 0
-    assert "model name 'fishnet99' is already registered with timm by __main__" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "model name 'fishnet99' is registered with timm by __main__; ours is zoo_fishnet99 there. "
+        "zoo.create_model('fishnet99') is ours.",
+        "model name 'fishnet150' is registered with timm by __main__; so is zoo_fishnet150: ours is not there. "
+        "zoo.create_model('fishnet150') is ours.",
+        "Identity FishNet",
+        "FishNet FishNet",
+        "Identity osmr_in1k",
+    ]
+
+
+def test_what_others_register_later_changes_nothing_here() -> None:
+    done = run(
+        TAKEN
+        + "import zoo\n"
+        + "warnings.simplefilter('ignore')\n"
+        + "for f in (fishnet99, fishnet150, zoo_fishnet150): timm.models.register_model(f)\n"
+        + "net = zoo.create_model('fishnet150.osmr_in1k', device='meta')\n"
+        + "print(type(net).__name__, net.pretrained_cfg['tag'], net.pretrained_cfg['architecture'])\n"
+        + "net = zoo.create_model('fishnet99', features_only=True, device='meta')\n"
+        + "print(len(net.feature_info.channels()), net.pretrained_cfg['first_conv'])"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["FishNet osmr_in1k fishnet150", "5 stem.conv1"]
 
 
 def test_a_reload_is_no_conflict() -> None:
     done = run("import importlib, zoo, zoo.registry\nimportlib.reload(zoo.registry)\nprint(zoo.list_models()[0])")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ALL[0]
+
+
+def test_both_ways_of_creation_agree() -> None:
+    """What timm's own function notes in a net is noted by ours: arguments, tag, source."""
+    kwargs: dict[str, Any] = dict(num_classes=3, drop_rate=0.1, order="pre", device="meta")
+    ours, theirs = (create("resnet_test", **kwargs) for create in (zoo.create_model, timm.create_model))
+    assert ours._model_args == theirs._model_args
+    assert ours.pretrained_cfg == theirs.pretrained_cfg
+    tagged = [
+        create(f"{name}.tv_in1k", device="meta")
+        for create, name in ((zoo.create_model, "resnet50"), (timm.create_model, "zoo_resnet50"))
+    ]
+    assert tagged[0].pretrained_cfg == tagged[1].pretrained_cfg
+    assert tagged[0].pretrained_cfg["tag"] == "tv_in1k"
+    with pytest.raises(ValueError, match=r"pretrained_cfg \('nosuch'\) must be one of a1_in1k"):
+        zoo.create_model("resnet50", pretrained_cfg="nosuch", device="meta")
 
 
 def test_import_is_silent() -> None:

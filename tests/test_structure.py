@@ -1,6 +1,7 @@
 """What the papers claim about structure: orderings, direct paths, exact dilation."""
 
 import copy
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ def operators(net: nn.Module) -> str:
     for node in torch.fx.symbolic_trace(net).graph.nodes:
         if node.op == "call_module" and "shortcut" not in node.target:
             word += LETTERS.get(type(names[node.target]), "")
-        elif node.op == "call_function":
+        elif node.target is operator.add:
             word += "+"
     return word
 
@@ -190,14 +191,6 @@ def test_a_held_fish(output_stride: int) -> None:
 def test_fish_takes_any_size(side: int) -> None:
     net = unsettle(zoo.create_model("fishnet_test"))
     assert net(torch.randn(1, 3, side, 64)).isfinite().all()
-
-
-def test_fish_names_its_smallest_size() -> None:
-    net = zoo.create_model("fishnet_test").eval()
-    with pytest.raises(ValueError, match=r"input size \(28x64\) must be at least 29x29"):
-        net(torch.randn(1, 3, 28, 64))
-    with pytest.raises(ValueError, match="at least 8x8"):
-        zoo.create_model("fishnet58_cifar").eval()(torch.randn(1, 3, 8, 7))
 
 
 def test_activation_of_the_first_unit() -> None:

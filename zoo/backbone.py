@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx
 from timm.layers import ClassifierHead, get_device_dtype
-from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureInfo, FeatureListNet
-from timm.models._features import FeatureGetterNet, _get_return_layers, feature_take_indices
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from zoo import arguments
 from zoo.entry import Spec
 from zoo.layers import Kit, LayerType, OffsetConv, Stage, Wide, WideHead
 
@@ -50,13 +51,13 @@ class Backbone(nn.Module):
             classifier is a 1x1 convolution, which gives logits at every position. None for what the specification says.
         output_stride: Total stride to hold the deepest map at by dilation, one of ``spec.output_strides``; None for the
             native one. What it means for a net that is no chain stands in the family's text.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Drop path of the deepest unit; it rises linearly from 0.
-        norm_layer: Name or constructor of the norm.
-        act_layer: Name or constructor of the activation.
+        drop_rate: Dropout before the classifier, in [0, 1).
+        drop_path_rate: Drop path of the deepest unit, in [0, 1); it rises linearly from 0.
+        norm_layer: Name of the norm (``zoo.layer_types.NORMS``), or a callable that makes one of so many channels.
+        act_layer: Name of the activation (``zoo.layer_types.ACTS``), a callable that makes one, or a function of a map.
         zero_init_last: Start every residual unit as the identity.
         device: Where the parameters live.
-        dtype: Type of the parameters.
+        dtype: Type of the parameters, a floating point one.
 
     Attributes:
         spec: The architecture.
@@ -68,6 +69,7 @@ class Backbone(nn.Module):
         feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the module whose
             output is the map).
         chain: Whether each child takes what the one before it returns, and taps are children.
+        smallest: Height and width of the smallest image that gets to each tap, and last to the end of the trunk.
 
     Raises:
         ValueError: If an argument is out of its range; the message names it.
@@ -99,12 +101,19 @@ class Backbone(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_chans < 1:
-            raise ValueError(f"in_chans ({in_chans}) must be at least 1")
-        if output_stride is not None and output_stride not in spec.output_strides:
-            valid = ", ".join(map(str, spec.output_strides))
-            reason = spec.lacks.get("output_stride", "it strides no further")
-            raise ValueError(f"output_stride ({output_stride}) must be one of {valid} for this net: {reason}")
+        in_chans = arguments.whole("in_chans", in_chans, least=1)
+        num_classes = arguments.whole("num_classes", num_classes, least=0)
+        if global_pool is None:
+            global_pool = "" if spec.dense else "avg"
+        global_pool = arguments.pooling("global_pool", global_pool)
+        drop_rate = arguments.share("drop_rate", drop_rate)
+        drop_path_rate = arguments.share("drop_path_rate", drop_path_rate)
+        norm_layer = arguments.norm("norm_layer", norm_layer)
+        act_layer = arguments.act("act_layer", act_layer)
+        zero_init_last = arguments.flag("zero_init_last", zero_init_last)
+        device = arguments.device("device", device)
+        dtype = arguments.dtype("dtype", dtype)
+        output_stride = _check_stride(spec, output_stride)
         for name, value, default in (
             ("drop_path_rate", drop_path_rate, 0.0),
             ("zero_init_last", zero_init_last, False),
@@ -112,9 +121,6 @@ class Backbone(nn.Module):
         ):
             if name in spec.lacks and value != default:
                 raise ValueError(f"{name} ({value!r}) must stay {default!r} for this net: {spec.lacks[name]}")
-        _check_classes(num_classes)
-        if global_pool is None:
-            global_pool = "" if spec.dense else "avg"
         self.spec = spec
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -136,6 +142,7 @@ class Backbone(nn.Module):
         self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in trunk.taps]
         self.tap_names = [name.partition(".")[0] for name, _, _ in trunk.taps]
         self.last_tap = len(trunk.taps) - 1
+        self.smallest = list(spec.smallest(output_stride))
         self.head_tap = self.last_tap if trunk.head_tap is None else trunk.head_tap
         if self.head_tap >= 0:
             self.feature_info[self.head_tap]["num_chs_norm"] = trunk.num_features
@@ -202,7 +209,7 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> unpooled features (N, num_features, h, w)."""
         keep: list[int] = []
-        x, _ = self.forward_trunk(x, keep, self.last_tap)
+        x, _ = self.forward_trunk(check_images(x, self.smallest[-1]), keep, self.last_tap)
         return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -224,7 +231,7 @@ class Backbone(nn.Module):
 
     def forward_taps(self, x: Tensor) -> list[Tensor]:
         """Images (N, in_chans, H, W) -> the taps in ``out_indices``, in that order."""
-        _, taps = self.forward_trunk(x, self.kept_indices, self.kept_indices[-1])
+        _, taps = self.forward_trunk(check_images(x, self.smallest[-1]), self.kept_indices, self.kept_indices[-1])
         return [taps[self.kept_indices.index(i)] for i in self.out_indices]
 
     def forward_named_taps(self, x: Tensor) -> dict[str, Tensor]:
@@ -244,7 +251,7 @@ class Backbone(nn.Module):
             indices: Taps, as in `forward_intermediates`.
             names: Return a dictionary by the taps' numbers instead of a list.
         """
-        take = self.prune_intermediate_layers(indices, prune_norm=True)
+        take = self.prune_intermediate_layers(self.last_tap + 1 if indices is None else indices, prune_norm=True)
         self.gives_taps, self.gives_names = True, names
         net: Any = self
         net.feature_info = FeatureInfo(self.feature_info, take)
@@ -275,7 +282,7 @@ class Backbone(nn.Module):
 
         Args:
             x: Images, (N, in_chans, H, W).
-            indices: Taps to return, in this order; a number n means the last n; None means all.
+            indices: Taps to return, in this order; a number n above 0 means the last n; None means all.
             norm: Apply ``final`` to the tap that the trunk ends in, the deepest as a rule (``num_chs_norm`` channels);
                 the others have no norm of their own.
             stop_early: Do not compute beyond the deepest tap asked for.
@@ -287,12 +294,14 @@ class Backbone(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt ({output_fmt}) must be NCHW")
-        take, deepest = feature_take_indices(self.last_tap + 1, indices)
+        take = take_taps(self.last_tap + 1, indices)
         keep = sorted(take)
         stop = self.last_tap
-        if stop_early:
-            stop = deepest
-        x, taps = self.forward_trunk(x, keep, stop)
+        least = self.smallest[-1]
+        if stop_early and keep[-1] < stop:
+            stop = keep[-1]
+            least = self.smallest[stop]
+        x, taps = self.forward_trunk(check_images(x, least), keep, stop)
         if stop == self.last_tap and (norm or not intermediates_only):
             x = self.final(x)
             if norm and self.head_tap in keep:
@@ -316,7 +325,8 @@ class Backbone(nn.Module):
         Returns:
             The taps as positive numbers.
         """
-        take, deepest = feature_take_indices(self.last_tap + 1, indices)
+        take = list(arguments.tap_indices("indices", indices, self.last_tap + 1))
+        deepest = max(take)
         # A head that does not read the last tap needs more than the taps do.
         cut = deepest < self.last_tap or (prune_head and self.head_tap != self.last_tap)
         if cut:
@@ -327,6 +337,7 @@ class Backbone(nn.Module):
                     setattr(self, name, None)
                 behind = behind or name == self.tap_names[deepest]
             self.tap_names = self.tap_names[: deepest + 1]
+            self.smallest = self.smallest[: deepest + 1]
             self.feature_info = self.feature_info[: deepest + 1]
             self.last_tap = self.head_tap = deepest
             self.wide = None
@@ -360,10 +371,11 @@ class Backbone(nn.Module):
             global_pool: New pooling; None keeps the one there is. Without one (``""``) maps stay maps: `forward` then
                 returns (N, num_classes or num_features, h, w).
         """
-        _check_classes(num_classes)
-        self.num_classes = num_classes
+        num_classes = arguments.whole("num_classes", num_classes, least=0)
         if global_pool is None:
             global_pool = self.classifier.global_pool.pool_type
+        global_pool = arguments.pooling("global_pool", global_pool)
+        self.num_classes = num_classes
         self.classifier.use_conv = not global_pool
         place = get_device_dtype(self)
         in_features = self._reset_wide(num_classes, global_pool, **place)
@@ -381,7 +393,7 @@ class Backbone(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
-        _set_checkpointing(self, enable)
+        set_grad_checkpointing(self, enable)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
@@ -399,91 +411,56 @@ class Backbone(nn.Module):
         return groups
 
 
-class _CheckpointsUnits(nn.Module):
-    """A wrapper that passes checkpointing on to the units in it; timm's own checkpoint whole children, or nothing."""
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
-        for child in self.children():
-            _set_checkpointing(child, enable)
+def set_grad_checkpointing(module: nn.Module, enable: bool) -> None:
+    """Make every unit that can do so recompute its maps in the backward pass, or store them."""
+    for part in module.modules():
+        if hasattr(part, "grad_checkpointing"):
+            part.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
 
 
-class FeatureGetter(_CheckpointsUnits, FeatureGetterNet):
-    """timm's wrapper around `Backbone.forward_intermediates`."""
+def _check_stride(spec: Spec, output_stride: Any) -> int | None:
+    if output_stride is None:
+        return None
+    if not arguments.is_whole(output_stride) or output_stride not in spec.output_strides:
+        valid = ", ".join(map(str, spec.output_strides))
+        reason = spec.lacks.get("output_stride", "these are the strides that dilation can hold its deepest map at")
+        raise ValueError(f"output_stride ({output_stride!r}) must be one of {valid} for this net: {reason}")
+    return int(output_stride)
 
 
-class FeatureList(_CheckpointsUnits, FeatureListNet):
-    """timm's wrapper around the children of a chain."""
+@torch.fx.wrap
+def check_images(x: Tensor, least: int) -> Tensor:
+    """Return the images, or raise ValueError if their height or width is below ``least``."""
+    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
+        if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            height, width = x.shape[-2:]
+            if min(height, width) < least:
+                raise ValueError(f"input size ({height}x{width}) must be at least {least}x{least} for this net")
+    return x
 
 
-class FeatureDict(_CheckpointsUnits, FeatureDictNet):
-    """The same with names."""
+def take_taps(taps: int, indices: int | list[int] | None) -> list[int]:
+    """Numbers of taps from 0 for what `Backbone.forward_intermediates` is asked for; see `arguments.tap_indices`."""
+    if not torch.jit.is_scripting():
+        return _take_in_python(taps, indices)
+    # TorchScript knows neither Python's numbers nor iterables.
+    take: list[int] = []
+    if indices is None:
+        take = list(range(taps))
+    elif isinstance(indices, int):
+        take = list(range(taps - indices, taps))
+    else:
+        for i in indices:
+            take.append(i + taps if i < 0 else i)
+    return take
 
 
-class FeatureHook(_CheckpointsUnits, FeatureHookNet):
-    """timm's wrapper around hooks, over a net without what the taps do not need."""
-
-    def __init__(self, model: Backbone, out_indices: int | list[int], **options: Any) -> None:
-        super().__init__(model, model.prune_intermediate_layers(out_indices, prune_norm=True), **options)
-
-
-class FeatureGraph(FeatureGraphNet):
-    """timm's wrapper around a traced net, over a net without what the taps do not need."""
-
-    def __init__(self, model: Backbone, out_indices: int | list[int], **options: Any) -> None:
-        super().__init__(model, model.prune_intermediate_layers(out_indices, prune_norm=True), **options)
-        self.order = [str(key) for key in _get_return_layers(self.feature_info, options.get("out_map")).values()]
-
-    def forward(self, x: Tensor) -> Any:
-        """Images -> the taps in the order asked for; a graph has them in the order in which it computes them."""
-        taps = self.graph_module(x)
-        return {key: taps[key] for key in self.order} if self.return_dict else [taps[key] for key in self.order]
-
-
-def taps_by_list(model: Backbone, out_indices: int | list[int], output_fmt: str = "NCHW") -> Backbone:
-    """What `FeatureList` is for a chain, for any net."""
-    model.give_taps(out_indices)
-    return model
-
-
-def taps_by_name(model: Backbone, out_indices: int | list[int], output_fmt: str = "NCHW") -> Backbone:
-    """What `FeatureDict` is for a chain, for any net."""
-    model.give_taps(out_indices, names=True)
-    return model
-
-
-def feature_wrapper(asked: Any, *, chain: bool) -> Any:
-    """Choose what wraps a net for features: ours in the place of timm's (by name or class), else what was asked for.
-
-    Args:
-        asked: A name that timm knows, or a class.
-        chain: Whether the net's children are a chain, see `Backbone`.
-    """
-    if isinstance(asked, str):
-        asked = "hook" if "hook" in asked.lower() else asked.lower()
-    wrappers: dict[Any, Any] = {
-        ("list", FeatureListNet): FeatureList if chain else taps_by_list,
-        ("dict", FeatureDictNet): FeatureDict if chain else taps_by_name,
-        ("getter", FeatureGetterNet): FeatureGetter,
-        ("hook", FeatureHookNet): FeatureHook,
-        ("fx", FeatureGraphNet): FeatureGraph,
-    }
-    return next((ours for names, ours in wrappers.items() if asked in names), asked)
-
-
-def _set_checkpointing(net: nn.Module, enable: bool) -> None:
-    for module in net.modules():
-        if hasattr(module, "grad_checkpointing"):
-            module.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
-
-
-def _check_classes(num_classes: int) -> None:
-    if num_classes < 0:
-        raise ValueError(f"num_classes ({num_classes}) must not be negative; 0 means no classifier")
+@torch.jit.ignore
+def _take_in_python(taps: int, indices: int | list[int] | None) -> list[int]:
+    return list(range(taps)) if indices is None else list(arguments.tap_indices("indices", indices, taps))
 
 
 def drop_path_rates(rate: float, units: int) -> list[float]:
     """Drop path per unit, rising linearly from 0 to ``rate`` (Huang et al. 2016, arXiv:1603.09382)."""
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f"drop_path_rate ({rate}) must lie in [0, 1)")
     return [rate * i / max(units - 1, 1) for i in range(units)]

@@ -18,7 +18,8 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from zoo.backbone import Backbone, FeatureGetter
+from zoo.backbone import Backbone
+from zoo.features import FeatureGetter
 from zoo.registry import create_model, model_entry
 
 STRIDES = (4, 8, 16, 32)

@@ -1,16 +1,21 @@
 """What describes a model: its specification (`Spec`) and its row in a family's table (`Entry`)."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, get_origin
+from typing import Any, Self, get_args
 
 from torch import nn
 
+from zoo.arguments import is_whole
 from zoo.weights import Layout, Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+LARGEST = 2**20
+"""Bound of a whole number in a specification. No layer has as many channels, and no net as many layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +27,26 @@ class Spec:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, list):
-                object.__setattr__(self, f.name, tuple(value))
-            kind: Any = get_origin(f.type) or f.type
-            self.require(type(getattr(self, f.name)) is kind, f.name, f"be of type {kind.__name__}")
+            self._read(f.name, f.type)
         self.check()
+
+    def _read(self, name: str, kind: Any) -> None:
+        """Check a field's type and finiteness; lists become tuples, whole numbers floats where those are due."""
+        value = getattr(self, name)
+        element, *rest = get_args(kind) or (kind,)
+        values = tuple(value) if rest and isinstance(value, list | tuple) else (value,)
+        self.require(not rest or isinstance(value, list | tuple), name, "be a tuple")
+        if element is int:
+            self.require(all(map(is_whole, values)), name, "hold whole numbers only" if rest else "be a whole number")
+            self.require(all(-LARGEST <= n <= LARGEST for n in values), name, f"not exceed {LARGEST}")
+        elif element is float:
+            good = all(isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x) for x in values)
+            self.require(good, name, "hold finite numbers only" if rest else "be a finite number")
+        else:
+            words = {str: "a word", bool: "True or False"}
+            self.require(all(type(x) is element for x in values), name, f"be {words[element]}")
+        values = tuple(map(element, values))
+        object.__setattr__(self, name, values if rest else values[0])
 
     def check(self) -> None:
         """Raise ValueError, naming the field and the value, where the numbers do not make a net."""
@@ -50,6 +69,18 @@ class Spec:
     def head_size(self, size: int) -> int:
         """Height or width of the map that the head reads, for an image of that size at the native stride."""
         return -(-size // self.head_stride)
+
+    def held(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Total stride of each feature tap where the net is held at ``output_stride``."""
+        return tuple(min(stride, output_stride or stride) for stride in self.tap_strides)
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Height and width of the smallest image that gets to each tap, and last to the map that the head reads.
+
+        Args:
+            output_stride: What the net is held at; None for the native stride.
+        """
+        return (1,) * (len(self.tap_strides) + 1)
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -102,9 +133,8 @@ class Spec:
         """Raise ValueError unless the fields (numbers, or tuples of them) are positive whole numbers."""
         for name in names:
             value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            good = bool(numbers) and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
-            self.require(good, name, "hold positive whole numbers only")
+            numbers_given = value if isinstance(value, tuple) else (value,)
+            self.require(bool(numbers_given) and min(numbers_given) > 0, name, "hold positive whole numbers only")
 
 
 @dataclass(frozen=True)
@@ -164,6 +194,31 @@ class Entry:
     def pool_size(self) -> tuple[int, int]:
         """Height and width of the map that the head reads, at the published input size."""
         return self.spec.head_size(self.input_size[1]), self.spec.head_size(self.input_size[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What a convolution or pooling without full padding reads for one position.
+
+    Attributes:
+        kernel: Positions in a row.
+        stride: From one window to the next.
+        dilation: Distance of neighbouring positions.
+        padding: On each side of the map.
+    """
+
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    padding: int = 0
+
+
+def smallest_before(windows: Sequence[Window]) -> int:
+    """Height and width of the smallest map that leaves a position behind windows that follow each other."""
+    size = 1
+    for window in reversed(windows):
+        size = max(1, (size - 1) * window.stride + window.dilation * (window.kernel - 1) + 1 - 2 * window.padding)
+    return size
 
 
 def cifar_task() -> dict[str, Any]:

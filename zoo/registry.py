@@ -14,16 +14,18 @@ import pkgutil
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import timm
+from timm.layers import set_layer_config
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
     get_arch_pretrained_cfgs,
     is_model,
+    load_checkpoint,
     model_entrypoint,
     register_model,
     resolve_pretrained_cfg,
@@ -31,8 +33,11 @@ from timm.models import (
 from torch import nn
 
 import zoo.models
-from zoo.backbone import feature_wrapper
-from zoo.entry import Entry
+from zoo import arguments
+from zoo.arguments import listed
+from zoo.bounds import check_bounds
+from zoo.entry import Entry, Spec
+from zoo.features import check_features
 from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
 from zoo.weights.loading import keep_whole, load_pretrained
@@ -42,6 +47,10 @@ BUCKET = "zoo"
 """Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
 
 _ENTRIES: dict[str, Entry] = {}
+_ENTRYPOINTS: dict[str, Callable[..., nn.Module]] = {}
+FEATURE_OPTIONS = ("out_indices", "feature_cls")
+USUAL = 2**16
+"""Channels or classes up to which a preset needs no look at its size."""
 
 
 def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Module:
@@ -77,7 +86,7 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
         raise ValueError(
             f"name ({name}): {base} has {have}" + (f"; timm:{name} is timm's own net" if is_model(base) else "")
         )
-    return timm.create_model(".".join([entry.timm_name, *([tag] if tag else [])]), pretrained=pretrained, **overrides)
+    return _create(entry, tag, pretrained, **overrides)
 
 
 def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
@@ -141,7 +150,7 @@ def preprocessing_params(name: str) -> dict[str, Any]:
         raise ValueError(
             f"name ({name}): {entry.name} has no weights {tag!r}, only {', '.join(entry.weights) or 'none'}"
         )
-    cfg = resolve_pretrained_cfg(f"{entry.timm_name}.{tag}" if tag else entry.timm_name)
+    cfg = _pretrained_cfg(entry, tag or None, None)
     return {"input_space": "RGB", "input_range": [0, 1], "mean": list(cfg.mean), "std": list(cfg.std)}
 
 
@@ -170,44 +179,66 @@ def _find(name: str) -> Entry | None:
     return _ENTRIES.get(name) or _ENTRIES.get(name.removeprefix("zoo_"))
 
 
-def _construct(entry: Entry, **kwargs: Any) -> nn.Module:
-    """Build the net, sorting what was overridden into specification and task."""
+def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "", **kwargs: Any) -> nn.Module:
+    """What ``timm.create_model`` does with our entrypoint, whatever others have registered under its name since."""
+    switches = {name: kwargs.pop(name, None) for name in ("scriptable", "exportable", "no_jit")}
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if tag:
+        kwargs.setdefault("pretrained_cfg", tag)
+    with set_layer_config(**switches):
+        model: Any = _ENTRYPOINTS[entry.name](pretrained=arguments.flag("pretrained", pretrained), **kwargs)
+    runtime = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
+    model._model_args = {key: value for key, value in kwargs.items() if key not in runtime}
+    if checkpoint_path:
+        load_checkpoint(model, str(checkpoint_path))
+    return model
+
+
+def _specify(entry: Entry, changes: Mapping[str, Any]) -> Spec:
+    """The specification with some fields changed; errors name one of them."""
+    try:
+        return entry.spec.replace(**changes)
+    except ValueError as error:
+        if any(f"{name} (" in str(error) for name in changes):
+            raise
+        raise ValueError(f"{error}; given: {listed(changes)}") from error
+
+
+def _check_names(entry: Entry, given: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument that the net does not have."""
     fields = entry.spec.field_names()
     task = tuple(name for name in inspect.signature(entry.build).parameters if name != "spec")
-    for key in kwargs:
-        if key not in fields and key not in task:
-            close = difflib.get_close_matches(key, [*fields, *task], n=3)
+    for key, value in given.items():
+        if key not in task:
+            close = difflib.get_close_matches(key, [*fields, *task, *FEATURE_OPTIONS], n=3)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
+            if key in FEATURE_OPTIONS:
+                hint = "it needs features_only=True. "
             raise TypeError(
-                f"{entry.name} has no argument {key!r} (given {kwargs[key]!r}): {hint}"
+                f"{entry.name} has no argument {key!r} (given {value!r}): {hint}"
                 f"Fields of the specification: {', '.join(fields)}. Arguments of the net: {', '.join(task)}."
             )
-    spec = entry.spec.replace(**{key: kwargs.pop(key) for key in fields if key in kwargs})
-    return entry.build(spec, **kwargs)
 
 
 def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     """A function as timm wants it: named after the model, at home in the bucket's module."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        spec = entry.spec
-        taps: dict[str, Any] = {"out_indices": tuple(range(len(spec.tap_strides))), "feature_cls": "list"}
-        taps |= kwargs.pop("feature_cfg", None) or {}
-        _check_taps(entry, kwargs.get("out_indices", taps["out_indices"]))
-        for options in (kwargs, taps):
-            if "feature_cls" in options:
-                options["feature_cls"] = feature_wrapper(
-                    options["feature_cls"], chain=getattr(entry.build, "chain", True)
-                )
-        source = {key: kwargs.pop(key, None) for key in ("pretrained_cfg", "pretrained_cfg_overlay")}
-        cfg: Any = resolve_pretrained_cfg(entry.timm_name, **source)
+        changes = {key: kwargs.pop(key) for key in entry.spec.field_names() if key in kwargs}
+        spec = _specify(entry, changes)
+        wrapper = {**(kwargs.pop("feature_cfg", None) or {})}
+        if arguments.flag("features_only", kwargs.get("features_only", False)):
+            wrapper |= {key: kwargs.pop(key) for key in FEATURE_OPTIONS if key in kwargs}
+            wrapper = check_features(entry.build, spec, wrapper, entry.name)
+        cfg = _pretrained_cfg(entry, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None))
         cache_dir = kwargs.pop("cache_dir", None)
 
-        made: list[Any] = []
-
         def construct(**task: Any) -> nn.Module:
-            net = _construct(entry, **task)
-            made[:] = type(net), net.spec
+            _check_names(entry, task)
+            sizes = {key: task[key] for key in ("in_chans", "num_classes")}
+            if changes or any(arguments.is_whole(n) and n > USUAL for n in sizes.values()):
+                check_bounds(entry.build, spec, changes | sizes)
+            net = entry.build(spec, **task)
             if pretrained:
                 load_pretrained(net, entry, cfg, cache_dir)
             return net
@@ -218,11 +249,11 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
             entry.timm_name,
             pretrained=False,
             pretrained_cfg=replace(cfg, state_dict=None),
-            feature_cfg=taps,
+            feature_cfg=wrapper,
             **kwargs,
         )
         if kwargs.get("features_only"):
-            keep_whole(model, *made)
+            keep_whole(model, entry.build, spec)
         return model
 
     create.__name__ = create.__qualname__ = entry.timm_name
@@ -231,17 +262,18 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     return create
 
 
-def _check_taps(entry: Entry, out_indices: Any) -> None:
-    """Raise ValueError for a tap that the net has not; timm would fail on it in other words for each wrapper."""
-    strides = entry.spec.tap_strides
-    wanted = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if any(not -len(strides) <= i < len(strides) for i in wanted):
-        reason = entry.spec.lacks.get("out_indices", "")
-        raise ValueError(
-            f"out_indices ({out_indices}) must lie below {len(strides)}: {entry.name} has {len(strides)} taps, stride "
-            + ", ".join(map(str, strides))
-            + (f" ({reason})" if reason else "")
-        )
+def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
+    """timm's description of the weights that are asked for: a tag, or a whole description, with changes.
+
+    Taken from our own table, for timm forgets it when somebody else registers the name.
+    """
+    if given is None or isinstance(given, str):
+        tagged = vars(sys.modules[BUCKET])["default_cfgs"][entry.timm_name]
+        tag = given or tagged.tags[0]
+        if tag not in tagged.cfgs:
+            raise ValueError(f"pretrained_cfg ({given!r}) must be one of {', '.join(tagged.cfgs)} for {entry.name}")
+        given = replace(tagged.cfgs[tag], architecture=entry.timm_name, tag=tag or None)
+    return resolve_pretrained_cfg(entry.timm_name, given, overlay)
 
 
 def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
@@ -305,20 +337,23 @@ def _tagged(entry: Entry) -> dict[str, dict[str, Any]]:
 
 
 def _name_in_timm(name: str) -> str:
-    """The name itself, or ``zoo_<name>`` where timm owns it.
+    """The name itself, or ``zoo_<name>`` where timm or somebody else owns it; a warning says so of the latter."""
+    owner = _owner(name)
+    if owner in ("", BUCKET):  # A reload of this module finds its own registrations.
+        return name
+    ours = f"zoo_{name}"
+    if not owner.startswith("timm."):
+        place = f"ours is {ours} there" if _owner(ours) in ("", BUCKET) else f"so is {ours}: ours is not there"
+        warnings.warn(
+            f"model name {name!r} is registered with timm by {owner}; {place}. zoo.create_model({name!r}) is ours.",
+            stacklevel=2,
+        )
+    return ours
 
-    Raises:
-        RuntimeError: If somebody else has registered the name.
-    """
-    for candidate in (name, f"zoo_{name}"):
-        if not is_model(candidate):
-            return candidate
-        owner = model_entrypoint(candidate).__module__
-        if owner == BUCKET:  # A reload of this module finds its own registrations.
-            return candidate
-        if not owner.startswith("timm."):
-            raise RuntimeError(f"model name {candidate!r} is already registered with timm by {owner}")
-    raise RuntimeError(f"model names {name!r} and 'zoo_{name}' are both taken in timm's registry")
+
+def _owner(name: str) -> str:
+    """The module that has registered a name with timm; empty for none."""
+    return model_entrypoint(name).__module__ if is_model(name) else ""
 
 
 def _register() -> None:
@@ -329,8 +364,9 @@ def _register() -> None:
         {key: cfg for entry in _ENTRIES.values() for key, cfg in _tagged(entry).items()}
     )
     for entry in _ENTRIES.values():
+        _ENTRYPOINTS[entry.name] = _entrypoint(entry)
         if not is_model(entry.timm_name):
-            package[entry.timm_name] = register_model(_entrypoint(entry))
+            package[entry.timm_name] = register_model(_ENTRYPOINTS[entry.name])
 
 
 _register()

@@ -3,11 +3,12 @@
 Units get resolved channel counts, strides and dilations; they know no family, no stage and no depth.
 """
 
+from zoo.layer_types import LayerType
 from zoo.layers.checkpointing import run_checkpointed
 from zoo.layers.convs import BandConv2d, DeformConv2d, OffsetConv
 from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
-from zoo.layers.kit import Conv, Kit, LayerType, named, sequence
+from zoo.layers.kit import Conv, Kit, named, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
 from zoo.layers.sampling import (
     UPS,
@@ -17,7 +18,6 @@ from zoo.layers.sampling import (
     PadShortcut,
     Resize,
     avg_pool_halving,
-    check_size,
     max_pool_halving,
     upsample_like,
 )
@@ -49,7 +49,6 @@ __all__ = [
     "avg_pool_halving",
     "basic",
     "bottleneck",
-    "check_size",
     "local_norm",
     "max_pool_halving",
     "named",

@@ -1,16 +1,14 @@
 """How convolutions, norms and activations are made, and strung together from a word such as ``"cnacn"``."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import create_act_layer, get_norm_layer
 from torch import nn
 
+from zoo.layer_types import LayerType, make_act, make_norm
 from zoo.layers.convs import BandConv2d, DeformConv2d
-
-LayerType = str | Callable[..., nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,8 @@ class Kit:
     """What all layers of a net have in common: norm and activation type, device and dtype.
 
     Attributes:
-        norm_layer: A name that ``timm.layers.get_norm_layer`` knows, or a callable ``(channels) -> module``.
-        act_layer: A name that ``timm.layers.create_act_layer`` knows, or a callable.
+        norm_layer: A name of ``zoo.layer_types.NORMS``, or a callable ``(channels) -> module``.
+        act_layer: A name of ``zoo.layer_types.ACTS``, a callable ``() -> module``, or a function of a map.
         device: Where parameters live; None is torch's current default.
         dtype: Type of the parameters; None is torch's current default.
     """
@@ -75,14 +73,18 @@ class Kit:
 
     def norm(self, chs: int) -> nn.Module:
         """Make a normalisation of ``chs`` channels."""
-        return get_norm_layer(self.norm_layer)(chs, device=self.device, dtype=self.dtype)
+        return self._placed(make_norm(self.norm_layer, chs))
 
-    def act(self, *, inplace: bool = True) -> nn.Module:
-        """Make an activation; in place it saves one map a layer in training."""
-        return create_act_layer(self.act_layer, inplace=inplace)
+    def act(self) -> nn.Module:
+        """Make an activation; never in place, for what a layer returns belongs to whoever hooks into it."""
+        return self._placed(make_act(self.act_layer))
+
+    def _placed(self, layer: nn.Module) -> nn.Module:
+        # Moved instead of made there: few constructors take a device and a dtype.
+        return layer if self.device is None and self.dtype is None else layer.to(device=self.device, dtype=self.dtype)
 
 
-def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = (), *, fresh: bool = False) -> nn.Module:
+def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = ()) -> nn.Module:
     """String layers together: c = the next convolution, n = norm, a = activation; blanks are ignored.
 
     Children are called conv1, norm1, act1, conv2, ... each letter counted on its own. The empty word is the identity.
@@ -92,7 +94,6 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = (), *, fre
         in_chs: Channels of the input map.
         ops: The word, for example ``"cna cna"``.
         convs: One convolution for each c.
-        fresh: The input belongs to nobody else, so that a leading activation may overwrite it.
 
     Raises:
         ValueError: If the word holds another letter or its c's and the convolutions do not match in number.
@@ -112,7 +113,7 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = (), *, fre
         elif op == "n":
             layers[f"norm{index + 1}"] = kit.norm(chs)
         else:
-            layers[f"act{index + 1}"] = kit.act(inplace=fresh or bool(done))
+            layers[f"act{index + 1}"] = kit.act()
         done += op
     return nn.Sequential(layers)
 

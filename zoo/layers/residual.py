@@ -76,7 +76,7 @@ class Residual(nn.Module):
         self.gate = gate
         self.shortcut = nn.Identity() if shortcut is None else shortcut
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.after = sequence(kit, convs[-1].out_chs, order.after, fresh=True)
+        self.after = sequence(kit, convs[-1].out_chs, order.after)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / stride, W / stride)."""

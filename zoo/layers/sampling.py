@@ -1,6 +1,6 @@
 """Changing the size or the width of a map without a parameter."""
 
-import torch.fx
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -135,16 +135,3 @@ class Resize(nn.Module):
             one = torch.ones((x.shape[1], 1, 1, 1), dtype=x.dtype, device=x.device)
             return F.conv_transpose2d(x, one, stride=2, output_padding=1, groups=x.shape[1])[:, :, :height, :width]
         return x
-
-
-def check_size(x: Tensor, least: int, message: str) -> None:
-    """Raise ValueError if height or width is below ``least``; ``{size}`` in the message becomes the map's size."""
-    _check_size(x, least, message)
-
-
-@torch.fx.wrap
-def _check_size(x: Tensor, least: int, message: str) -> None:
-    # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
-    if not torch.jit.is_scripting() and not torch.jit.is_tracing() and not torch.compiler.is_compiling():  # noqa: SIM102
-        if min(x.shape[-2:]) < least:
-            raise ValueError(message.replace("{size}", f"{x.shape[-2]}x{x.shape[-1]}"))

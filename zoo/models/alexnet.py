@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoo.backbone import Backbone, Trunk
-from zoo.entry import Entry, Spec
+from zoo.entry import Entry, Spec, Window, smallest_before
 from zoo.layers import Conv, Kit, Stage, Wide, sequence
 from zoo.weights import Layout, torchvision
 
@@ -69,6 +69,15 @@ class AlexNetSpec(Spec):
     def output_strides(self) -> tuple[int, ...]:
         """Any pooling can be traded for dilation, and all after it."""
         return self.tap_strides
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """The stem and the poolings read whole windows."""
+        held = self.held(output_stride)
+        windows = [Window(kernel=11, stride=4, padding=2)]
+        for native, before, stride in zip(self.tap_strides, held, held[1:], strict=False):
+            windows.append(Window(kernel=3, stride=stride // before, dilation=native // before))
+        sizes = tuple(smallest_before(windows[:n]) for n in range(1, 5))
+        return (*sizes, sizes[-1])
 
     def head_size(self, size: int) -> int:
         """After the stem and three poolings without padding."""

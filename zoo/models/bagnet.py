@@ -33,7 +33,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
 from zoo.weights import Layout
 
@@ -89,6 +89,18 @@ class BagNetSpec(Spec):
         """Height and width, in pixels, of what one position of the last map sees."""
         strides = zip(self.windows, self.stage_strides[:-1], self.stage_strides[1:], strict=True)
         return 3 + sum(2 * (before if i == 0 else after) for windows, before, after in strides for i in range(windows))
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Nothing is padded, so that every window must lie within its map."""
+        windows, sizes = [Window(kernel=3)], {1: 3}
+        total, dilation = 1, 1
+        for stride, count, native in zip(self.strides, self.windows, self.stage_strides[1:], strict=True):
+            held = total * stride > (output_stride or self.head_stride)
+            first = Window(kernel=3 if count else 1, stride=1 if held else stride, dilation=dilation)
+            total, dilation = (total, dilation * stride) if held else (total * stride, dilation)
+            windows += [first, *[Window(kernel=3, dilation=dilation)] * (count - 1)]
+            sizes[native] = smallest_before(windows)
+        return (*sizes.values(), smallest_before(windows))
 
     def head_size(self, size: int) -> int:
         """Positions whose patch lies within the image."""

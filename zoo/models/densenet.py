@@ -101,6 +101,17 @@ class DenseNetSpec(Spec):
         """From the first block's to the native one."""
         return self.tap_strides[-len(self.depths) :]
 
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Transitions halve an odd size downwards, the stem upwards."""
+        finest = STEMS[self.stem][1]
+        sizes = tuple(max(1, stride - finest + 1) for stride in self.held(output_stride))
+        return (*sizes, sizes[-1])
+
+    def head_size(self, size: int) -> int:
+        """Transitions halve an odd size downwards, the stem upwards."""
+        finest = STEMS[self.stem][1]
+        return -(-size // finest) // (self.head_stride // finest)
+
     @property
     def lacks(self) -> Mapping[str, str]:
         """No layer can start as the identity."""

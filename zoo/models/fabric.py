@@ -75,7 +75,6 @@ from zoo.layers import (
     Kit,
     Resize,
     Scale,
-    check_size,
     max_pool_halving,
     named,
     sequence,
@@ -89,6 +88,8 @@ SKIPS = ("all", "within")
 HEADS = ("classify", "dense", "hypercolumn")
 STEMS = {"imagenet": 4, "cifar": 1}
 """Total stride of scale 0."""
+MOST_NODES = 10_000
+"""Columns times scales; the largest preset has 96, and a graph of many more takes minutes to draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,8 @@ class FabricSpec(Spec):
         self.require_positive("columns", "scales", "channels")
         self.require(self.columns > 1, "columns", "be at least 2: one column is a chain, not a grid")
         self.require(self.scales > 1, "scales", "be at least 2: one scale is a chain, not a grid")
+        most = MOST_NODES // self.scales
+        self.require(self.columns <= most, "columns", f"not exceed {most} with {self.scales} scales")
         self.require(
             len(self.channels) == self.scales, "channels", f"have {self.scales} numbers, one a scale, finest first"
         )
@@ -182,6 +185,12 @@ class FabricSpec(Spec):
     def output_strides(self) -> tuple[int, ...]:
         """From the finest scale's to the native one."""
         return self.scale_strides
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Sizes are rounded up, so that any image works; the scales must differ in size to be scales."""
+        coarsest, finest = self.held(output_stride)[-1], STEMS[self.stem]
+        size = coarsest // 2 + 1 if coarsest > finest else 1
+        return (1,) * (len(self.tap_strides) - self.scales) + (size,) * (self.scales + 1)
 
     @property
     def head_stride(self) -> int:
@@ -333,12 +342,6 @@ class Fabric(Backbone):
         self.column_tap = len(taps)
         for scale, stride in enumerate(strides):
             taps.append((f"columns.{spec.columns - 1}.{scale}.finish", spec.channels[scale], stride))
-        self.smallest = 2 ** (spec.scales - 2) + 1
-        image, least = (self.smallest - 1) * STEMS[spec.stem] + 1, f"{self.smallest}x{self.smallest}"
-        self.too_small = (
-            f"scale 0 ({{size}}) must be at least {least} for {spec.scales} scales of different sizes: give images of "
-            f"at least {image}x{image} pixels, or fewer scales"
-        )
         hyper = spec.head == "hypercolumn"
         self.head_output = spec.scales if hyper else spec.head_scale
         self.columns.train_for([self.head_output])
@@ -384,7 +387,7 @@ class Fabric(Backbone):
         """See `Backbone.forward_trunk`.
 
         Raises:
-            ValueError: If height or width is too small for the number of scales, or a tap has been removed.
+            ValueError: If a tap has been removed.
         """
         taps: list[Tensor] = []
         x = self.stem(x)
@@ -398,7 +401,6 @@ class Fabric(Backbone):
             if tap >= self.column_tap:
                 scales.append(tap - self.column_tap)
         x = self.enter(x)
-        check_size(x, self.smallest, self.too_small)
         nodes = self.columns(x, [output] + scales + self.always)  # noqa: RUF005 - TorchScript has no star
         for scale in scales:
             taps.append(nodes[scale])

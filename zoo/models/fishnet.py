@@ -50,7 +50,6 @@ from zoo.layers import (
     SqueezeGate,
     Stage,
     bottleneck,
-    check_size,
     max_pool_halving,
     sequence,
     upsample_like,
@@ -134,6 +133,16 @@ class FishSpec(Spec):
     def output_strides(self) -> tuple[int, ...]:
         """From that of f0 to the native one."""
         return self.tap_strides[-4:]
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """The tail halves downwards, and a pixel of f0 must be left at the end; the stem halves upwards."""
+        finest = STEMS[self.stem]
+        fish = self.held(output_stride)[-1] - finest + 1
+        return (1,) * (len(self.tap_strides) - 4) + (fish,) * 5
+
+    def head_size(self, size: int) -> int:
+        """See `smallest`."""
+        return -(-size // STEMS[self.stem]) // 8
 
 
 class _Levels:
@@ -286,10 +295,6 @@ class FishNet(Backbone):
         self.bridge = Bridge(levels)
         self.body = Body(levels)
         self.head1, self.head2, self.head3 = (HeadStage(levels, i) for i in range(3))
-        self.smallest = 7 * STEMS[spec.stem] + 1
-        self.too_small = (
-            f"input size ({{size}}) must be at least {self.smallest}x{self.smallest} for three halvings in a fish"
-        )
         taps = [("stem", width, 2)] if spec.stem == "imagenet" else []
         self.body_tap = len(taps)
         taps += zip(("body.join3", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
@@ -301,12 +306,7 @@ class FishNet(Backbone):
         )
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
-        """Swim: see `Backbone.forward_trunk`.
-
-        Raises:
-            ValueError: If height or width is too small for three halvings.
-        """
-        check_size(x, self.smallest, self.too_small)
+        """Swim: see `Backbone.forward_trunk`."""
         taps: list[Tensor] = []
         x = self.stem(x)
         if self.body_tap == 1 and 0 in keep:

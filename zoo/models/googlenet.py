@@ -55,19 +55,9 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.backbone import Backbone, Trunk
-from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import (
-    Conv,
-    DilatedMaxPool,
-    Kit,
-    Stage,
-    check_size,
-    local_norm,
-    max_pool_halving,
-    run_checkpointed,
-    sequence,
-)
+from zoo.backbone import Backbone, Trunk, check_images
+from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
+from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, local_norm, max_pool_halving, run_checkpointed, sequence
 from zoo.weights import Layout, torchvision
 
 STEMS = {"imagenet": 4, "cifar": 1}
@@ -164,13 +154,16 @@ class GoogLeNetSpec(Spec):
             size = (size - kernel + 1) // 2 + 1
         return size
 
-    @property
-    def smallest(self) -> int:
-        """Height and width of the smallest image; a pooling needs its window less the pixel that may lie outside."""
-        size = 1
-        for kernel in reversed(self.pools):
-            size = max(1, 2 * (size - 1) + kernel - 1)
-        return 2 * size - 1 if self.stem == "imagenet" else size
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """A window may reach over the border by a pixel; dilated ones are padded."""
+        held = self.held(output_stride)
+        windows = [Window(kernel=1, stride=2)] if self.stem == "imagenet" else []
+        sizes = [1]
+        for before, stride, kernel in zip(held, held[1:], self.pools, strict=False):
+            if before < stride:
+                windows.append(Window(kernel=kernel - 1, stride=2))
+            sizes.append(smallest_before(windows))
+        return (*sizes, sizes[-1])
 
     @property
     def lacks(self) -> dict[str, str]:
@@ -195,26 +188,6 @@ def _local_norm() -> nn.Module:
     norm = local_norm(1.0)
     norm.alpha = 1e-4
     return norm
-
-
-class Halving(nn.Module):
-    """Max-pooling of stride 2, which names the smallest image that has enough pixels left.
-
-    Args:
-        kernel: The window.
-        smallest: Height and width of that image.
-    """
-
-    def __init__(self, kernel: int, smallest: int) -> None:
-        super().__init__()
-        self.least = kernel - 1
-        self.too_small = f"input size must be at least {smallest}x{smallest}: a map of {{size}} cannot be pooled"
-        self.pool = max_pool_halving(halve=True, dilation=1, kernel=kernel, ceil=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> half the size; see `GoogLeNetSpec.head_size` for odd ones."""
-        check_size(x, self.least, self.too_small)
-        return self.pool(x)
 
 
 class Inception(nn.Module):
@@ -302,8 +275,7 @@ class GoogLeNet(Backbone):
             units: list[nn.Module] = []
             if len(pools) == len(spec.depths) - index:
                 halve = 2 * reduction <= (output_stride or spec.output_strides[-1])
-                kernel = pools.pop(0)
-                units.append(Halving(kernel, spec.smallest) if halve else DilatedMaxPool(dilation, kernel))
+                units.append(max_pool_halving(halve=halve, dilation=dilation, kernel=pools.pop(0), ceil=True))
                 reduction, dilation = (2 * reduction, dilation) if halve else (reduction, 2 * dilation)
             for i in range(depth):
                 row = next(widths)
@@ -328,7 +300,7 @@ class GoogLeNet(Backbone):
             return []
         first, middle, last = spec.stem_widths
         self.stem = _convs(spec, kit, in_chans, Conv(out_chs=first, kernel=7, stride=2))
-        self.pool1 = Halving(spec.pools[0], spec.smallest)
+        self.pool1 = max_pool_halving(halve=True, dilation=1, kernel=spec.pools[0], ceil=True)
         if spec.norm == "local":
             self.norm1 = _local_norm()
         self.reduce = _convs(spec, kit, first, Conv(out_chs=middle, kernel=1), Conv(out_chs=last, kernel=3))
@@ -346,7 +318,7 @@ class GoogLeNet(Backbone):
     @torch.jit.ignore
     def forward_auxiliary(self, x: Tensor) -> AuxiliaryOutputs:
         """Images (N, in_chans, H, W) -> logits of the classifier, of that after 4a and of that after 4d."""
-        x, _ = self.forward_trunk(x, [], self.last_tap - 2)
+        x, _ = self.forward_trunk(check_images(x, self.smallest[-1]), [], self.last_tap - 2)
         inner, stage = [], cast(Stage, self.stage4)
         for unit in stage:
             x = run_checkpointed(unit, x) if stage.grad_checkpointing else unit(x)

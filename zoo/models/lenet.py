@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoo.backbone import Backbone, Trunk
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
 from zoo.layers import Conv, Kit, Stage, Wide, sequence
 
 
@@ -66,6 +66,15 @@ class LeNetSpec(Spec):
     def output_strides(self) -> tuple[int, ...]:
         """Any pooling can be traded for dilation, and all after it."""
         return self.tap_strides
+
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Convolutions and poolings read whole windows."""
+        held, windows, sizes = self.held(output_stride), [], []
+        for native, before, stride in zip(self.tap_strides, held, held[1:], strict=False):
+            windows.append(Window(kernel=self.kernel, dilation=native // before))
+            sizes.append(smallest_before(windows))
+            windows.append(Window(kernel=2, stride=stride // before, dilation=native // before))
+        return (*sizes, *[smallest_before(windows)] * 2)
 
     def head_size(self, size: int) -> int:
         """After convolutions without padding, each followed by a pooling."""

@@ -90,6 +90,11 @@ class VGGSpec(Spec):
         """Any pooling can be traded for dilation, and all after it."""
         return self.tap_strides
 
+    def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
+        """Pooling halves an odd size downwards, so that a tap needs a pixel for each step of its stride."""
+        held = self.held(output_stride)
+        return (*held, held[-1])
+
     def head_size(self, size: int) -> int:
         """Pooling halves an odd size downwards."""
         return size // self.head_stride
