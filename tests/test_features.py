@@ -87,7 +87,7 @@ def test_wrong_taps_are_named(asked: Any, rule: str) -> None:
         assert rule in str(caught.value)
     net = zoo.create_model("resnet_test")
     for ask in (net.prune_intermediate_layers, lambda taps: net.forward_intermediates(images("resnet_test"), taps)):
-        with pytest.raises(ValueError, match=r"indices \(.*must " + rule.partition(":")[0]):
+        with pytest.raises(ValueError, match=r"indices \(.*must .*" + rule.partition(":")[0]):
             ask(asked)
 
 

@@ -428,9 +428,13 @@ def _check_stride(spec: Spec, output_stride: Any) -> int | None:
     return int(output_stride)
 
 
-@torch.fx.wrap
 def check_images(x: Tensor, least: int) -> Tensor:
     """Return the images, or raise ValueError if their height or width is below ``least``."""
+    return _check_images(x, least)
+
+
+@torch.fx.wrap
+def _check_images(x: Tensor, least: int) -> Tensor:
     # Not while tracing or compiling: sizes are symbols there, and a comparison would pin them.
     if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
         if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
