@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 with warnings.catch_warnings():
     # fvcore compiles a loss function on import; users can do nothing about it.
@@ -62,6 +64,8 @@ PRODUCTS = {
     "torchvision::deform_conv2d": _deform_conv_flops,
 }
 MACS, ACTIVATIONS = "macs", "activations"  # the keys under which the handles below report
+LARGEST_IMAGE = 2**27
+"""Numbers in an image that is counted; one of 7680x4320 pixels has fewer. The net computes its maps for real."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +111,11 @@ class Complexity:
 def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> Complexity:
     """Count one net at batch 1, in eval mode, on its own device; the net itself is left as it was.
 
-    What the forward pass returns does not matter: logits, a list of feature maps and a tuple all work. A net on the
-    meta device is counted on the CPU with zeros for weights, which is the quick way to count one that is only looked
-    at. Networks that look at values to decide what to compute are counted for a black image.
+    What the forward pass returns does not matter: tensors are found in lists, tuples, dictionaries and dataclasses,
+    beside numbers and words. A net on the meta device is counted on the CPU with zeros for weights, which is the quick
+    way to count one that is only looked at. Networks that look at values to decide what to compute are counted for a
+    black image. A compiled net is counted as the net that was compiled. A scripted or traced one is counted by the
+    operators that it runs: as a whole, and without what fvcore knows by other names, which is in ``uncounted``.
 
     Args:
         model: Any net that takes (N, C, H, W).
@@ -118,20 +124,28 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
 
     Raises:
         ValueError: If the size is not three positive integers, is not to be had from the model, has another number
-            of channels than the model, or does not run through it.
+            of channels than the model, is too large to be tried, or does not run through it; or if the net returns no
+            tensor.
+        TypeError: If ``model`` is no net.
     """
+    model = _uncompiled(model)
     size = _check_size(model, input_size)
     with _one_thread(), torch.no_grad(), _prepared(model):
         first = next(model.parameters(), None)
         image = torch.zeros(1, *size) if first is None else first.new_zeros((1, *size))
-        analysis = FlopCountAnalysis(model, image)
-        analysis.set_op_handle(**{name: _with_activations(handle) for name, handle in PRODUCTS.items()})
-        # Both are about to be reported, by `uncounted` and by zeros in the stages.
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         try:
+            net = make_fx(model)(image) if _is_scripted(model) else model
+            net.register_forward_hook(_only_tensors)
+            analysis = FlopCountAnalysis(net, image)
+            analysis.set_op_handle(**{name: _with_activations(handle) for name, handle in PRODUCTS.items()})
+            # Both are about to be reported, by `uncounted` and by zeros in the stages.
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_module = analysis.by_module_and_operator()
         except RuntimeError as error:
             raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {error}") from error
+        except (TypeError, AttributeError, IndexError, KeyError, AssertionError, NotImplementedError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"model ({type(model).__name__}) does not take an image of {size}: {reason}") from error
     total = by_module[""]
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
@@ -140,7 +154,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
         activations=int(total[ACTIVATIONS]),
         uncounted=dict(sorted(analysis.unsupported_ops().items())),
         input_size=size,
-        stages=tuple(_stages(model, analysis)),
+        stages=tuple(_stages(net, analysis)),
     )
 
 
@@ -171,9 +185,50 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The net that was compiled, if it was.
+
+    Raises:
+        TypeError: If it is no net.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model ({type(model).__name__}) must be a net")
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return model
+
+
+def _is_scripted(model: nn.Module) -> bool:
+    """Whether a part of the net is scripted or traced: it then takes no hooks that count."""
+    return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+
+
+def _only_tensors(module: nn.Module, args: Any, out: Any) -> tuple[torch.Tensor, ...]:
+    """Hook: what a tracer takes of what a net returns."""
+    found: list[torch.Tensor] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                visit(part)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                visit(part)
+        elif is_dataclass(value) and not isinstance(value, type):
+            for part in fields(value):
+                visit(getattr(value, part.name))
+
+    visit(out)
+    if not found:
+        raise ValueError(f"model ({type(module).__name__}) returns no tensor but a {type(out).__name__}")
+    return tuple(found)
+
+
 @contextmanager
 def _prepared(model: nn.Module) -> Generator[None]:
-    """Net in eval mode, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
+    """Net in eval mode, uncompiled, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
 
     That includes the hooks, which fvcore forgets in the net when the trace fails. Making a copy instead takes a quarter
     of all the time.
@@ -183,11 +238,19 @@ def _prepared(model: nn.Module) -> Generator[None]:
     hooks = [(kind, kind.copy()) for m in modules for kind in (m._forward_hooks, m._forward_pre_hooks)]
     zeros: dict[int, torch.Tensor] = {}
     swapped: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    compiled = [(m, call) for m in modules if (call := getattr(m, "_compiled_call_impl", None)) is not None]
+    parts: list[tuple[dict[str, Any], str, nn.Module]] = []
     for module in modules:
+        for name, child in module.named_children():
+            if (plain := _uncompiled(child)) is not child:
+                parts.append((module._modules, name, child))
+                module._modules[name] = plain
         for tensors in (module._parameters, module._buffers):
             swapped += [(tensors, name, t) for name, t in tensors.items() if t is not None and t.is_meta]
     try:
         model.eval()
+        for module, _ in compiled:
+            module._compiled_call_impl = None
         for tensors, name, tensor in swapped:
             # A shared tensor stays shared. Zeros, for memory as found may hold denormals, which are slow, or nan.
             if id(tensor) not in zeros:
@@ -198,6 +261,10 @@ def _prepared(model: nn.Module) -> Generator[None]:
     finally:
         for tensors, name, tensor in swapped:
             tensors[name] = tensor
+        for children, name, child in parts:
+            children[name] = child
+        for module, call in compiled:
+            module._compiled_call_impl = call
         for kind, before in hooks:
             kind.clear()
             kind.update(before)
@@ -239,8 +306,13 @@ def _check_size(model: nn.Module, size: tuple[int, int, int] | None) -> tuple[in
         default = tuple(config["input_size"])
         size = (channels or default[0], *default[1:])
     size = tuple(size)
-    if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+    if len(size) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size):
         raise ValueError(f"input_size {size} must be three positive integers (C, H, W)")
+    if size[0] * size[1] * size[2] > LARGEST_IMAGE:
+        raise ValueError(
+            f"input_size {size} must have at most {LARGEST_IMAGE:,} numbers, for the maps of a larger image are "
+            "computed for minutes and fill the memory"
+        )
     if channels is not None and size[0] != channels:
         raise ValueError(f"input_size {size} has {size[0]} channels, the model takes {channels}; see in_chans")
     return size
