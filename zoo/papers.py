@@ -334,7 +334,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "un-pooling: bed of nails, nearest neighbour, bilinear",
             DUMOULIN,
             "part",
-            where=("zoo.layers.UPS", "zoo.layers.resize_like"),
+            where=("zoo.layers.UPS", "zoo.layers.Resize"),
         ),
         System(
             "un-pooling: bicubic, transposed convolution",
