@@ -22,7 +22,7 @@ from zoo.bench.data import DATASETS
 from zoo.bench.tasks import TASKS
 from zoo.cli import main
 from zoo.report.rows import gather
-from zoo.results import SCHEMA, NetResult, Results, append, group, read
+from zoo.results import SCHEMA, NetResult, Recipe, Results, Run, append, group, read
 from zoo.results.escape import for_csv, for_html, for_markdown, for_picture, for_terminal
 from zoo.results.group import pareto_front
 from zoo.results.line import LONGEST_NAME, LONGEST_TEXT
@@ -32,6 +32,8 @@ from zoo.results.plot_labels import place_labels
 from zoo.results.run import NAMED_SETS
 from zoo.results.store import finished_keys, read_if_there
 from zoo.results.table import choose, footnote, format_table, sort_nets, write_table
+
+PLAIN = Recipe(epochs=8, batch_size=32, lr=0.1)
 
 
 def nets(*lines: Mapping[str, Any]) -> tuple[NetResult, ...]:
@@ -296,6 +298,12 @@ def test_what_may_be_compared() -> None:
     assert places(run("a"), run("b", dataset__fingerprint="1f")) == ["digits"]
     with pytest.raises(ValueError, match=r"results hold digits; folder/flowers: keep one file for each image set"):
         choose(group([run("a"), one]))
+    asked = Run(name="a", dataset="folder/flowers", recipe=PLAIN, seed=0, fingerprint="1f")
+    shown, left_out = choose(group([run("a"), one]), asked)
+    assert shown is not None
+    assert shown.title == "folder/flowers"
+    assert left_out == ["the table leaves out digits, nets: 1; zoo report shows them"]
+    assert choose(group([run("a"), two]), asked)[0] is None
 
 
 def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:

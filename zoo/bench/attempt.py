@@ -27,6 +27,8 @@ from zoo.results.run import Run
 
 Line = dict[str, Any]
 """What is stored of a run that has ended."""
+LONGEST_ERROR = 10_000
+"""Characters of an error, and of its traceback, that a line keeps."""
 TRACE_LINES = 30
 """Of a failed run's traceback that its line keeps."""
 
@@ -180,8 +182,8 @@ def failure(job: Job, error: str, trace: str = "") -> Line:
         "dataset": {"name": job.run.dataset},
         "recipe": job.run.recipe.to_dict(),
         "seed": job.run.seed,
-        "error": error,
-        "traceback": trace,
+        "error": error[:LONGEST_ERROR],
+        "traceback": trace[-LONGEST_ERROR:],
         "versions": versions(),
         "device": describe_device(torch.device(job.how.device)),
         **_when(),

@@ -326,10 +326,14 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str], run: Any = No
     if not results.trainings:
         raise ValueError(f"{path} holds no finished run: run zoo bench first")
     comparison, left_out = choose(group(results.trainings), run)
+    for text in [*(results.warnings if run is None else []), *left_out]:
+        print(f"zoo: warning: {for_terminal(text)}", file=sys.stderr)
+    if comparison is None:
+        return
     nets = sort_nets(comparison.nets, sort)
     files = [path, *(write_table(nets, out / f"table.{kind}") for kind in formats)]
     files += plot_all(nets, out, comparison.dataset)
-    for text in [*(results.warnings if run is None else []), *comparison.remarks, *left_out]:
+    for text in comparison.remarks:
         print(f"zoo: warning: {for_terminal(text)}", file=sys.stderr)
     print(f"\n{format_table(nets)}\n\n{footnote(nets)}\n")
     for file in files:

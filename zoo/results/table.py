@@ -33,12 +33,12 @@ LONGEST_NAME = 200
 LONGEST_NOTE = 2000
 
 
-def choose(comparisons: Sequence[Comparison], run: Run | None = None) -> tuple[Comparison, list[str]]:
+def choose(comparisons: Sequence[Comparison], run: Run | None = None) -> tuple[Comparison | None, list[str]]:
     """Return the comparison that a table shows, and a text for each other one.
 
     Args:
         comparisons: At least one.
-        run: Shown is what may be held against this run; by default there must be one comparison only.
+        run: Shown is what may be held against this run, None if nothing may. By default there must be one comparison.
 
     Raises:
         ValueError: If there are several, whose scores do not compare, and nothing chooses among them.
@@ -49,9 +49,9 @@ def choose(comparisons: Sequence[Comparison], run: Run | None = None) -> tuple[C
             raise ValueError(f"results hold {titles}: keep one file for each image set and task, or see zoo report")
         return comparisons[0], []
     place = run.task, run.dataset, run.fingerprint
-    shown = [c for c in comparisons if (c.task, c.dataset, c.fingerprint) == place] or list(comparisons[:1])
-    others = [c for c in comparisons if c is not shown[0]]
-    return shown[0], [f"not in this table: results of {c.title} ({len(c.nets)}); zoo report shows them" for c in others]
+    shown = next((c for c in comparisons if (c.task, c.dataset, c.fingerprint) == place), None)
+    others = [c for c in comparisons if c is not shown]
+    return shown, [f"the table leaves out {c.title}, nets: {len(c.nets)}; zoo report shows them" for c in others]
 
 
 def metric_of(nets: Sequence[NetResult]) -> Metric:
