@@ -1,6 +1,7 @@
 """Where weights go: nets in wrappers, cut nets, nets of another size; and numbers that must not get through."""
 
 import copy
+import importlib
 import io
 import logging
 import os
@@ -422,3 +423,33 @@ def test_a_net_in_channels_last_is_saved(tmp_path: Path) -> None:
     again = zoo.create_model(f"local-dir:{folder}", pretrained=True)
     assert same(held(again), held(net))
     assert not net._state_dict_hooks
+
+
+# Old names
+
+
+@pytest.mark.parametrize("name", ["load_weights", "check_weights", "checkpoint_filter_fn"])
+def test_the_registry_still_has_them(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"zoo\.registry\.{name} is zoo\.weights\.loading\.{name}"):
+        assert getattr(zoo.registry, name) is getattr(zoo.weights.loading, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        zoo.registry.nothing  # noqa: B018
+
+
+def test_the_old_reader_is_still_there(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    checkpoint = importlib.import_module("zoo.checkpoint")
+    with pytest.warns(DeprecationWarning, match=r"zoo\.checkpoint\.read is zoo\.weights\.reader\.opened"):
+        read = checkpoint.read
+    assert same(read(file), dict(torch.load(file)))
+    with pytest.warns(DeprecationWarning, match=r"zoo\.weights\.sources\.fetched"):
+        fetch = checkpoint.fetch
+    assert same(fetch(file.as_uri()), dict(torch.load(file)))
+    with pytest.warns(DeprecationWarning, match="find_in_folder"):
+        find = checkpoint.find_in_folder
+    assert find(tmp_path) == file
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="it is a folder without a checkpoint"):
+        find(tmp_path / "empty")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        checkpoint.nothing  # noqa: B018
