@@ -39,6 +39,11 @@ def no_net_is_left_over() -> Iterator[None]:
     gc.collect()
 
 
+def small_images(name: str) -> Tensor:
+    """One image of a model's size, but of the size of a street scene only a part."""
+    return images(name, batch=1)[:, :, :224, :224]
+
+
 def maps_of(out: Any) -> list[Tensor]:
     return list(out.values()) if isinstance(out, dict) else list(out)
 
@@ -133,7 +138,7 @@ def test_taps_follow_the_specification_that_was_asked_for() -> None:
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_a_hook_on_a_taps_module_sees_the_map(name: str) -> None:
     """So that Grad-CAM, decoders that hook into an encoder, and tools by the names of feature_info work."""
-    net, x = settled(name, **SMALLER.get(name, {})), images(name, batch=1)
+    net, x = settled(name, **SMALLER.get(name, {})), small_images(name)
     want = net.forward_intermediates(x, intermediates_only=True)
     seen: dict[int, Tensor] = {}
     backwards: set[int] = set()
@@ -156,7 +161,7 @@ def test_a_hook_on_a_taps_module_sees_the_map(name: str) -> None:
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_hooks_on_every_layer_may_keep_what_they_see(name: str) -> None:
     """No layer writes into what another returned, so that maps and gradients are what they were."""
-    net, x = settled(name, **SMALLER.get(name, {})), images(name, batch=1)
+    net, x = settled(name, **SMALLER.get(name, {})), small_images(name)
     kept: list[tuple[str, Tensor, Tensor]] = []
     for key, module in net.named_modules():
         if not any(True for _ in module.children()):
