@@ -1,6 +1,7 @@
 """Result lines: the schema, the writer, the reader, the rule of aggregation, and what is shown of it."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from result_lines import RUN, SPEED, changed, run, stored, write
 
 from zoo.bench import runner, speed
 from zoo.bench.data import DATASETS
+from zoo.bench.progress import Progress
 from zoo.bench.tasks import TASKS
 from zoo.cli import main
 from zoo.report.rows import gather
@@ -158,6 +160,16 @@ def test_commands_refuse_a_foreign_file_before_they_measure(
     assert text.startswith(f"zoo: error: {path}, line 1: the line is no JSON")
     assert path.read_text() == "a note\nof mine"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_sweep_tells_once_of_what_it_passes_over(tmp_path: Path) -> None:
+    path, stream = tmp_path / "results.jsonl", io.StringIO()
+    path.write_bytes(TORN[0] + b"\n")
+    text = f"{path}, line 1: passed over a line that is cut off"
+    with pytest.warns(UserWarning, match=re.escape(text)):
+        runner.sweep([], path)
+    runner.sweep([], path, listener=Progress(stream=stream))
+    assert stream.getvalue() == f"zoo: warning: {text}\n"
 
 
 def test_a_full_disk_is_reported_and_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
