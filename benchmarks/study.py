@@ -29,16 +29,16 @@ from tqdm import tqdm
 import zoo
 from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
-from zoo.bench.options import cores
+from zoo.bench.machine import cores
 from zoo.bench.progress import Progress
 from zoo.bench.recipes import RECIPES
 from zoo.bench.runner import SAVED, plan, sweep
 from zoo.catalogue import count_names
-from zoo.cli import main as zoo_command
 from zoo.files import write_in_folder
 from zoo.results import NetResult, Run, group
 from zoo.results.plot import COLOURS, COSTS, MARKERS, STYLE
 from zoo.results.store import RESULTS, read_if_there
+from zoo_cli import main as zoo_command
 
 OUT = Path(__file__).resolve().parent / "results"
 SIZES = {"S": 50_000, "M": 100_000, "L": 300_000}

@@ -23,8 +23,8 @@ from safetensors.torch import save as safe_bytes
 from torch import Tensor, nn
 
 import zoo
-from zoo.cli import main
 from zoo.weights import reader
+from zoo_cli import main
 
 NAME = "resnet20_projection_cifar"
 

@@ -1,13 +1,11 @@
 """The command `zoo`: what it prints, what it writes, how it fails."""
 
-import argparse
 import json
 import os
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,13 @@ from safetensors.torch import save_file
 import zoo
 from zoo import files
 from zoo.bench import attempt, runner, speed
-from zoo.bench.options import parse_pairs, run_verb
+from zoo.bench import request as bench_request
 from zoo.bench.runner import Outcome
-from zoo.cli import main, parse_size
 from zoo.papers import SYSTEMS, systems
 from zoo.results import Recipe, Run, append, store
 from zoo.weights import loading
+from zoo_cli import main
+from zoo_cli.common import guarded, parse_pairs, parse_size
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -252,7 +251,7 @@ def test_a_failed_run_makes_the_bench_fail(
 ) -> None:
     write_results(tmp_path / "results.jsonl")
     failure = Outcome(finished=3, skipped=0, failures=("resnet20_cifar, seed 0: the loss is nan in epoch 1 of 2",))
-    monkeypatch.setattr(runner, "sweep", lambda *_, **__: failure)
+    monkeypatch.setattr(bench_request, "sweep", lambda *_, **__: failure)
     assert main(["bench", "resnet20_cifar", "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "zoo: failed: resnet20_cifar, seed 0: the loss is nan in epoch 1 of 2" in captured.err
@@ -265,7 +264,7 @@ def test_an_interrupted_bench_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "sweep", interrupt)
+    monkeypatch.setattr(bench_request, "sweep", interrupt)
     assert main(["bench", "resnet20_cifar", "--out", str(tmp_path)]) == 130
     assert "the same command does the rest" in capsys.readouterr().err
 
@@ -342,11 +341,6 @@ def test_a_bench_whose_runs_all_fail_says_so(
 # ---------------------------------------------------------------- what nobody foresaw
 
 
-def request(act: Callable[[], Any]) -> Any:
-    """A request that does what it is told, in the form that the parser returns it."""
-    return lambda: argparse.Namespace(run=lambda _: act())
-
-
 def raise_(error: BaseException) -> Any:
     raise error
 
@@ -371,10 +365,10 @@ def test_every_error_is_one_line_and_a_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("ZOO_TRACEBACK", raising=False)
-    assert run_verb(request(lambda: raise_(error))) == status
+    assert guarded(lambda: raise_(error)) == status
     assert capsys.readouterr() == ("", f"{line}\n")
     monkeypatch.setenv("ZOO_TRACEBACK", "1")
-    assert run_verb(request(lambda: raise_(error))) == status
+    assert guarded(lambda: raise_(error)) == status
     text = capsys.readouterr().err
     assert text.endswith(f"{line}\n")
     assert text.startswith("Traceback") == (status != 130)
@@ -388,7 +382,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         print(warnings.formatwarning("old", DeprecationWarning, "elsewhere.py", 3), end="")
         return 0
 
-    assert run_verb(request(show)) == 0
+    assert guarded(show) == 0
     assert capsys.readouterr().out.splitlines() == [
         "zoo: warning: a line is skipped",
         "zoo: warning: old (DeprecationWarning, elsewhere.py:3)",
@@ -397,7 +391,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def run_apart(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "import sys; from zoo.cli import main; sys.exit(main())", *arguments]
+    command = [sys.executable, "-c", "import sys; from zoo_cli import main; sys.exit(main())", *arguments]
     return subprocess.run(command, capture_output="stdout" not in options, check=False, **options)
 
 

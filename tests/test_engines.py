@@ -30,9 +30,9 @@ from zoo.bench.recipes import RECIPES
 from zoo.bench.saved import Saved
 from zoo.bench.team import interleave, join
 from zoo.bench.train import EpochMetrics, Trained, training
-from zoo.cli import main
 from zoo.results import store as results
 from zoo.results.run import Run
+from zoo_cli import main
 
 DIGITS = RECIPES["digits"].recipe
 TINY = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
@@ -247,8 +247,9 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any, 
     receiver, sender = fork.Pipe(duplex=False)
     whole = fork.Process(target=counted_sweep, args=(str(undisturbed), seeds, epochs, files, None, sender))
     whole.start()
-    length = receiver.recv()
     whole.join()
+    assert whole.exitcode == 0
+    length = receiver.recv()
     done: set[str] = set()
     for _ in range(8):
         last = chance.randint(1, length // 2)
@@ -331,6 +332,7 @@ def test_processes_end_with_the_sweep(tmp_path: Path, fork: Any) -> None:
         receiver, sender = fork.Pipe(duplex=False)
         process = fork.Process(target=sweep_in_processes, args=(str(tmp_path / how.name / "r.jsonl"), sender))
         process.start()
+        sender.close()  # so that the end of the process is the end of the pipe
         sweeps.append((process, how, receiver))
     for process, how, receiver in sweeps:
         found = receiver.recv()

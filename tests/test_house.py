@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import zoo
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "zoo").rglob("*.py"))
+SOURCES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "zoo_cli").rglob("*.py")])
 FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem != "__init__")
 
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
@@ -36,9 +37,8 @@ MAY_IMPORT = {
     "zoo.complexity": set(),
     "zoo.catalogue": {"zoo.complexity", "zoo.registry", "zoo.interrupts"},
     "zoo.papers": set(),
-    "zoo.published": set(),
+    "zoo.published": {"zoo.registry"},
     "zoo.results": {"zoo.published", "zoo.files"},
-    "zoo.published_command": {"zoo", "zoo.published"},
     "zoo.backbone": {"zoo.arguments", "zoo.entry", "zoo.layers"},
     "zoo.models": {"zoo.entry", "zoo.layers", "zoo.backbone", "zoo.grid", "zoo.topology", "zoo.weights"},
     "zoo.registry": {
@@ -56,16 +56,6 @@ MAY_IMPORT = {
     "zoo.hub": {"zoo.files"},
     "zoo.imagesets": {"zoo.files", "zoo.interrupts"},
     "zoo.evaluation": {"zoo.imagesets"},
-    "zoo.weights_command": {
-        "zoo",
-        "zoo.registry",
-        "zoo.weights",
-        "zoo.weights.sources",
-        "zoo.weights.loading",
-        "zoo.evaluation",
-        "zoo.bench",
-        "zoo.files",
-    },
     "zoo.bench": {
         "zoo",
         "zoo.entry",
@@ -79,24 +69,38 @@ MAY_IMPORT = {
         "zoo.interrupts",
     },
     # Not the benchmark: the page shows lines, whoever wrote them.
-    "zoo.report": {"zoo", "zoo.entry", "zoo.complexity", "zoo.published", "zoo.results", "zoo.files", "zoo.extras"},
-    "zoo.cli": {
+    "zoo.report": {"zoo", "zoo.entry", "zoo.complexity", "zoo.published", "zoo.results", "zoo.files"},
+    "zoo.cli": {"zoo_cli"},
+    "zoo.__main__": {"zoo_cli"},
+    "zoo.bench.__main__": {"zoo_cli"},
+    "zoo_cli": {
         "zoo",
-        "zoo.entry",
         "zoo.registry",
         "zoo.catalogue",
         "zoo.complexity",
         "zoo.papers",
-        "zoo.analysis",
+        "zoo.published",
+        "zoo.weights.loading",
+        "zoo.weights.sources",
+        "zoo.evaluation",
         "zoo.bench",
-        "zoo.weights_command",
-        "zoo.published_command",
+        "zoo.results",
         "zoo.report",
+        "zoo.files",
+        "zoo.extras",
     },
-    "zoo.__main__": {"zoo.cli"},
 }
 # Packages whose modules may know each other.
-SHARED = {"zoo.analysis", "zoo.bench", "zoo.imagesets", "zoo.layers", "zoo.report", "zoo.results", "zoo.weights"}
+SHARED = {
+    "zoo.analysis",
+    "zoo.bench",
+    "zoo.imagesets",
+    "zoo.layers",
+    "zoo.report",
+    "zoo.results",
+    "zoo.weights",
+    "zoo_cli",
+}
 # Modules of timm that are not public, by the only file that may use them.
 PRIVATE_TIMM = {"zoo.features": {"timm.models._features"}}
 # What registers, builds or configures models in timm: for the registry alone.
@@ -229,6 +233,22 @@ def test_the_registry_is_seen_to_touch_it() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "zoo" / "results").glob("*.py")), ids=lambda path: path.stem)
 def test_results_are_read_without_torch(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports_of(path)} & {"torch", "torchvision", "timm", "fvcore"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "zoo_cli" in p.parts], ids=module_name)
+def test_the_command_line_needs_nothing_before_a_verb_runs(path: Path) -> None:
+    body = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if not _for_types_alone(node)]
+    names = {name.split(".")[0] for node in body if not isinstance(node, ast.FunctionDef) for name in named(node)}
+    assert names <= {*sys.stdlib_module_names, "zoo_cli"}
+
+
+def named(node: ast.stmt) -> list[str]:
+    """What a statement imports, at any depth."""
+    return list(imports(ast.unparse(node), "x", is_package=False))
+
+
+def _for_types_alone(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def test_layers_stay_a_small_vocabulary() -> None:

@@ -20,13 +20,13 @@ from zoo.bench.attempt import How, Job, attempt
 from zoo.bench.augment import draw, flip_images, mix, shift_images
 from zoo.bench.data import Dataset, load_dataset
 from zoo.bench.images import Stream, Where, open_set, set_name
-from zoo.bench.options import parse_value
 from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
 from zoo.bench.runner import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
-from zoo.cli import main
 from zoo.imagesets import fingerprint
 from zoo.results.recipe import Recipe
+from zoo_cli import main
+from zoo_cli.common import parse_value
 
 PLAIN = Recipe(epochs=1, batch_size=4, lr=0.1)
 

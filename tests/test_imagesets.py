@@ -24,13 +24,13 @@ import zoo
 from zoo.bench.data import ImageSet
 from zoo.bench.images import Stream, Where, open_set
 from zoo.bench.tasks import TASKS
-from zoo.cli import main
 from zoo.imagesets import decode as decoding
 from zoo.imagesets.check import check_halves
 from zoo.imagesets.decode import PictureError, decode, printable, read_file
 from zoo.imagesets.folders import find_split, natural, open_classes, open_halves, read_class_map
 from zoo.imagesets.library import NAMES, SOURCES, open_half
 from zoo.results.recipe import Recipe
+from zoo_cli import main
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, image_size=32)
 BENCH = ["bench", "resnet_test", "--dataset", "folder", "--workers", "0"]

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from zoo import catalogue, complexity, evaluation
-from zoo.bench import measure, speed, tasks
+from zoo.bench import measure, request, speed
 from zoo.bench.engines import _Worker
 from zoo.bench.measure import in_fresh_process
-from zoo.cli import main
 from zoo.imagesets.check import check_halves
 from zoo.imagesets.decode import PictureError
 from zoo.imagesets.half import Half, read_batches
 from zoo.interrupts import for_parent_alone
+from zoo_cli import main
 
 
 def interrupt(*_: object, **__: object) -> None:
@@ -30,7 +30,7 @@ def interrupt(*_: object, **__: object) -> None:
         (catalogue, "count_names", ["count", "resnet_test"]),
         (complexity, "count", ["info", "resnet_test"]),
         (evaluation, "open_dataset", ["validate", "resnet_test", "--data-dir", ".", "--checkpoint", "x"]),
-        (tasks, "default_recipe", ["bench", "resnet_test"]),
+        (request, "default_recipe", ["bench", "resnet_test"]),
         (speed, "_facts", ["speed", "resnet_test", "--device", "cpu"]),
         (speed, "plan", ["speed", "resnet_test", "--device", "cpu"]),
     ],

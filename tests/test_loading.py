@@ -19,10 +19,10 @@ from test_weights_cli import paint
 from torch import Tensor, nn
 
 import zoo
-from zoo.cli import main
 from zoo.files import write_atomically
 from zoo.weights.formats import Stored
 from zoo.weights.loading import check_weights
+from zoo_cli import main
 
 NAME = "resnet_test"
 CUT = ("resnet_test", "fishnet_test", "fabric_test", "densenet_test", "vgg_test")

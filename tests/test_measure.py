@@ -32,9 +32,9 @@ from zoo.bench.measure import (
 )
 from zoo.bench.speed import Case, Listener, Row, make_record, plan, reference, speed_records, sweep
 from zoo.bench.speed_report import SpeedProgress, format_table, heading
-from zoo.cli import main
 from zoo.complexity import count
 from zoo.results.line import SCHEMA
+from zoo_cli import main
 
 SMALL = Case(name="resnet20_cifar", mode="eval", batch_size=2, input_size=(3, 16, 16))
 FACTS = {"family": "resnet", "counts": {"params": 1}}

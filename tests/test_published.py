@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import zoo
-from zoo.cli import main
 from zoo.complexity import count
 from zoo.published import (
     AUTHORS,
@@ -28,10 +27,11 @@ from zoo.published import (
     primary,
     published_error,
     results,
+    select,
 )
-from zoo.published_command import select
 from zoo.results.group import NetResult
 from zoo.results.table import footnote, format_table
+from zoo_cli import main
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -16,12 +16,12 @@ import pytest
 from result_lines import RUN, SPEED, changed, run, write
 
 import zoo
-from zoo.cli import main
 from zoo.complexity import count, taps
 from zoo.published import ONE_VIEW, results
 from zoo.report.page import render
 from zoo.report.rows import gather
 from zoo.results.store import read
+from zoo_cli import main
 
 HOSTILE = "</script><img src=x onerror=document.title='pwned'>"
 

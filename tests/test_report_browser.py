@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from result_lines import RUN, run, write
 
-from zoo.cli import main
+from zoo_cli import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

@@ -39,6 +39,7 @@ def other(tmp_path: Path) -> Iterator[Any]:
         ours, theirs = FORK.Pipe()
         process = FORK.Process(target=hold, args=(tmp_path / SAVED, key, theirs))
         process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
         begun.append(process)
         assert ours.recv()
         return ours

@@ -18,13 +18,13 @@ from zoo.bench.pictures import best_boxes, draw_predictions
 from zoo.bench.scenes import MIN_VISIBLE, Scenes, digit_pool
 from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, trivial_score
 from zoo.bench.train import DivergedError, train
-from zoo.cli import main
 from zoo.results.group import group
 from zoo.results.metrics import METRICS
 from zoo.results.recipe import Recipe
 from zoo.results.run import Run
 from zoo.results.store import read
 from zoo.results.table import choose, footnote, format_table, sort_nets, to_dict, write_table
+from zoo_cli import main
 
 RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3, optimizer="adamw")
 NET = "fabric_test"
@@ -421,7 +421,7 @@ def test_a_missing_package_names_the_extra(
     assert main(["bench", "--task", task]) == 2
     error = capsys.readouterr().err
     assert f"module '{gone}' is not installed and belongs to the extra 'downstream'" in error
-    assert "pip install 'backbone-zoo[downstream]'" in error
+    assert "pip install -e '.[downstream]'" in error
 
 
 @pytest.mark.parametrize(("task", "title"), [("segment", "mIoU"), ("detect", "mAP")])

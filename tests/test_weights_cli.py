@@ -15,10 +15,10 @@ from test_weights import as_released, as_saved
 from torch import nn
 
 import zoo
-from zoo.cli import main
 from zoo.evaluation import evaluate, open_dataset, preprocessing
 from zoo.weights import sources
 from zoo.weights.formats import Stored
+from zoo_cli import main
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -104,6 +104,10 @@ def test_classes_and_channels_are_those_of_the_tag(tmp_path: Path, capsys: pytes
             ["validate", "fishnet_test", "--data-dir", ".", "--dataset", "torch/nothing"],
             "unknown dataset 'torch/nothing'",
         ),
+        (
+            ["validate", "fishnet_test", "--data-dir", "pictures"],
+            "fishnet_test has no registered weights to measure",
+        ),
         (["validate", "fishnet_test", "--data-dir", ".", "--batch-size", "0"], "batch-size (0) is too small"),
         (["validate", "fishnet_test", "--data-dir", ".", "--device", "gpuu"], "device 'gpuu' is none of torch's"),
     ],
@@ -116,6 +120,9 @@ def test_a_wrong_request_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "pictures" / "validation" / "a" / "1.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(picture)
     assert main(arguments) == 2
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()

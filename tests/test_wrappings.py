@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.cli import main
+from zoo_cli import main
 
 NAME = "resnet_test"
 

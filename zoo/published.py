@@ -8,8 +8,10 @@ registered net may be held against.
 from __future__ import annotations
 
 import csv
+import difflib
+import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -222,3 +224,52 @@ def _scaled(text: str, unit: int) -> int | None:
 
 COLUMNS = tuple(f.name for f in fields(Published) if f.name not in ("params", "macs"))
 """Columns of the table."""
+
+
+def select(name: str = "", dataset: str | None = None, series: str | None = None) -> list[Published]:
+    """Return the rows that match, those of the same net first.
+
+    Args:
+        name: A registered model: its rows and those that are near it. Else a pattern or a part of a name, of ours or
+            of the source, in small or capital letters. Empty for all.
+        dataset: Only these test images.
+        series: Only this series.
+
+    Raises:
+        ValueError: If the name is neither a model nor in the table, or dataset or series are not in it.
+    """
+    rows = results()
+    if dataset is not None:
+        known = {row.dataset for row in rows}
+        wanted = next((d for d in known if d.lower() == dataset_name(dataset).lower()), None)
+        if wanted is None:
+            raise ValueError(f"dataset {dataset!r} is not in the table: choose from {', '.join(sorted(known))}")
+        rows = tuple(row for row in rows if row.dataset == wanted)
+    if series is not None:
+        if series not in SERIES:
+            raise ValueError(f"series {series!r} is not in the table: choose from {', '.join(SERIES)}")
+        rows = tuple(row for row in rows if row.series == series)
+    return _named(rows, name) if name else list(rows)
+
+
+def _named(rows: Sequence[Published], name: str) -> list[Published]:
+    from zoo.registry import list_models, model_entry  # not above: who only reads the table needs no nets
+
+    try:
+        entry = model_entry(name).name
+    except ValueError:
+        pass
+    else:
+        return [row for row in rows if row.entry == entry] + [row for row in rows if row.near == entry]
+    pattern = (name if any(c in name for c in "*?[") else f"*{name}*").lower()
+
+    def matches(text: str) -> bool:
+        return bool(text) and fnmatch.fnmatchcase(text.lower(), pattern)
+
+    found = [row for row in rows if any(map(matches, (row.entry, row.near, row.model)))]
+    every = {*list_models(), *(row.model for row in results())}
+    if not found and not any(map(matches, every)):
+        close = difflib.get_close_matches(name, sorted(every), n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "zoo published shows all."
+        raise ValueError(f"name {name!r} is neither a model nor in the table of published results: {hint}")
+    return found

@@ -110,6 +110,21 @@ def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
+def expand_names(names: Iterable[str]) -> list[str]:
+    """Replace patterns such as `resnet*_cifar` by the models of the zoo that match; other names pass.
+
+    Raises:
+        ValueError: If a pattern matches nothing.
+    """
+    found: list[str] = []
+    for name in names:
+        matches = list_models(name) if any(c in name for c in "*?[") else [name]
+        if not matches:
+            raise ValueError(f"pattern {name!r} matches no model: zoo list shows all")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
 def families() -> list[str]:
     """Names of the families."""
     return sorted({entry.family for entry in _ENTRIES.values()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -15,6 +16,8 @@ from torch import nn
 
 import zoo
 
+MOST_THREADS = 1024
+"""Threads, and processes, that may be asked for."""
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -74,6 +77,45 @@ def _cpu_name() -> str:
         info = ""
     match = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def check_between(name: str, value: int, least: int, most: int) -> int:
+    """Return a whole number that lies between two others.
+
+    Raises:
+        ValueError: If it does not; the message begins with the name.
+    """
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
+    return value
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: str) -> str:
+    """Return the device of that name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        ValueError: If it is none of torch's, or not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is none of torch's: use cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} must be cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not there: torch sees no CUDA; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} of them, from cuda:0")
+    return name
 
 
 def git_revision() -> str | None:

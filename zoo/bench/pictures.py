@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bench.data import Dataset, ImageSet, take
-from zoo.bench.progress import Progress
 from zoo.bench.scenes import BACKGROUND
 from zoo.bench.tasks import task_row
 from zoo.files import write_in_folder
@@ -40,29 +39,26 @@ SHOWN_FROM = 0.3
 """Lowest score of a box that is drawn; the metric reads all of them."""
 
 
-class PictureProgress(Progress):
-    """Progress that also draws the predictions of each model that is trained.
+def save_predictions(folder: Path, run: Run, model: nn.Module, images: ImageSet) -> Path:
+    """Write the picture of a run.
 
     Args:
-        folder: Where the pictures go; made when the first is drawn.
-        heading: See `Progress`.
+        folder: Where it goes; made if missing.
+        run: The run.
+        model: Its trained model in evaluation mode.
+        images: Its image set, which a task with pictures holds in memory.
+
+    Returns:
+        Path of the picture.
     """
-
-    def __init__(self, folder: Path, heading: str = "") -> None:
-        super().__init__(heading)
-        self._folder = folder
-
-    def on_trained(self, run: Run, model: nn.Module, dataset: ImageSet) -> None:
-        """Write the picture of a run, and the line that says where."""
-        assert isinstance(dataset, Dataset)  # the dense tasks have no others
-        title = f"{run.display}, seed {run.seed}"
-        figure = draw_predictions(run.task, model, dataset, title)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        name = re.sub(r"[^A-Za-z0-9]+", "_", f"{run.display} seed{run.seed}")
-        path = self._folder / f"{name}.png"
-        write_in_folder(path, buffer.getvalue())
-        self._line(f"{path}")
+    assert isinstance(images, Dataset)
+    figure = draw_predictions(run.task, model, images, f"{run.display}, seed {run.seed}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    name = re.sub(r"[^A-Za-z0-9]+", "_", f"{run.display} seed{run.seed}")
+    path = folder / f"{name}.png"
+    write_in_folder(path, buffer.getvalue())
+    return path
 
 
 def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, scenes: int = SCENES) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -82,6 +83,10 @@ class Progress(Listener):
             f"{run.display}, seed {run.seed}: {score:.2f} +- {error:.2f} % test {task.title} "
             f"after {run.recipe.epochs} epochs in {record['seconds']:.1f} s"
         )
+
+    def on_picture(self, run: Run, path: Path) -> None:
+        """Write the line that says where a picture is."""
+        self._line(f"{path}")
 
     def on_failure(self, run: Run, message: str) -> None:
         """Write the line of a failed run and pass over the epochs that it will not do."""

@@ -6,6 +6,7 @@ recipe, and nets are compared by training all of them with one. A new recipe is 
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from zoo.results.recipe import Recipe
@@ -214,10 +215,12 @@ def recipe_row(name: str) -> RecipeRow:
     """Return a named recipe.
 
     Raises:
-        ValueError: If there is none of that name; the message lists them.
+        ValueError: If there is none of that name; the message offers close ones, or lists all.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}: choose from {', '.join(RECIPES)}")
+        close = difflib.get_close_matches(name, RECIPES, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(RECIPES)}"
+        raise ValueError(f"unknown recipe {name!r}: {hint}")
     return RECIPES[name]
 
 

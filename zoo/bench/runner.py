@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,9 @@ class Listener:
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
         """A run is on disk."""
 
+    def on_picture(self, run: Run, path: Path) -> None:
+        """A picture of a run's predictions has been written."""
+
     def on_failure(self, run: Run, message: str) -> None:
         """A run has failed; its line says so, too."""
 
@@ -80,12 +83,14 @@ class Outcome:
         skipped: Runs that were finished already.
         failures: One message a failed run.
         elsewhere: The runs that another bench on the same results was still training at the end.
+        path: The results file.
     """
 
     finished: int
     skipped: int
     failures: tuple[str, ...]
     elsewhere: tuple[str, ...] = ()
+    path: Path | None = field(default=None, compare=False)
 
 
 def lineup(name: str) -> list[str]:
@@ -98,21 +103,6 @@ def lineup(name: str) -> list[str]:
         raise ValueError(f"unknown lineup {name!r}: choose from {', '.join(LINEUPS)}")
     wanted = set(LINEUPS[: LINEUPS.index(name) + 1])
     return [model for model in registry.list_models() if wanted & set(registry.model_entry(model).lineups)]
-
-
-def expand_names(names: Iterable[str]) -> list[str]:
-    """Replace patterns such as `resnet*_cifar` by the models of the zoo that match; other names pass.
-
-    Raises:
-        ValueError: If a pattern matches nothing.
-    """
-    found: list[str] = []
-    for name in names:
-        matches = registry.list_models(name) if any(c in name for c in "*?[") else [name]
-        if not matches:
-            raise ValueError(f"pattern {name!r} matches no model: zoo list shows all")
-        found += matches
-    return list(dict.fromkeys(found))
 
 
 def plan(
@@ -287,6 +277,7 @@ def sweep(
         skipped=len(runs) - ended - len(elsewhere),
         failures=tuple(failures),
         elsewhere=tuple(map(_title, elsewhere)),
+        path=path,
     )
 
 

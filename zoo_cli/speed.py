@@ -1,16 +1,16 @@
-"""The verb `zoo speed`: arguments in, a table or JSON out."""
+"""The verb `zoo speed`: nets in, a table or JSON out."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
-from zoo.bench.options import DESCRIPTION, choose_device, parse_size
+from zoo_cli.common import Parser, parse_size, print_json, tell
 
-HELP = """\
+
+def add_speed(parser: Parser) -> None:
+    """Add the arguments of `zoo speed`."""
+    parser.description = """\
 Measure nets side by side on this machine: time of a forward pass and of a training step, images a second, peak memory,
 and how much of the time the net's own convolutions and matrix products take. Nets have random weights; nothing is
 loaded.
@@ -18,8 +18,7 @@ loaded.
 Times are taken in rounds. A round times every net in every configuration once; the next round goes backwards. Medians
 and quartiles are over the rounds, and ratios are taken within a round, so that a machine that slows down slows all
 nets down. Do not compare times of two calls: name all nets in one."""
-
-EPILOG = """\
+    parser.epilog = """\
 columns:
   mode       eval: forward pass without autograd. train: forward, backward and an SGD step in training mode
   ms         median time of a step; at batch 1 the latency. quartiles: half of the rounds were within
@@ -42,20 +41,9 @@ examples:
 Every net needs a few seconds more for its memory (a new process for each row; --no-memory). On a machine that others
 use too, add --threads 1: threads that wait for a core that is taken make every time long and random. Ctrl-C ends the
 rounds early and keeps what has had two."""
-
-
-def add_speed(verbs: Any) -> None:
-    """Add `speed` to a parser's verbs."""
-    speed = verbs.add_parser(
-        "speed",
-        help="time and memory of nets, side by side",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=DESCRIPTION,
-    )
-    speed.add_argument("names", nargs="+", metavar="NAME", help="models, patterns such as 'resnet*', or timm:<name>")
-    speed.add_argument("--mode", nargs="+", choices=("eval", "train", "both"), default=["both"], help="default: both")
-    speed.add_argument(
+    parser.add_argument("names", nargs="+", metavar="NAME", help="models, patterns such as 'resnet*', or timm:<name>")
+    parser.add_argument("--mode", nargs="+", choices=("eval", "train", "both"), default=["both"], help="default: both")
+    parser.add_argument(
         "--batch-size",
         type=int,
         nargs="+",
@@ -63,53 +51,52 @@ def add_speed(verbs: Any) -> None:
         metavar="N",
         help="images a step (default: 1 8; training leaves 1 out unless it is the only one)",
     )
-    speed.add_argument("--input-size", metavar="SIZE", help="224 or 3x224x224 (default: each net's own)")
-    speed.add_argument(
+    parser.add_argument("--input-size", metavar="SIZE", help="224 or 3x224x224 (default: each net's own)")
+    parser.add_argument(
         "--layout",
         nargs="+",
         choices=("contiguous", "channels_last"),
         default=["contiguous"],
         help="memory format of images and weights (default: contiguous)",
     )
-    speed.add_argument("--compile", action="store_true", help="measure each net compiled by torch.compile, too")
-    speed.add_argument(
+    parser.add_argument("--compile", action="store_true", help="measure each net compiled by torch.compile, too")
+    parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast (default: float32)"
     )
-    speed.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    speed.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    speed.add_argument("--repeats", type=int, default=15, help="rounds, at least 2 (default: %(default)s)")
-    speed.add_argument(
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds, at least 2 (default: %(default)s)")
+    parser.add_argument(
         "--seconds",
         type=float,
         default=20.0,
         help="time that the rounds of one row may take; it leaves after that, with two rounds at least "
         "(default: %(default)g)",
     )
-    speed.add_argument("--no-bound", action="store_true", help="skip the convolutions and products alone")
-    speed.add_argument("--no-memory", action="store_true", help="skip the memory, which takes a process a row")
-    speed.add_argument("--out", type=Path, metavar="FILE", help="append a JSON line a row to this file")
-    speed.add_argument("--json", action="store_true", help="print JSON")
-    speed.set_defaults(run=run_speed)
+    parser.add_argument("--no-bound", action="store_true", help="skip the convolutions and products alone")
+    parser.add_argument("--no-memory", action="store_true", help="skip the memory, which takes a process a row")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append a JSON line a row to this file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_speed(args: argparse.Namespace) -> int:
     """Measure and show; 1 if a net could not be measured, 130 after an interrupt."""
+    size = None if args.input_size is None else parse_size(args.input_size)
     import torch
 
+    from zoo.bench.machine import MOST_THREADS, check_between, choose_device
     from zoo.bench.measure import MODES
-    from zoo.bench.runner import expand_names
     from zoo.bench.speed import plan, sweep
     from zoo.bench.speed_report import SpeedProgress, format_table, heading
+    from zoo.registry import expand_names
 
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {args.threads}")
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(check_between("threads", args.threads, 1, MOST_THREADS))
     cases = plan(
         expand_names(args.names),
         modes=MODES if "both" in args.mode else args.mode,
         batch_sizes=args.batch_size,
-        input_size=parse_size(args.input_size) if args.input_size else None,
+        input_size=size,
         layouts=args.layout,
         compiled=(False, True) if args.compile else (False,),
         dtype=args.dtype,
@@ -126,15 +113,15 @@ def run_speed(args: argparse.Namespace) -> int:
             listener=progress,
         )
     if args.json:
-        print(json.dumps(outcome.records, indent=2))
+        print_json(outcome.records)
     elif outcome.records:
         print(f"{heading(outcome.records)}\n\n{format_table(outcome.records)}")
     if args.out and outcome.records:
-        print(f"{len(outcome.records)} lines appended to {args.out}", file=sys.stderr)
+        tell(f"{len(outcome.records)} lines appended to {args.out}")
     for failure in outcome.failures:
-        print(f"zoo: failed: {failure}", file=sys.stderr)
+        tell(f"failed: {failure}")
     if outcome.interrupted:
         kept = f"{len(outcome.records)} of {len(cases)} rows had two rounds or more and are kept"
-        print(f"Interrupted: {kept}.", file=sys.stderr)
+        tell(f"interrupted: {kept}")
         return 130
     return 1 if outcome.failures else 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
 
-from zoo.extras import require
-from zoo.files import check_writable
+from zoo_cli.common import Parser, printable, tell
 
-HELP = """\
+KINDS = ("png", "svg", "md", "csv")
+
+
+def add_report(parser: Parser) -> None:
+    """Add the arguments of `zoo report`."""
+    parser.description = """\
 Write one self-contained HTML page that compares what was measured with what was published. It opens without network
 and without server: plots of the score against parameters, multiply-adds, activations, throughput and memory, Pareto
 fronts, a table to sort and filter, a card for each net, and which file, device and revision every figure is from.
@@ -19,33 +21,19 @@ Scores come from `zoo bench`, images a second and memory from `zoo bench` (of th
 kinds of files in any number. Of runs that several files hold, the last one counts. The page lists all published
 figures; those of the data sets that you measured stand in the same plots, hollow where yours are filled, in series of
 their own, for recipes differ."""
-
-EXAMPLES = """\
+    parser.epilog = """\
 examples:
   zoo report results/digits                               report.html
   zoo report results/digits results/scenes speed.jsonl -o compare.html
   zoo report results/digits --also png svg md csv         and pictures and tables beside the page
   zoo report results/digits --count                       and counts by stage for lines of earlier versions
   zoo report results/digits --no-published --title 'Three seeds on digits'"""
-
-KINDS = ("png", "svg", "md", "csv")
-
-
-def add_verb(verbs: Any) -> None:
-    """Add `report` to a parser's verbs."""
-    report = verbs.add_parser(
-        "report",
-        help="one page to explore results",
-        description=HELP,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="result files, or their folders")
-    report.add_argument(
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="result files, or their folders")
+    parser.add_argument(
         "-o", "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
-    report.add_argument("--title", default="Backbones compared", metavar="TEXT", help="default: %(default)s")
-    report.add_argument(
+    parser.add_argument("--title", default="Backbones compared", metavar="TEXT", help="default: %(default)s")
+    parser.add_argument(
         "--also",
         nargs="+",
         choices=KINDS,
@@ -53,18 +41,17 @@ def add_verb(verbs: Any) -> None:
         metavar="KIND",
         help="write the table (md, csv) and the plots against parameters and multiply-adds (png, svg) beside the page",
     )
-    report.add_argument("--no-published", action="store_true", help="only what was measured")
-    report.add_argument("--count", action="store_true", help="count stages that the lines do not hold (a second a net)")
-    report.set_defaults(run=run_report)
+    parser.add_argument("--no-published", action="store_true", help="only what was measured")
+    parser.add_argument("--count", action="store_true", help="count stages that the lines do not hold (a second a net)")
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Write the page and what else is asked for, and print the paths."""
-    from zoo.files import write_in_folder
+    from zoo.extras import require
+    from zoo.files import check_writable, write_in_folder
     from zoo.report.page import render
     from zoo.report.rows import gather
     from zoo.report.tables import pictures, to_csv, to_markdown
-    from zoo.results.escape import for_terminal
     from zoo.results.store import read
 
     pictured = [kind for kind in args.also if kind in ("png", "svg")]
@@ -74,7 +61,7 @@ def run_report(args: argparse.Namespace) -> int:
     check_writable("out", args.out)
     results = read(args.results)
     if not results.trainings and not results.timings:
-        names = for_terminal(", ".join(map(str, args.results)))
+        names = ", ".join(map(str, args.results))
         failed = f" (failed runs: {len(results.failures)})" if results.failures else ""
         raise ValueError(f"nothing to show: {names} hold no finished run{failed}; run zoo bench or zoo speed first")
     contents = gather(results, with_published=not args.no_published, count_stages=args.count)
@@ -88,8 +75,8 @@ def run_report(args: argparse.Namespace) -> int:
     for kind in pictured:
         files |= {args.out.with_name(f"{args.out.stem}_{name}"): content for name, content in pictures(results, kind)}
     for warning in contents["provenance"]["warnings"]:
-        print(f"zoo: warning: {for_terminal(warning)}", file=sys.stderr)
+        tell(f"warning: {warning}")
     for path, content in files.items():
         write_in_folder(path, content)
-        print(path)
+        print(printable(str(path)))
     return 0

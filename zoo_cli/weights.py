@@ -1,122 +1,37 @@
-"""The verbs `zoo weights`, `zoo convert`, `zoo verify` and `zoo validate`: arguments in, tables and files out."""
+"""The verbs `zoo weights`, `zoo convert`, `zoo verify` and `zoo validate`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.options import DESCRIPTION, choose_device
-from zoo.weights.words import shown
+from zoo_cli.common import Parser, print_json, print_table, printable, tell
 
-WEIGHTS_EXAMPLES = """\
+COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "size", "licence", "source")
+NUMBERS = ("classes", "top1_error", "top5_error", "size")
+MOST = 1 << 20
+"""Classes or channels that a checkpoint may be asked for."""
+
+
+def add_weights(parser: Parser) -> None:
+    """Add the arguments of `zoo weights`."""
+    parser.description = """\
+Tags with published errors in percent. A size with ~ is that of the parameters in 32 bits; without it, that of the file
+in the cache."""
+    parser.epilog = """\
 examples:
   zoo weights                                  every tag
   zoo weights fishnet150
   zoo weights '*_cifar' --json"""
-
-CONVERT_EXAMPLES = """\
-examples:
-  zoo convert fishnet150_ckpt.tar fishnet150.safetensors --model fishnet150
-  zoo convert resnet20_cifar100.pth.zip net.safetensors --model resnet20_projection_cifar.osmr_c100"""
-
-VERIFY_EXAMPLES = """\
-examples:
-  zoo verify fishnet201 fishnet201_ckpt_welltrain.tar
-  zoo verify resnet20_projection_cifar net.pth --num-classes 100"""
-
-VALIDATE_EXAMPLES = """\
-examples:
-  zoo validate fishnet150 --dataset folder --data-dir imagenet
-  zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
-  zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data"""
-
-MOST = 1_000_000
-"""Classes or channels that a checkpoint may be said to have."""
-
-COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "size", "licence", "source")
-
-
-def add_verbs(verbs: Any) -> None:
-    """Add the four verbs to a parser's."""
-    listing = verbs.add_parser(
-        "weights",
-        help="published weights",
-        description="Tags with published errors in percent. A size with ~ is that of the parameters in 32 bits; "
-        "without it, that of the file in the cache.",
-        epilog=WEIGHTS_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
-    listing.add_argument("name", nargs="?", default="", metavar="NAME", help="a model, or a pattern such as '*_cifar'")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.set_defaults(run=run_weights)
-
-    convert = verbs.add_parser(
-        "convert",
-        help="rewrite a checkpoint under our names",
-        description="Read a checkpoint in any layout of the model's family and write it as safetensors, with our names "
-        "and a note of where it came from.",
-        epilog=CONVERT_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
-    convert.add_argument("file", type=Path, metavar="IN", help="the checkpoint")
-    convert.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
-    convert.add_argument("--model", required=True, metavar="NAME", help="its model, perhaps with a tag")
-    _add_prefix(convert)
-    _add_shape_options(convert)
-    convert.set_defaults(run=run_convert)
-
-    verify = verbs.add_parser(
-        "verify",
-        help="say whether a checkpoint would load",
-        description="Read and check a checkpoint as loading would, and say what was found; nothing is written.",
-        epilog=VERIFY_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
-    verify.add_argument("name", metavar="NAME", help="a model, perhaps with a tag")
-    verify.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
-    _add_prefix(verify)
-    _add_shape_options(verify)
-    verify.add_argument("--json", action="store_true", help="print JSON")
-    verify.set_defaults(run=run_verify)
-
-    validate = verbs.add_parser(
-        "validate",
-        help="measure the error of trained weights",
-        description="Top-1 and top-5 error on labelled images, prepared as the weights ask for, beside the published "
-        "ones. Data sets are never downloaded.",
-        epilog=VALIDATE_EXAMPLES,
-        formatter_class=DESCRIPTION,
-    )
-    validate.add_argument("name", metavar="NAME", help="a model; its first tag, or the one that is named")
-    validate.add_argument(
-        "--dataset",
-        default="folder",
-        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: %(default)s)",
-    )
-    validate.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where the images are")
-    validate.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
-    validate.add_argument("--class-map", default="", metavar="FILE", help="names of the classes in order, for folders")
-    validate.add_argument(
-        "--skip-broken", action="store_true", help="leave out pictures that cannot be read, and count them"
-    )
-    validate.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights from a file instead of a tag's")
-    _add_shape_options(validate)
-    validate.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
-    validate.add_argument("--workers", type=int, default=2, metavar="N", help="that read images (default: %(default)s)")
-    validate.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
-    validate.add_argument("--json", action="store_true", help="print JSON")
-    validate.set_defaults(run=run_validate)
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="a model, or a pattern such as '*_cifar'")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_weights(args: argparse.Namespace) -> int:
     """Print the tags."""
-    from tabulate import tabulate
-
     from zoo.registry import list_models, model_entry
     from zoo.weights.sources import cached_path
 
@@ -145,14 +60,28 @@ def run_weights(args: argparse.Namespace) -> int:
                 }
             )
     if args.json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     elif rows:
-        table = [[_cell(row[column]) for column in COLUMNS] for row in rows]
-        align = ["left", "right", "right", "right", "left", "right", "left", "left"]
-        print(tabulate(table, headers=list(COLUMNS), colalign=align, disable_numparse=True))
+        print_table([{column: _cell(row[column]) for column in COLUMNS} for row in rows], NUMBERS)
     else:
         print(f"no weights are published for {args.name or 'any model'}")
     return 0
+
+
+def add_convert(parser: Parser) -> None:
+    """Add the arguments of `zoo convert`."""
+    parser.description = """\
+Read a checkpoint in any layout of the model's family and write it as safetensors, with our names and a note of where it
+came from."""
+    parser.epilog = """\
+examples:
+  zoo convert fishnet150_ckpt.tar fishnet150.safetensors --model fishnet150
+  zoo convert resnet20_cifar100.pth.zip net.safetensors --model resnet20_projection_cifar.osmr_c100"""
+    parser.add_argument("file", type=Path, metavar="IN", help="the checkpoint")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
+    parser.add_argument("--model", required=True, metavar="NAME", help="its model, perhaps with a tag")
+    _add_prefix(parser)
+    _add_shape_options(parser)
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -176,8 +105,22 @@ def run_convert(args: argparse.Namespace) -> int:
     content = save({key: value.contiguous() for key, value in tensors.items()}, metadata=note)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, content)
-    _say(f"{args.out}: {args.model}, {_types(tensors, loaded)}: {loaded}")
+    print(printable(f"{args.out}: {args.model}, {_types(tensors, loaded)}: {loaded}"))
     return 0
+
+
+def add_verify(parser: Parser) -> None:
+    """Add the arguments of `zoo verify`."""
+    parser.description = "Read and check a checkpoint as loading would, and say what was found; nothing is written."
+    parser.epilog = """\
+examples:
+  zoo verify fishnet201 fishnet201_ckpt_welltrain.tar
+  zoo verify resnet20_projection_cifar net.pth --num-classes 100"""
+    parser.add_argument("name", metavar="NAME", help="a model, perhaps with a tag")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
+    _add_prefix(parser)
+    _add_shape_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -186,24 +129,46 @@ def run_verify(args: argparse.Namespace) -> int:
     numbers = sum(value.numel() for value in tensors.values())
     if args.json:
         found = {"file": str(args.file), "model": args.name, **dataclasses.asdict(loaded), "numbers": numbers}
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
-        _say(
-            f"{args.file}: loads into {args.name}: {loaded}; {numbers:,} numbers ({', '.join(loaded.types)}), "
-            f"{loaded.classes} classes"
-        )
+        line = f"{args.file}: loads into {args.name}: {loaded}; {numbers:,} numbers ({', '.join(loaded.types)}), "
+        print(printable(f"{line}{loaded.classes} classes"))
     return 0
 
 
-def _types(tensors: Mapping[str, Any], loaded: Any) -> str:
-    """The type that tensors are written in, and those of the file where they were others."""
-    written = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
-    read = {name for name in loaded.types if "float" in name}
-    return ", ".join(sorted(written)) + (f" from {', '.join(sorted(read))}" if read != written else "")
+def add_validate(parser: Parser) -> None:
+    """Add the arguments of `zoo validate`."""
+    parser.description = """\
+Top-1 and top-5 error on labelled images, prepared as the weights ask for, beside the published ones. Data sets are
+never downloaded."""
+    parser.epilog = """\
+examples:
+  zoo validate fishnet150 --dataset folder --data-dir imagenet
+  zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
+  zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data"""
+    parser.add_argument("name", metavar="NAME", help="a model; its first tag, or the one that is named")
+    parser.add_argument(
+        "--dataset",
+        default="folder",
+        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: %(default)s)",
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where the images are")
+    parser.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
+    parser.add_argument("--class-map", default="", metavar="FILE", help="names of the classes in order, for folders")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out pictures that cannot be read, and count them"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights from a file instead of a tag's")
+    _add_shape_options(parser)
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="that read images (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_validate(args: argparse.Namespace) -> int:
     """Measure errors and print them beside the published ones."""
+    from zoo.bench.machine import choose_device
     from zoo.evaluation import evaluate, open_dataset, preprocessing
     from zoo.registry import create_model, model_entry
     from zoo.weights.loading import load_weights
@@ -216,20 +181,21 @@ def run_validate(args: argparse.Namespace) -> int:
     entry = model_entry(base)
     tag = tag or next(iter(entry.weights), "")
     dataset = open_dataset(args.dataset, args.data_dir, split=args.split, class_map=args.class_map)
+    if not tag and args.checkpoint is None:
+        raise ValueError(f"{base} has no registered weights to measure: give a file of them by --checkpoint")
     model = create_model(args.name, pretrained=args.checkpoint is None, **_shape(args))
     published = None
     if args.checkpoint is not None:
         loaded = load_weights(model, args.checkpoint)
         if loaded.new:
-            raise ValueError(f"{shown(args.checkpoint)}: has not all weights that are to be measured: {loaded}")
+            raise ValueError(f"{args.checkpoint}: has not all weights that are to be measured: {loaded}")
     elif tag:
         published = entry.weights[tag]
     prepared = preprocessing(model)
     if len(dataset.classes) != (classes := getattr(model, "num_classes", 0)):
-        print(
-            f"zoo: the images have {len(dataset.classes)} classes and the net {classes}: labels count the classes in "
-            "the order of their names; is --class-map missing?",
-            file=sys.stderr,
+        tell(
+            f"the images have {len(dataset.classes)} classes and the net {classes}: labels count the classes in the "
+            "order of their names; is --class-map missing?"
         )
     errors = evaluate(
         model,
@@ -250,7 +216,7 @@ def run_validate(args: argparse.Namespace) -> int:
         "published_top5_error": published.top5_error if published else None,
     }
     if args.json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return 0
     size = "x".join(map(str, prepared["input_size"]))
     print(f"{args.name} on {errors.images:,} images ({size}, crop {prepared['crop_pct']}, {prepared['interpolation']})")
@@ -285,10 +251,11 @@ def _shape(args: argparse.Namespace) -> Mapping[str, Any]:
     return given
 
 
-def _say(line: str) -> None:
-    """Print a line; names of files may hold what the terminal cannot show, or what would move its cursor."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(shown(line).encode(encoding, "backslashreplace").decode(encoding))
+def _types(tensors: Mapping[str, Any], loaded: Any) -> str:
+    """The type that tensors are written in, and those of the file where they were others."""
+    written = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
+    read = {name for name in loaded.types if "float" in name}
+    return ", ".join(sorted(written)) + (f" from {', '.join(sorted(read))}" if read != written else "")
 
 
 def _add_prefix(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,140 @@
+"""What `zoo bench` does, as a function call: the request, its checks, and that the command makes the same one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_lines import stored
+
+from zoo import bench
+from zoo.bench import Request, prepare, run
+from zoo.bench.recipes import RECIPES
+from zoo.bench.runner import Listener
+from zoo_cli import parse
+from zoo_cli.bench import to_request
+
+TINY = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
+
+
+def test_a_sweep_in_python(tmp_path: Path) -> None:
+    request = Request(
+        models=["preresnet20_cifar"], overrides=TINY, seeds=[0, 1], changes={"epochs": 1}, out=tmp_path, device="cpu"
+    )
+    finished = []
+
+    class Watch(Listener):
+        def on_finish(self, run: Any, record: Any) -> None:
+            finished.append(run.seed)
+
+    outcome = run(request, Watch())
+    assert (outcome.finished, outcome.skipped, outcome.failures) == (2, 0, ())
+    assert finished == [0, 1]
+    assert outcome.path == tmp_path / "results.jsonl"
+    assert [line["seed"] for line in stored(outcome.path)] == [0, 1]
+    again = run(prepare(request))
+    assert (again.finished, again.skipped) == (0, 2)
+
+
+def test_nothing_is_trained_or_written_by_preparing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(Request(models=["resnet*20_cifar"], seeds=[3], changes={"lr": 0.05}, device="cpu"))
+    assert [run.name for run in prepared.runs] == ["resnet20_cifar"]
+    assert (prepared.recipe.lr, prepared.base) == (0.05, RECIPES["digits"].recipe)
+    assert prepared.path == Path("results", "digits", "results.jsonl")
+    text = prepared.describe()
+    assert "1 net, 1 seed each, on digits: 897 training and 900 test images of 3x32x32, 10 classes" in text
+    assert "recipe digits with lr=0.05 (" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_makes_a_request() -> None:
+    words = ["bench", "a", "b*", "--task", "segment", "--decoder", "deeplabv3plus", "--frozen", "--set", "order=pre"]
+    words += ["--vary", "squeeze", "0", "16", "--seeds", "1", "2", "--dataset", "scenes", "--workers", "0"]
+    words += [
+        "--recipe",
+        "digits",
+        "--recipe",
+        "lr=0.5",
+        "--epochs",
+        "7",
+        "--bf16",
+        "--device",
+        "cpu",
+        "--threads",
+        "3",
+    ]
+    words += ["--threads", "3", "--layout", "contiguous", "--compile", "--retries", "4"]
+    words += ["--out", "here", "--force", "--pictures"]
+    assert to_request(parse(words)) == Request(
+        models=["a", "b*"],
+        task="segment",
+        head="deeplabv3plus",
+        frozen=True,
+        overrides={"order": "pre"},
+        vary={"squeeze": [0, 16]},
+        seeds=[1, 2],
+        dataset="scenes",
+        workers=0,
+        recipe="digits",
+        changes={"lr": 0.5, "epochs": 7, "amp": "bfloat16"},
+        device="cpu",
+        threads=3,
+        layout="contiguous",
+        compile=True,
+        retries=4,
+        out=Path("here"),
+        force=True,
+        pictures=True,
+    )
+    assert to_request(parse(["bench"])) == Request(models=[], seeds=[0])
+
+
+def test_every_attribute_is_an_option() -> None:
+    """Nothing that a request can ask for is out of the command's reach, and the other way round."""
+    words = ["bench", "--lineup", "all", "--dataset", "torch/cifar10", "--data-dir", "d", "--download", "--skip-broken"]
+    words += ["--jobs", "2", "--engine", "ray", "--ray-address", "auto", "--gpus-per-run", "0.5"]
+    request = to_request(parse(words))
+    assert (request.lineup, request.data_dir, request.download, request.skip_broken) == ("all", Path("d"), True, True)
+    assert (request.jobs, request.engine, request.ray_address, request.gpus_per_run) == (2, "ray", "auto", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"models": "resnet18"}, "models must be a list, got 'resnet18'"),
+        ({"seeds": 3}, "seeds must be a list, got 3"),
+        ({"seeds": []}, "seeds must have one number at least"),
+        ({"seeds": [-1]}, "seeds must be at least 0, got -1"),
+        ({"seeds": [2**63]}, "seeds must be at most 9223372036854775807"),
+        ({"task": "paint"}, "unknown task 'paint'"),
+        ({"head": "unet"}, "unknown head 'unet' of task classify"),
+        ({"layout": "nchw"}, "layout 'nchw' must be one of channels_last, contiguous"),
+        ({"engine": "slurm"}, "engine 'slurm' must be one of local, ray"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"threads": 10**12}, "threads must be at most 1024"),
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"gpus_per_run": float("nan"), "engine": "ray"}, "gpus_per_run must be at least 0"),
+        ({"gpus_per_run": 1.0}, "gpus_per_run 1.0 belongs to --engine ray"),
+        ({"lineup": "all", "models": ["a"]}, "lineup 'all' was given together with names"),
+        ({"pictures": True}, "pictures are for the tasks segment and detect"),
+        ({"pictures": True, "task": "detect", "jobs": 2}, "pictures are drawn in this process"),
+        ({"data_dir": "somewhere"}, "data-dir 'somewhere' was given without a data set"),
+    ],
+)
+def test_a_wrong_request_is_told_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Request(**wrong)
+
+
+def test_a_batch_larger_than_the_set_is_told_before_the_training(tmp_path: Path) -> None:
+    request = Request(models=["lenet_test"], changes={"batch_size": 1000}, out=tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match=r"batch_size 1000 exceeds the 897 training images of digits"):
+        run(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_package_names_what_it_offers() -> None:
+    assert bench.Request is Request
+    with pytest.raises(AttributeError, match=r"module 'zoo.bench' has no attribute 'nothing'"):
+        _ = bench.nothing  # ty: ignore[unresolved-attribute]

@@ -1,0 +1,353 @@
+"""What `zoo bench` is asked, as an object that is made and checked in one place, and the function that does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.bench.attempt import How
+from zoo.bench.data import ImageSet
+from zoo.bench.engines import Engine, Here, Processes, Ray
+from zoo.bench.images import Where, is_external, set_name
+from zoo.bench.machine import MOST_THREADS, check_between, choose_device, cores
+from zoo.bench.pictures import save_predictions
+from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
+from zoo.bench.runner import SAVED, Listener, Outcome, lineup, plan, sweep
+from zoo.bench.tasks import Task, default_recipe, load, task_row
+from zoo.bench.team import Team, join
+from zoo.extras import require
+from zoo.files import check_writable
+from zoo.imagesets.decode import printable
+from zoo.imagesets.library import FOLDER
+from zoo.registry import expand_names
+from zoo.results.recipe import Recipe, words
+from zoo.results.run import CLASSIFY, Run
+from zoo.results.store import RESULTS
+
+CHECKED = "pictures.json"
+"""File beside the results that remembers which pictures were found to be whole."""
+LAYOUTS = ("channels_last", "contiguous")
+ENGINES = ("local", "ray")
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A sweep: nets, images and recipe, how it is computed, and where its results go.
+
+    Attributes:
+        models: Names, or patterns such as ``resnet*_cifar``. None takes the line-up.
+        lineup: ``default`` or ``all``, instead of models. Default: the task's own nets, or ``default``.
+        task: ``classify``, ``segment`` or ``detect``.
+        head: Decoder or detector of the task. Default: its first.
+        frozen: Whether nets keep their random weights, and only what is put on top of them is trained.
+        overrides: Changed fields of the specifications, the same for all nets.
+        vary: Fields with several values each; every combination is a net.
+        seeds: One run each.
+        dataset: Name of the image set. Default: the first of the task.
+        data_dir: Folder of a set that is not built in.
+        download: Whether a set of torchvision or Hugging Face that is not there is fetched.
+        skip_broken: Whether pictures that cannot be read are left out and counted.
+        workers: Processes that read images.
+        recipe: Name of a recipe. Default: that of the image set.
+        changes: Changed fields of the recipe.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the GPU if there is one.
+        threads: CPU threads of a run. Default: all cores, shared by `jobs`.
+        layout: ``channels_last`` or ``contiguous``, the memory format of weights and images.
+        compile: Whether nets that `torch.compile` made are trained.
+        jobs: Runs at a time on this machine, each in a process of its own. None is one run, in this process.
+        engine: ``local``, or ``ray`` for a cluster.
+        ray_address: Of the cluster; ``auto`` for the one of this machine. None starts one.
+        gpus_per_run: GPUs of a run with engine ``ray``; a fraction shares one.
+        retries: How often a run is tried again whose process died.
+        out: Folder of the results. Default: ``results/DATASET``, or ``results/TASK``.
+        force: Whether runs that the results have are trained again.
+        pictures: Whether predictions of each trained model are drawn into ``OUT/pictures``; not for ``classify``.
+
+    Raises:
+        ValueError: If a value is wrong, or two do not go together; the message begins with the attribute.
+    """
+
+    models: Sequence[str] = ()
+    lineup: str = ""
+    task: str = CLASSIFY
+    head: str = ""
+    frozen: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    seeds: Sequence[int] = (0,)
+    dataset: str = ""
+    data_dir: Path | None = None
+    download: bool = False
+    skip_broken: bool = False
+    workers: int = 2
+    recipe: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    threads: int | None = None
+    layout: str = "channels_last"
+    compile: bool = False
+    jobs: int | None = None
+    engine: str = "local"
+    ray_address: str | None = None
+    gpus_per_run: float = 0.0
+    retries: int = 1
+    out: Path | None = None
+    force: bool = False
+    pictures: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("models", "seeds"):
+            if isinstance(getattr(self, name), str | int):
+                raise ValueError(f"{name} must be a list, got {getattr(self, name)!r}")
+        for name in ("data_dir", "out"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        task = task_row(self.task)
+        task.head(self.head)
+        if self.models and self.lineup:
+            raise ValueError(f"lineup {self.lineup!r} was given together with names: choose one of them")
+        if not self.seeds:
+            raise ValueError("seeds must have one number at least")
+        for seed in self.seeds:
+            check_between("seeds", seed, 0, LARGEST_SEED)
+        for name, choices in (("layout", LAYOUTS), ("engine", ENGINES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0)):
+            if getattr(self, name) is not None:
+                check_between(name, getattr(self, name), least, MOST_THREADS)
+        if not 0 <= self.gpus_per_run <= MOST_THREADS:
+            raise ValueError(f"gpus_per_run must be at least 0 and at most {MOST_THREADS}, got {self.gpus_per_run}")
+        for name in ("ray_address", "gpus_per_run"):
+            if getattr(self, name) and self.engine != "ray":
+                raise ValueError(f"{name} {getattr(self, name)!r} belongs to --engine ray")
+        if self.pictures and not task.heads:
+            raise ValueError(
+                f"pictures are for the tasks segment and detect, not for {task.name}: leave --pictures out"
+            )
+        if self.pictures and self.in_processes:
+            raise ValueError("pictures are drawn in this process: leave out --jobs and --engine ray")
+        self._check_place(task)
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether runs are computed in other processes than this."""
+        return self.engine == "ray" or (self.jobs or 1) > 1
+
+    def _check_place(self, task: Task) -> None:
+        """Raise ValueError, if what is for sets that lie somewhere was given for one that needs no place."""
+        if self.dataset and is_external(self.dataset) and task.external:
+            if self.download and self.dataset == FOLDER:
+                raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
+            return
+        row = task.row(self.dataset) if self.dataset else None
+        given = {
+            f"data-dir {printable(self.data_dir or '')!r}": self.data_dir is not None,
+            "download": self.download,
+            "skip-broken": self.skip_broken,
+        }
+        if row is not None and row.located:
+            given = {"skip-broken": self.skip_broken}
+        wrong = next((option for option, value in given.items() if value), None)
+        if wrong is None:
+            return
+        if not task.external:
+            sets = ", ".join(task.datasets)
+            raise ValueError(f"{wrong} was given, but task {task.name} has built-in images only ({sets}): leave it out")
+        if not self.dataset:
+            raise ValueError(f"{wrong} was given without a data set: add --dataset folder, or the name of another")
+        raise ValueError(f"{wrong} was given, but {self.dataset} is built in: leave it out, or add --dataset folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request whose images have been opened and whose recipe and runs are known.
+
+    Attributes:
+        request: What was asked.
+        base: The recipe before the request's changes.
+        recipe: The recipe; nets whose rows say so have another.
+        runs: All runs, those that are finished included.
+        images: The image set.
+        path: The results file.
+        how: Where and how runs are computed.
+        team: The processes that compute each run together.
+    """
+
+    request: Request
+    base: Recipe
+    recipe: Recipe
+    runs: Sequence[Run]
+    images: ImageSet
+    path: Path
+    how: How
+    team: Team
+
+    def describe(self) -> str:
+        """Return what is about to happen: nets, images, recipe with its source and what is changed, machine, files."""
+        images = self.images
+        nets, seeds = len({run.display for run in self.runs}), len({run.seed for run in self.runs})
+        name, changed = recipe_name(self.base), _differences(self.base, self.recipe)
+        heading = f"recipe {name}" if name else "a recipe without a name"
+        heading += f" with {changed}" * bool(changed) + (f" ({RECIPES[name].source})" if name else "")
+        own = {run.display: run.recipe for run in self.runs if run.recipe != self.recipe}
+        return "\n".join(
+            [
+                f"{nets} net{'s' * (nets > 1)}, {seeds} seed{'s' * (seeds > 1)} each, on {images.name}: "
+                f"{images.train_size:,} training and {images.test_size:,} test images of "
+                f"{'x'.join(map(str, images.input_size))}, {images.num_classes} classes{_left_out(images)}",
+                f"{heading}:",
+                *(f"  {sentence}" for sentence in self.recipe.describe()),
+                *(f"  {net}, as its row says: {_differences(self.recipe, other)}" for net, other in own.items()),
+                f"on {self._computed()}; results go to {self.path}",
+            ]
+        )
+
+    def _computed(self) -> str:
+        request = self.request
+        parts = [self.how.device, request.layout, *["compiled"] * request.compile]
+        if self.team.size > 1:
+            parts.append(f"{self.team.size} processes a run")
+        if request.engine == "ray":
+            parts.append(f"Ray{f' at {request.ray_address}' if request.ray_address else ''}")
+        if request.jobs:
+            parts.append(f"{request.jobs} runs at a time")
+        return ", ".join(parts)
+
+
+def prepare(request: Request) -> Prepared:
+    """Check what a request needs, open its images, and plan its runs; nothing is trained or written.
+
+    Raises:
+        ValueError: If a package, image set, recipe or line-up is missing or does not fit, or the results cannot be
+            written.
+    """
+    require("bench", "sklearn", "matplotlib")  # now, not when the training is over
+    task = task_row(request.task)
+    task.require()
+    where = Where(folder=request.data_dir, download=request.download, workers=request.workers)
+    dataset = set_name(request.dataset or next(iter(task.datasets)), where)
+    out = request.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
+    check_writable("out", out, folder=True)
+    if request.pictures:
+        check_writable("pictures", out / "pictures", folder=True)
+    where = replace(where, check=True, skip_broken=request.skip_broken, memory=out.absolute() / CHECKED)
+    changes = dict(request.changes)
+    # What accelerate was configured with is the user's word, too.
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
+        changes.setdefault("amp", "bfloat16")
+    named = recipe_row(request.recipe).recipe if request.recipe else None
+    base = named or default_recipe(task.name, dataset, where)
+    recipe = base.changed(**changes)
+    if request.models:
+        names: Sequence[str] = expand_names(request.models)
+    else:
+        names = task.nets if task.nets and not request.lineup else lineup(request.lineup or "default")
+    runs = plan(
+        names,
+        dataset,
+        recipe,
+        request.seeds,
+        request.overrides,
+        vary=request.vary,
+        task=task.name,
+        head=request.head,
+        frozen=request.frozen,
+        fixed=changes,
+        where=where,
+    )
+    on_ray = request.engine == "ray"
+    device = ("cuda" if request.gpus_per_run else "cpu") if on_ray else choose_device(request.device)
+    team = join(device)
+    if request.in_processes and team.size > 1:
+        raise ValueError(f"jobs and engine belong to one process, and a launcher started {team.size}: leave them out")
+    images = load(task.name, dataset, where).for_recipe(recipe)
+    if recipe.batch_size > images.train_size:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} exceeds the {images.train_size:,} training images of {images.name}: "
+            "take a smaller one, such as --recipe batch_size=32"
+        )
+    how = How(
+        device=device,
+        channels_last=request.layout == "channels_last",
+        compiled=request.compile,
+        where=where,
+        saved=out.absolute() / SAVED,
+    )
+    return Prepared(
+        request=request,
+        base=base,
+        recipe=recipe,
+        runs=runs,
+        images=images,
+        path=out / RESULTS,
+        how=how,
+        team=team,
+    )
+
+
+def run(request: Request | Prepared, listener: Listener | None = None) -> Outcome:
+    """Train what a request asks for and the results do not have yet.
+
+    Args:
+        request: What is asked.
+        listener: Receives what happens; see `zoo.bench.progress.Progress` for a terminal.
+
+    Returns:
+        How many runs were trained, which failed, and the path of the results; `zoo.results.read` returns them.
+
+    Raises:
+        ValueError: If the request is wrong, or a net cannot be built or does not take the images.
+    """
+    prepared = prepare(request) if isinstance(request, Request) else request
+    listener = listener or Listener()
+    return sweep(
+        prepared.runs,
+        prepared.path,
+        how=prepared.how,
+        engine=_engine(prepared, listener),
+        team=prepared.team,
+        force=prepared.request.force,
+        listener=listener,
+    )
+
+
+def _engine(prepared: Prepared, listener: Listener) -> Engine | None:
+    """Return what computes the runs; None for this process."""
+    request = prepared.request
+    if request.engine == "ray":
+        return Ray(
+            address=request.ray_address,
+            cpus=request.threads or 1,
+            gpus=request.gpus_per_run,
+            retries=request.retries,
+            workers=request.jobs,
+        )
+    if request.in_processes:
+        assert request.jobs is not None
+        return Processes(request.jobs, request.threads or max(1, cores() // request.jobs), request.retries)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    if not request.pictures:
+        return None
+    folder = prepared.path.parent / "pictures"
+    return Here(
+        prepared.team,
+        lambda job, model, images: listener.on_picture(job.run, save_predictions(folder, job.run, model, images)),
+    )
+
+
+def _left_out(images: ImageSet) -> str:
+    train, test = images.left_out
+    return f"; left out, because they cannot be read: {train} training and {test} test images" * bool(train or test)
+
+
+def _differences(before: Recipe, after: Recipe) -> str:
+    old = before.to_dict()
+    return words({key: value for key, value in after.to_dict().items() if old.get(key) != value})

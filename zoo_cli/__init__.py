@@ -1,0 +1,105 @@
+"""The command `zoo`: what there is, what it costs, how it compares. Presentation only.
+
+It is a package beside `zoo`, because importing `zoo` loads torch: help, version and a wrong option are answered
+without. So no file here imports `zoo`, or anything that is not Python's own, before a verb runs.
+
+`VERBS` is the table of all verbs. A file holds the verbs of a group: for each a function that adds its arguments to a
+parser, and one that does what was asked and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from zoo_cli import bench, catalogue, published, report, speed, weights
+from zoo_cli.common import Parser, guarded, version
+
+DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count them, compare them."
+
+
+class Verb(NamedTuple):
+    """A verb: what it does in a few words, what adds its arguments, what runs it."""
+
+    summary: str
+    add: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+VERBS = {
+    "list": Verb("the catalogue", catalogue.add_list, catalogue.run_list),
+    "info": Verb("one model in detail", catalogue.add_info, catalogue.run_info),
+    "count": Verb("parameters, multiply-adds, activations", catalogue.add_count, catalogue.run_count),
+    "weights": Verb("published weights", weights.add_weights, weights.run_weights),
+    "convert": Verb("rewrite a checkpoint under our names", weights.add_convert, weights.run_convert),
+    "verify": Verb("say whether a checkpoint would load", weights.add_verify, weights.run_verify),
+    "validate": Verb("measure the error of trained weights", weights.add_validate, weights.run_validate),
+    "published": Verb(
+        "published results, with who measured them and how", published.add_published, published.run_published
+    ),
+    "bench": Verb("train nets with one recipe and compare them", bench.add_bench, bench.run_bench),
+    "recipes": Verb("what nets can be trained with", bench.add_recipes, bench.run_recipes),
+    "plot": Verb("draw table and plots from stored results", bench.add_plot, bench.run_plot),
+    "speed": Verb("time and memory of nets, side by side", speed.add_speed, speed.run_speed),
+    "report": Verb("one page to explore results", report.add_report, report.run_report),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status, see `zoo_cli.common.guarded`.
+
+    Args:
+        argv: The words after the command's name; by default those that the process was called with.
+    """
+
+    def run() -> int:
+        words = sys.argv[1:] if argv is None else argv
+        args = parse(words)
+        return VERBS[words[0]].run(args)
+
+    return guarded(run)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Args:
+        words: A verb and its arguments.
+
+    Returns:
+        The arguments of the verb.
+
+    Raises:
+        ValueError: If there is no such verb, or an argument is wrong.
+        SystemExit: With status 0, when help or version were asked for and have been printed.
+    """
+    if not words:
+        raise ValueError("a verb is missing (see zoo --help)")
+    verb = words[0]
+    if verb in VERBS:
+        return parser_of(verb).parse_args(words[1:])
+    if verb.startswith("-"):
+        overview().parse_args(words)
+    close = difflib.get_close_matches(verb, VERBS, n=2)
+    hint = f": did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"unknown verb {verb!r}{hint} (see zoo --help)")
+
+
+def parser_of(verb: str) -> Parser:
+    """Return the parser of one verb's arguments."""
+    parser = Parser(prog=f"zoo {verb}")
+    VERBS[verb].add(parser)
+    return parser
+
+
+def overview() -> Parser:
+    """Return the parser that shows all verbs, and reads what may stand in place of one."""
+    parser = Parser(prog="zoo", description=DESCRIPTION, epilog="zoo VERB --help shows examples.")
+    parser.add_argument("--version", action="version", version=version())
+    verbs = parser.add_subparsers(metavar="VERB")
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.summary)
+    return parser
