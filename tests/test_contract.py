@@ -14,12 +14,11 @@ import pytest
 import timm
 import torch
 import torch.fx
-from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 import zoo
-from zoo.layers import Residual, Skippable, Stage
+from zoo.layers import DropPath, Residual, Skippable, Stage
 
 ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreign import TIMM_DENSENET, rename
-from timm.layers import DropPath
 from timm.models.densenet import DenseNet as TimmDenseNet
 from torch import Tensor, nn
 
 import zoo
 from zoo.backbone import drop_path_rates
+from zoo.layers import DropPath
 
 # Millions of parameters, Huang et al. 2017, table 2 (the first digits are all that is printed).
 TABLE_2 = {

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import nn
 
-from zoo.layers import KeepAll, Scale
+from zoo.layers import DropPath, KeepAll, Scale
 
 PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample, DropPath, KeepAll, Scale)
 """Layers that hand their input on: copied, pooled, up-sampled, times a constant or, in training, dropped as a whole."""

@@ -6,7 +6,7 @@ Units get resolved channel counts, strides and dilations; they know no family, n
 from zoo.layer_types import LayerType
 from zoo.layers.checkpointing import run_checkpointed
 from zoo.layers.convs import BandConv2d, DeformConv2d, OffsetConv
-from zoo.layers.gates import KeepAll, Scale, SqueezeGate, local_norm
+from zoo.layers.gates import DropPath, KeepAll, Scale, SqueezeGate, local_norm
 from zoo.layers.head import Wide, WideHead
 from zoo.layers.kit import Conv, Kit, named, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
@@ -32,6 +32,7 @@ __all__ = [
     "DeformConv2d",
     "DilatedAvgPool",
     "DilatedMaxPool",
+    "DropPath",
     "KeepAll",
     "Kit",
     "LayerType",

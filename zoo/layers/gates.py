@@ -57,6 +57,30 @@ class KeepAll(nn.Module):
         return f"{self.keep:g}"
 
 
+class DropPath(nn.Module):
+    """Drop the map of a sample with some probability in training, and scale up those that are kept.
+
+    Stochastic depth (Huang et al. 2016, arXiv:1603.09382), as timm's layer of the same name.
+
+    Args:
+        drop_prob: Probability of dropping.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+        # A layer of torch's own, so that a traced graph still follows train() and eval().
+        self.draw = nn.Dropout(drop_prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return x * self.draw(x.new_ones((x.shape[0], 1, 1, 1)))
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"{self.drop_prob:g}"
+
+
 class Scale(nn.Module):
     """Multiply a map by a constant factor."""
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timm.layers import DropPath
 from torch import Tensor, nn
 
+from zoo.layers.gates import DropPath
 from zoo.layers.kit import Conv, Kit, sequence
 
 

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 
 import torch
-from timm.layers import drop_path
 from torch import Tensor, nn
 
 from zoo.layers.checkpointing import run_checkpointed
@@ -21,17 +20,18 @@ class Skippable(nn.Sequential):
     """
 
     def __init__(self, layers: nn.Module, drop_prob: float) -> None:
-        super().__init__(OrderedDict(layers.named_children()))
+        # The draw is a layer of torch's own, so that a traced graph still follows train() and eval().
+        super().__init__(OrderedDict([*layers.named_children(), ("draw", nn.Dropout(drop_prob))]))
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         y = x
-        for layer in self:
-            y = layer(y)
-        if self.drop_prob > 0.0 and self.training:
-            y = x + drop_path(y - x, self.drop_prob, True)
-        return y
+        for name, layer in self.named_children():
+            if name != "draw":
+                y = layer(y)
+        kept = self.get_submodule("draw")(x.new_ones((x.shape[0], 1, 1, 1)))
+        return kept * y + (1 - kept) * x
 
 
 class Stage(nn.Sequential):

@@ -41,12 +41,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Stage, avg_pool_halving, run_checkpointed, sequence
+from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, run_checkpointed, sequence
 from zoo.weights import Layout
 
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}

@@ -61,7 +61,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zoo import topology
@@ -71,6 +70,7 @@ from zoo.grid import Grid
 from zoo.layers import (
     UPS,
     Conv,
+    DropPath,
     KeepAll,
     Kit,
     Resize,

@@ -39,12 +39,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Order, Residual, Stage, basic, max_pool_halving, run_checkpointed, sequence
+from zoo.layers import Conv, DropPath, Kit, Order, Residual, Stage, basic, max_pool_halving, run_checkpointed, sequence
 
 UNIT = Order(before="", last="n", after="")
 """The released residual unit: nothing follows the sum."""

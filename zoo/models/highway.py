@@ -48,12 +48,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, Kit, Stage, max_pool_halving, sequence
+from zoo.layers import Conv, DropPath, Kit, Stage, max_pool_halving, sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +136,13 @@ class Highway(nn.Module):
         self.gate = Gate(
             conv.out_chs, conv.kernel, dilation=conv.dilation, start=gate_bias, device=kit.device, dtype=kit.dtype
         )
+        self.squash = nn.Sigmoid()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         changed = self.act1(self.conv1(x))
-        return x + self.drop_path(torch.sigmoid(self.gate(x)) * (changed - x))
+        return x + self.drop_path(self.squash(self.gate(x)) * (changed - x))
 
 
 class HighwayNet(Backbone):
