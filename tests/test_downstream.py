@@ -27,7 +27,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 import zoo
-from zoo.timm import main
+from zoo.timm import main, pool_at_test_time
 
 ROOT = Path(__file__).parents[1]
 NETS = ("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50", "preresnet50", "zoo_densenet121", "zoo_vgg16_bn")
@@ -501,6 +501,36 @@ def test_timm_scripts_know_us(tmp_path: Path) -> None:
     )
     done = run_script(tmp_path, "scripts/script.py", "--model", "fishnet_test", "--help")
     assert done.stdout == "scripts/script.py (1, 3)\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["vgg_test", "alexnet_test", "lenet_test", "resnet_test"])
+def test_timms_test_time_pooling(name: str) -> None:
+    """As validate.py --test-pool does it: at the published size the net itself, at a larger one a mean of places."""
+    pool = pool_at_test_time(timm.layers.apply_test_time_pool)
+    net = zoo.create_model(name).eval()
+    chans, side, _ = zoo.model_entry(name).input_size
+    same, pooled = pool(net, {"input_size": (chans, side, side)})
+    assert same is net
+    assert not pooled
+    with torch.no_grad():
+        want = net(images(side, chans))
+        head, pooled = pool(net, {"input_size": (chans, 2 * side, 2 * side)})
+        assert pooled
+        torch.testing.assert_close(head(images(side, chans)), want)
+        places = head(images(2 * side, chans))
+    assert places.shape == want.shape
+    assert places.isfinite().all()
+
+
+def test_timm_scripts_pool_with_ours(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import timm\n"
+        "from timm.layers import apply_test_time_pool\n"
+        "net = timm.create_model('vgg_test')\n"
+        "print(type(apply_test_time_pool(net, {'input_size': (3, 128, 128)})[0]).__name__)\n"
+    )
+    done = run_script(tmp_path, "script.py")
+    assert done.stdout == "PooledLogits\n", done.stderr
 
 
 def test_timm_scripts_help_and_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,14 @@ def one_of_each_structure() -> list[str]:
 
 
 STRUCTURES = one_of_each_structure()
-SMALLER: dict[str, dict[str, Any]] = {"vgg11": {"wide": (64, 64)}}
+SMALLER: dict[str, dict[str, Any]] = {"vgg11": {"wide": (64, 64)}, "fabric_d_l8_s6_c32x2_voc": {"channels": (8,) * 6}}
 """Of a hundred million parameters that add no structure."""
+
+
+def small_images(name: str) -> Tensor:
+    """One image of a size that every net takes, for maps of all layers are kept."""
+    side = min(zoo.model_entry(name).input_size[-1], 96)
+    return images(name, batch=1, height=side, width=side)
 
 
 @pytest.fixture(autouse=True)

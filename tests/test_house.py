@@ -51,7 +51,7 @@ MAY_IMPORT = {
         "zoo.weights.loading",
     },
     "zoo.detection": {"zoo.backbone", "zoo.features", "zoo.registry"},
-    "zoo.timm": {"zoo"},
+    "zoo.timm": {"zoo", "zoo.backbone"},
     "zoo.analysis": {"zoo.layers"},
     "zoo.hub": {"zoo.files"},
     "zoo.imagesets": {"zoo.files", "zoo.interrupts"},

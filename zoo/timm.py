@@ -7,10 +7,16 @@ timm looks models up by name when they are created, but imports nobody's. Its ow
 import argparse
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import timm.layers
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import zoo
+from zoo.backbone import Backbone
 
 EXAMPLES = """\
 examples:
@@ -21,6 +27,43 @@ examples:
 
 The scripts lie in timm's repository. `zoo list` shows the models; where timm owns a name, ours begins with zoo_.
 A folder that holds the sources of timm is preferred to the installed timm if it is the current one."""
+
+
+class PooledLogits(nn.Module):
+    """Test-time pooling of a net with wide layers: its logits at every place of their window, pooled.
+
+    timm's own pools the features by their size at the published input, which is what the window of the wide layers
+    reads as a whole, and takes the classifier's input for features.
+
+    Args:
+        base: The net, with its classifier.
+    """
+
+    def __init__(self, base: Backbone) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> logits (N, num_classes), half their mean and half their maximum over all places."""
+        wide: Any = self.base.wide
+        fc: Any = self.base.get_classifier()
+        places = F.conv2d(wide(self.base.forward_features(x)), fc.weight[:, :, None, None], fc.bias)
+        return timm.layers.adaptive_avgmax_pool2d(places, 1).flatten(1)
+
+
+def pool_at_test_time(timms: Callable[..., tuple[nn.Module, bool]]) -> Callable[..., tuple[nn.Module, bool]]:
+    """What stands in for ``timm.layers.apply_test_time_pool``: the same but for nets of ours with wide layers."""
+
+    def apply(model: Any, config: Mapping[str, Any], use_test_size: bool = False) -> tuple[nn.Module, bool]:
+        fc = model.get_classifier() if isinstance(model, Backbone) and model.wide is not None else None
+        if not isinstance(fc, nn.Linear) or fc.in_features != model.wide.out_chs:
+            return timms(model, config, use_test_size)
+        cfg = model.pretrained_cfg
+        published = (cfg.get("test_input_size") if use_test_size else None) or cfg["input_size"]
+        larger = all(given > own for given, own in zip(config["input_size"][1:], published[1:], strict=True))
+        return (PooledLogits(model), True) if larger else (model, False)
+
+    return apply
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not script.is_file():
         parser.error(f"script ({given.script}) is not a file; give the path of a Python script, then its arguments")
     assert zoo.list_models(), "importing the package registers its models"
+    ours: Any = pool_at_test_time(timm.layers.apply_test_time_pool)
+    timm.layers.apply_test_time_pool = ours
     sys.argv = [given.script, *given.args]
     sys.path[0] = str(script.resolve().parent)
     runpy.run_path(given.script, run_name="__main__")
