@@ -71,6 +71,7 @@ SZEGEDY = "Szegedy et al. 2014, arXiv:1409.4842"
 KRIZHEVSKY = "Krizhevsky et al. 2012, NeurIPS 2012"
 ZEILER = "Zeiler & Fergus 2014, arXiv:1311.2901"
 CHATFIELD = "Chatfield et al. 2014, arXiv:1405.3531"
+BENGIO = "Bengio et al. 1994, doi:10.1109/72.279181"
 DUMOULIN = "Dumoulin & Visin 2016, arXiv:1603.07285"
 
 THREE = "fabric_a_l3_s6_c128"
@@ -329,7 +330,12 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
         ),
         System("RoIPool and its rounding", GIRSHICK, "installed", where=("torchvision.ops.RoIPool",)),
         System("RoIAlign", HE2017, "installed", where=("torchvision.ops.RoIAlign",)),
-        System("receptive field and memory of stacked convolutions", LONG, "planned", note="an analysis"),
+        System(
+            "receptive field and memory of stacked convolutions",
+            SIMONYAN,
+            "planned",
+            note="an analysis; the paper has the field of stacked 3x3s, a lecture the memory",
+        ),
         System(
             "un-pooling: bed of nails, nearest neighbour, bilinear",
             DUMOULIN,
@@ -357,7 +363,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             ("resnet50", "fishnet99"),
             {"output_stride": 8},
         ),
-        System("data augmentation", REN, "part", where=("zoo.bench.augment.shift_images",), note="shifts"),
+        System("data augmentation", KRIZHEVSKY, "part", where=("zoo.bench.augment.shift_images",), note="shifts"),
         System("spatial transformer", "Jaderberg et al. 2015, arXiv:1506.02025", "planned", note="a front of a net"),
         System(
             "deformable convolution",
@@ -378,7 +384,13 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
     ),
     "A history of convolutional nets": (
         System("LeNet-5", "LeCun et al. 1998, doi:10.1109/5.726791", "model", ("lenet5_cifar",)),
-        System("AlexNet", KRIZHEVSKY, "model", ("alexnet",)),
+        System(
+            "AlexNet",
+            KRIZHEVSKY,
+            "model",
+            ("alexnet",),
+            note="in the form with one tower of Krizhevsky 2014, arXiv:1404.5997; the net of 2012 has two",
+        ),
         System("VGG-M, F and S", CHATFIELD, "cited", note="no installed library has them"),
         System(
             "VGG configurations A, A-LRN, B, C, D and E",
@@ -386,7 +398,13 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "model",
             ("vgg11", "vgg11_lrn", "vgg13", "vgg16_c", "vgg16", "vgg19"),
         ),
-        System("VGG with batch norm", SIMONYAN, "model", ("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")),
+        System(
+            "VGG with batch norm",
+            SIMONYAN,
+            "model",
+            ("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+            note="the paper is older than batch norm",
+        ),
         System("VGG recipe", SIMONYAN, "cited", note="the benchmark trains on small images"),
         System("GoogLeNet with auxiliary classifiers", SZEGEDY, "model", ("googlenet", "googlenet_bn")),
         System(
@@ -475,7 +493,7 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
             "Yosinski et al. 2014, arXiv:1411.1792",
             "part",
             where=("zoo.backbone.Backbone.reset_classifier",),
-            note="loading of trained weights is planned",
+            note="after pretrained=True or zoo.load_weights",
         ),
         System("R-CNN", "Girshick et al. 2014, arXiv:1311.2524", "cited", note="no installed library has it"),
         System(
@@ -496,9 +514,9 @@ SYSTEMS: dict[str, tuple[System, ...]] = {
         ),
         System(
             "vanishing gradients as a product of Jacobians",
-            SZEGEDY,
+            BENGIO,
             "planned",
-            note="an analysis",
+            note="an analysis; why GoogLeNet has auxiliary classifiers",
         ),
     ),
 }

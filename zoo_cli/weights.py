@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo_cli.common import Parser, print_json, print_table, printable, tell
 
-COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "size", "licence", "source")
+COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "at", "size", "licence", "source")
 NUMBERS = ("classes", "top1_error", "top5_error", "size")
 MOST = 1 << 20
 """Classes or channels that a checkpoint may be asked for."""
@@ -42,6 +42,7 @@ def run_weights(args: argparse.Namespace) -> int:
         for tag, weights in entry.weights.items():
             file = cached_path(weights.url) if weights.url else None
             held = file.stat().st_size if file and file.is_file() else None
+            side = (weights.test_input_size or weights.input_size or entry.input_size)[-1]
             rows.append(
                 {
                     "weights": f"{entry.name}.{tag}",
@@ -49,6 +50,7 @@ def run_weights(args: argparse.Namespace) -> int:
                     "top1_error": weights.top1_error,
                     "top5_error": weights.top5_error,
                     "of": weights.error_source,
+                    "at": f"{side} px" if weights.error_source else "",
                     "size": f"~{4 * entry.params / 1e6:.1f} MB" if held is None else f"{held / 1e6:.1f} MB",
                     "licence": weights.licence,
                     "source": weights.hub_id or weights.url.rpartition("/")[2],

@@ -26,7 +26,8 @@ What differs from the papers, and why:
       code starts with 2 k always. With 16 the counts of ``densenet40_k12_cifar``, ``densenet100_k12_cifar`` and
       ``densenet100_k24_cifar`` are the 1.0, 7.0 and 27.2 M of the paper's table 2. pytorchcv's nets of the same names
       are others: they compress and start with 2 k.
-    * ``densenet264`` stands in table 1 of the paper; neither its count nor its weights were published.
+    * ``densenet264`` stands in table 1 of the paper. A count of 31.79 M was printed, which is 33,337,704 / 2^20. The
+      authors' README links Torch weights of 256 MB, for which there is no tag here.
     * ``densenet40_k12_bc_cifar`` is by the paper's rules but not in the paper; pytorchcv has it. ``densenet_test`` is
       ours.
     * ``output_stride``: the pooling of a transition becomes a dilated one of stride 1, and the 3x3s behind it dilate.
@@ -251,7 +252,8 @@ MODELS = {
         264,
         33_337_704,
         reference="",
-        notes="In the paper's table 1; no count and no weights were published. timm's densenet264d has another stem.",
+        notes="In the paper's table 1. The authors' weights are a Torch file, which no tag is for. timm's densenet264d "
+        "has another stem.",
     ),
     # CIFAR scale
     "densenet40_k12_cifar": _cifar(40, 12, 1_019_722),

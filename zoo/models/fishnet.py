@@ -110,6 +110,10 @@ class FishSpec(Spec):
             chs = self.map_widths[4 + stage]
             self.require(chs % width == 0, "body_widths", f"divide the {chs} channels that stage {stage} meets")
         self.require(self.group_width >= 0, "group_width", "not be negative")
+        for name in ("stem_width", "tail_widths", "body_widths"):
+            value = getattr(self, name)
+            least = min(value) if isinstance(value, tuple) else value
+            self.require(least >= max(self.mid_divisor, 2), name, f"be at least {max(self.mid_divisor, 2)}")
 
     @property
     def map_widths(self) -> tuple[int, ...]:
