@@ -237,7 +237,18 @@ def test_numbers_of_runs_are_told() -> None:
     assert find("WRN-28-10", dataset="CIFAR-10").protocol == "whole image; median of 5"
     assert find("ResNeXt-29, 8x64d", dataset="CIFAR-10").protocol == "whole image; mean of 10"
     assert all("mean of 5" in row.protocol for row in ROWS if row.series == "pycls")
-    assert all("best of 5" in r.protocol for r in ROWS if r.source.startswith("Training Very Deep"))
+    deep = [row for row in ROWS if row.source.startswith("Training Very Deep")]
+    assert all(("best of 5" in row.protocol) == (row.series == "paper") for row in deep)
+    quoted = [row for row in deep if row.model.startswith("Fitnet")]
+    assert {row.series for row in quoted} == {"other papers"}
+    assert all("reported by Romero et al." in row.note for row in quoted)
+
+
+def test_what_has_another_unit_is_near_and_no_more() -> None:
+    """Facebook's ResNet-50, and no other of its nets, has a norm after the addition."""
+    units = {row.model: (row.entry, row.near) for row in ROWS if row.series == "fb.resnet.torch"}
+    assert units["ResNet-50 (fb.resnet.torch)"] == ("", "resnet50")
+    assert units["ResNet-101 (fb.resnet.torch)"] == ("resnet101", "")
 
 
 def test_whitening_is_another_protocol() -> None:

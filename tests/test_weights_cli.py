@@ -41,11 +41,14 @@ def test_weights_lists_tags(capsys: pytest.CaptureFixture[str]) -> None:
     cached.write_bytes(bytes(1_500_000))
     assert main(["weights", "fishnet150"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["weights", "classes", "top1_error", "top5_error", "of", "size", "licence", "source"]
+    columns = ["weights", "classes", "top1_error", "top5_error", "of", "at", "size", "licence", "source"]
+    assert lines[0].split() == columns
     assert lines[2].split() == [
-        *("fishnet150.osmr_in1k", "1000", "19.26", "4.75", "pytorchcv", "1.5", "MB", "mit"),
+        *("fishnet150.osmr_in1k", "1000", "19.26", "4.75", "pytorchcv", "224", "px", "1.5", "MB", "mit"),
         "fishnet150-0475-93e26daa.pth.zip",
     ]
+    at = {row["weights"]: row["at"] for row in run_json(capsys, "weights", "resnext50_32x4d")}
+    assert at["resnext50_32x4d.a1h_in1k"] == "288 px"
     everything = run_json(capsys, "weights")
     assert len(everything) == sum(len(zoo.model_entry(name).weights) for name in zoo.list_models())
     assert {row["weights"] for row in run_json(capsys, "weights", "zoo_resnet50.a1_in1k")} >= {"resnet50.a1_in1k"}
