@@ -329,6 +329,19 @@ def test_an_exported_graph_shows_all_convolutions(net: nn.Module) -> None:
         assert not calls["aten.alias.default"], "a slice that takes all: some refuse it"
 
 
+def test_a_scripted_net_trains_and_is_evaluated_in_turn(net: nn.Module) -> None:
+    """As timm's ``train.py --torchscript`` does: what is optimised for a training step runs in inference mode, too."""
+    scripted = torch.jit.script(net)
+    x = images(net)
+    for _ in range(2):
+        scripted.train()
+        for _ in range(2):  # one run to record, one to optimise
+            scripted(x).sum().backward()
+        scripted.eval()
+        with torch.inference_mode():
+            close(scripted(x), net.eval()(x))
+
+
 # Parameters without gradients, and nets that begin without numbers
 
 

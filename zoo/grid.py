@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import topology
-from zoo.layers import run_checkpointed
+from zoo.layers import concatenate, run_checkpointed
 
 Node = tuple[Tensor, Tensor]
 """A finished map, and what skips read of the node: the sum before a shared norm and activation, else the same map."""
@@ -187,7 +187,7 @@ class Grid(nn.Sequential):
                 stacked.append(nodes[self.across][0])
         results = {scale: node[0] for scale, node in nodes.items()}
         if self.scales in wanted:
-            results[self.scales] = torch.cat(stacked, dim=1)
+            results[self.scales] = concatenate(stacked)
         return results
 
     @torch.jit.ignore

@@ -21,7 +21,7 @@ from zoo.layers.sampling import (
     max_pool_halving,
     upsample_like,
 )
-from zoo.layers.stage import Skippable, Stage
+from zoo.layers.stage import Skippable, Stage, concatenate
 
 __all__ = [
     "ORDERS",
@@ -50,6 +50,7 @@ __all__ = [
     "avg_pool_halving",
     "basic",
     "bottleneck",
+    "concatenate",
     "local_norm",
     "max_pool_halving",
     "named",

@@ -8,6 +8,15 @@ from torch import Tensor, nn
 from zoo.layers.checkpointing import run_checkpointed
 
 
+def concatenate(maps: list[Tensor]) -> Tensor:
+    """Concatenate maps along their channels."""
+    if torch.jit.is_scripting():
+        # The same for maps. TorchScript would make one graph of ``cat`` and the norm behind it, and record it for a
+        # backward pass in inference mode too, where that is an error: it asks the norm, but not the list of maps.
+        return torch.hstack(maps)
+    return torch.cat(maps, dim=1)
+
+
 class Skippable(nn.Sequential):
     """Layers that keep a map's shape; training leaves them out for a sample with some probability.
 
@@ -26,11 +35,12 @@ class Skippable(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
-        y = x
+        y, kept = x, x.new_ones((x.shape[0], 1, 1, 1))
         for name, layer in self.named_children():
-            if name != "draw":
+            if name == "draw":
+                kept = layer(kept)
+            else:
                 y = layer(y)
-        kept = self.get_submodule("draw")(x.new_ones((x.shape[0], 1, 1, 1)))
         return kept * y + (1 - kept) * x
 
 

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, run_checkpointed, sequence
+from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, concatenate, run_checkpointed, sequence
 from zoo.weights import Layout
 
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
@@ -131,7 +131,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps of (N, C_i, H, W) -> (N, growth_rate, H, W)."""
-        return self.drop_path(self.branch(torch.cat(maps, dim=1)))
+        return self.drop_path(self.branch(concatenate(maps)))
 
 
 class DenseStage(Stage):
@@ -146,7 +146,7 @@ class DenseStage(Stage):
             else:
                 new = layer(maps)
             maps = maps + [new]  # noqa: RUF005 - a new list, for a checkpoint keeps the old one; TorchScript has no star
-        return torch.cat(maps, dim=1)
+        return concatenate(maps)
 
 
 class DenseNet(Backbone):

@@ -50,6 +50,7 @@ from zoo.layers import (
     SqueezeGate,
     Stage,
     bottleneck,
+    concatenate,
     max_pool_halving,
     sequence,
     upsample_like,
@@ -229,7 +230,7 @@ class Join(nn.Module):
 
     def forward(self, trunk: Tensor, lateral: Tensor) -> Tensor:
         """(N, C, H, W) and (N, L, H, W) -> (N, C + L, H, W)."""
-        return torch.cat([trunk, lateral], dim=1)
+        return concatenate([trunk, lateral])
 
 
 class Body(nn.Module):

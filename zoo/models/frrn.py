@@ -43,7 +43,19 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, DropPath, Kit, Order, Residual, Stage, basic, max_pool_halving, run_checkpointed, sequence
+from zoo.layers import (
+    Conv,
+    DropPath,
+    Kit,
+    Order,
+    Residual,
+    Stage,
+    basic,
+    concatenate,
+    max_pool_halving,
+    run_checkpointed,
+    sequence,
+)
 
 UNIT = Order(before="", last="n", after="")
 """The released residual unit: nothing follows the sum."""
@@ -137,7 +149,7 @@ class FullResolutionUnit(nn.Module):
     def forward(self, streams: Streams) -> Streams:
         """Streams -> streams; y has the same size and out_chs channels."""
         y, z = streams
-        y = self.branch(torch.cat([y, self.pool(z)], dim=1))
+        y = self.branch(concatenate([y, self.pool(z)]))
         if self.give is not None:
             z = z + self.drop_path(self.unpool(self.give(y), z))
         return y, z
@@ -231,7 +243,7 @@ class Join(nn.Module):
     def forward(self, streams: Streams) -> Tensor:
         """Streams -> (N, C + lanes, H, W)."""
         y, z = self.rise(streams)
-        return torch.cat([y, z], dim=1)
+        return concatenate([y, z])
 
 
 class FRRN(Backbone):

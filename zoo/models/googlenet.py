@@ -57,7 +57,17 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, check_images
 from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
-from zoo.layers import Conv, DilatedMaxPool, Kit, Stage, local_norm, max_pool_halving, run_checkpointed, sequence
+from zoo.layers import (
+    Conv,
+    DilatedMaxPool,
+    Kit,
+    Stage,
+    concatenate,
+    local_norm,
+    max_pool_halving,
+    run_checkpointed,
+    sequence,
+)
 from zoo.weights import Layout, torchvision
 
 STEMS = {"imagenet": 4, "cifar": 1}
@@ -215,7 +225,7 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, C, H, W)."""
-        return torch.cat([self.one(x), self.three(x), self.five(x), self.project(self.pool(x))], 1)
+        return concatenate([self.one(x), self.three(x), self.five(x), self.project(self.pool(x))])
 
 
 @torch.fx.wrap
