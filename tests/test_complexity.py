@@ -348,6 +348,17 @@ def test_an_image_that_fills_the_memory_is_refused(size: tuple[int, int, int]) -
         count(nn.Conv2d(3, 1, 1), size)
 
 
+def test_a_net_that_knows_its_smallest_image_says_so() -> None:
+    for device in ("cpu", "meta"):
+        net = zoo.create_model("vgg_test", device=device)
+        with pytest.raises(
+            ValueError, match=r"does not run through VGG: .*\(31x40\) must be at least 32x32 for this net"
+        ):
+            count(net, (3, 31, 40))
+        assert not any(module._forward_hooks for module in net.modules())
+        assert next(net.parameters()).device.type == device
+
+
 def test_what_takes_no_image_is_named() -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def test_wrong_taps_are_named(asked: Any, rule: str) -> None:
             ask(asked)
 
 
-@pytest.mark.parametrize("wrapper", ["lists", 3, "hooks", None, int, ""])
+@pytest.mark.parametrize("wrapper", ["lists", 3, "hooks", None, int, nn.ReLU, ""])
 def test_wrong_wrappers_are_named(wrapper: Any) -> None:
     if wrapper is None:
         assert zoo.create_model("resnet_test", features_only=True, feature_cls=None) is not None

@@ -142,7 +142,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_module = analysis.by_module_and_operator()
         except (RuntimeError, AssertionError) as error:  # some nets of timm assert the size that they were made for
-            raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {error}") from error
+            reason = _in_own_words(model, image) or error
+            raise ValueError(f"input_size {size} does not run through {type(model).__name__}: {reason}") from error
         except (TypeError, AttributeError, IndexError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"model ({type(model).__name__}) does not take an image of {size}: {reason}") from error
@@ -201,6 +202,21 @@ def _uncompiled(model: nn.Module) -> nn.Module:
 def _is_scripted(model: nn.Module) -> bool:
     """Whether a part of the net is scripted or traced: it then takes no hooks that count."""
     return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+
+
+def _in_own_words(model: nn.Module, image: torch.Tensor) -> str:
+    """What a net says of an image that it does not take; it says nothing of sizes while it is traced."""
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule):  # the tracer's hooks are of no use any more
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+    try:
+        model(image)
+    except ValueError as error:
+        return str(error)
+    except (RuntimeError, AssertionError):
+        pass
+    return ""
 
 
 def _only_tensors(module: nn.Module, args: Any, out: Any) -> tuple[torch.Tensor, ...]:

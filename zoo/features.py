@@ -5,6 +5,7 @@ whole children or nothing, and fail in torch's words on small images. These keep
 what is not needed, checkpoint units, and check sizes.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,11 +134,19 @@ def check_features(build: Any, spec: Spec, options: Mapping[str, Any], name: str
     take = arguments.tap_indices("out_indices", taps, len(strides), remark + (f" ({reason})" if reason else ""))
     wrapper = options.get("feature_cls", "list")
     wrapper = WORDS.get(wrapper, wrapper) if isinstance(wrapper, type) else wrapper
-    if not (isinstance(wrapper, type) and issubclass(wrapper, nn.Module)):
+    if not _is_wrapper(wrapper):
         word = wrapper.lower() if isinstance(wrapper, str) else wrapper
         wrappers = CHAIN if getattr(build, "chain", True) else OTHER
         wrapper = wrappers[arguments.one_of("feature_cls", word, CHAIN, ", or a class of wrappers")]
     return {**options, "out_indices": take, "feature_cls": wrapper}
+
+
+def _is_wrapper(value: Any) -> bool:
+    """Whether a value is a class that takes a net and ``out_indices``."""
+    if not (isinstance(value, type) and issubclass(value, nn.Module)):
+        return False
+    parameters = inspect.signature(value).parameters
+    return "out_indices" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _cut(model: Backbone, out_indices: Any) -> tuple[int, ...]:
