@@ -44,6 +44,9 @@ WRONG: list[tuple[str, Any, str]] = [
     *(("dtype", value, "must be one of torch.float32") for value in ("float16", torch.int8, torch.complex64, float)),
     ("features_only", 1, "must be True or False"),
     ("pretrained", "yes", "must be True or False"),
+    ("pretrained_cfg", 5, "must be a tag"),
+    ("pretrained_cfg_overlay", "url", "must be a dict"),
+    ("feature_cfg", 5, "must be a dict"),
 ]
 
 
@@ -63,6 +66,28 @@ def test_a_new_classifier_is_checked_too(argument: str) -> None:
         net.reset_classifier(**{"num_classes": 3, argument: "x"})
     assert net.classifier is before
     assert net.num_classes == 10
+
+
+@pytest.mark.parametrize("name", [5, None, b"resnet_test"])
+def test_a_name_is_a_text(name: Any) -> None:
+    for ask in (zoo.create_model, zoo.model_entry):
+        with pytest.raises(ValueError, match=r"name \(.*\) must be a text"):
+            ask(name)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("out_channels", value) for value in ("x", True, 0, 256.0, 10**9)),
+        *(("trainable_stages", value) for value in (1.5, "x", -1, True)),
+        *(("strides", value) for value in (4, "48", ("x",), ())),
+        ("freeze_norms", "no"),
+        ("extra_blocks", "pools"),
+    ],
+)
+def test_arguments_of_a_pyramid_are_named(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{argument} (")):
+        zoo.detection_backbone("resnet_test", **{argument: value})
 
 
 def test_numbers_of_other_libraries_are_numbers() -> None:

@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "zoo.weights",
         "zoo.weights.loading",
     },
-    "zoo.detection": {"zoo.backbone", "zoo.features", "zoo.registry"},
+    "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.registry"},
     "zoo.timm": {"zoo", "zoo.backbone"},
     "zoo.analysis": {"zoo.layers"},
     "zoo.hub": {"zoo.files"},

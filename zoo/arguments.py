@@ -34,13 +34,27 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def whole(name: str, value: Any, least: int, meaning: str = "") -> int:
-    """A whole number from ``least`` to ``LARGEST``."""
+def whole(name: str, value: Any, least: int, most: int = LARGEST) -> int:
+    """A whole number from ``least`` to ``most``."""
     if not is_whole(value):
-        raise wrong(name, value, f"be a whole number{meaning}")
-    if not least <= value <= LARGEST:
-        raise wrong(name, value, f"be a whole number from {least} to {LARGEST}{meaning}")
+        raise wrong(name, value, "be a whole number")
+    if not least <= value <= most:
+        raise wrong(name, value, f"be a whole number from {least} to {most}")
     return int(value)
+
+
+def text(name: str, value: Any) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise wrong(name, value, "be a text")
+    return value
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A mapping; an empty one for None."""
+    if not isinstance(value, Mapping | None):
+        raise wrong(name, value, "be a dict")
+    return dict(value or {})
 
 
 def share(name: str, value: Any) -> float:

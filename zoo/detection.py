@@ -18,12 +18,15 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
+from zoo import arguments
 from zoo.backbone import Backbone
 from zoo.features import FeatureGetter
 from zoo.registry import create_model, model_entry
 
 STRIDES = (4, 8, 16, 32)
 """Total strides of the maps of a feature pyramid (Lin et al. 2017, arXiv:1612.03144)."""
+WIDEST = 4096
+"""Bound of the channels of a pyramid, whose convolutions have nine times their square in numbers."""
 EXTRA_BLOCKS = ("pool", "p6p7", "none")
 
 
@@ -117,13 +120,15 @@ def detection_backbone(
         ValueError: If an argument is out of its range, or the net has no such taps; the message names it.
         TypeError: If ``net`` is neither a name nor a net with feature taps.
     """
+    out_channels = arguments.whole("out_channels", out_channels, least=1, most=WIDEST)
+    freeze_norms = arguments.flag("freeze_norms", freeze_norms)
+    if isinstance(strides, str) or not isinstance(strides, Sequence | None):
+        raise ValueError(f"strides ({strides!r}) must be numbers such as {STRIDES}, or None")
     body, reductions, channels = _body(net, strides, overrides)
     wanted = sorted(set(reductions) & set(STRIDES)) if strides is None else list(strides)
     if not wanted or not set(wanted) <= set(reductions) or wanted != sorted(set(wanted)):
         has = ", ".join(map(str, reductions))
         raise ValueError(f"strides ({strides}) must be rising and among those of the taps of {_title(net)}: {has}")
-    if out_channels < 1:
-        raise ValueError(f"out_channels ({out_channels}) must be at least 1")
     take = [max(i for i, stride in enumerate(reductions) if stride == one) for one in wanted]
     _freeze_stages(body, trainable_stages, _title(net))
     if freeze_norms:
@@ -193,9 +198,9 @@ def _freeze_stages(body: nn.Module, trainable: int | None, title: str) -> None:
         if name in ends and stages[-1]:
             stages.append([])
     stages = [stage for stage in stages if stage]
-    if not 0 <= trainable <= len(stages):
+    if not arguments.is_whole(trainable) or not 0 <= trainable <= len(stages):
         text = "; ".join(", ".join(name for name, _ in stage) for stage in stages)
-        raise ValueError(f"trainable_stages ({trainable}) must lie in 0 to {len(stages)} for {title}: {text}")
+        raise ValueError(f"trainable_stages ({trainable!r}) must lie in 0 to {len(stages)} for {title}: {text}")
     for stage in stages[: len(stages) - trainable]:
         for _, child in stage:
             child.requires_grad_(False)

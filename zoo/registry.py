@@ -21,6 +21,7 @@ from typing import Any
 import timm
 from timm.layers import set_layer_config
 from timm.models import (
+    PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
     get_arch_pretrained_cfgs,
@@ -73,7 +74,7 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
         OSError: If weights cannot be fetched.
         TypeError: If an override is neither a field of the specification nor an argument of the net.
     """
-    if name.startswith("timm:"):
+    if arguments.text("name", name).startswith("timm:"):
         return timm.create_model(_name_of_timm(name.removeprefix("timm:")), pretrained=pretrained, **overrides)
     if ":" in name:
         return timm.create_model(name, pretrained=pretrained, **overrides)
@@ -136,7 +137,7 @@ def model_entry(name: str) -> Entry:
     Raises:
         ValueError: If there is none; the message offers close matches.
     """
-    entry = _find(name)
+    entry = _find(arguments.text("name", name))
     if entry is None:
         if is_model(name.removeprefix("timm:")):
             raise ValueError(f"name ({name!r}) is a model of timm, not of the zoo: it has no row here")
@@ -201,7 +202,7 @@ def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "",
     if tag:
         kwargs.setdefault("pretrained_cfg", tag)
     with set_layer_config(**switches):
-        model: Any = _ENTRYPOINTS[entry.name](pretrained=arguments.flag("pretrained", pretrained), **kwargs)
+        model: Any = _ENTRYPOINTS[entry.name](pretrained=pretrained, **kwargs)
     runtime = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
     model._model_args = {key: value for key, value in kwargs.items() if key not in runtime}
     if checkpoint_path:
@@ -241,7 +242,8 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         changes = {key: kwargs.pop(key) for key in entry.spec.field_names() if key in kwargs}
         spec = _specify(entry, changes)
-        wrapper = {**(kwargs.pop("feature_cfg", None) or {})}
+        pretrained = arguments.flag("pretrained", False if pretrained is None else pretrained)
+        wrapper = arguments.mapping("feature_cfg", kwargs.pop("feature_cfg", None))
         if arguments.flag("features_only", kwargs.get("features_only", False)):
             wrapper |= {key: kwargs.pop(key) for key in FEATURE_OPTIONS if key in kwargs}
             wrapper = check_features(entry.build, spec, wrapper, entry.name)
@@ -288,7 +290,9 @@ def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
         if tag not in tagged.cfgs:
             raise ValueError(f"pretrained_cfg ({given!r}) must be one of {', '.join(tagged.cfgs)} for {entry.name}")
         given = replace(tagged.cfgs[tag], architecture=entry.timm_name, tag=tag or None)
-    return resolve_pretrained_cfg(entry.timm_name, given, overlay)
+    if not isinstance(given, Mapping | PretrainedCfg):
+        raise ValueError(f"pretrained_cfg ({given!r}) must be a tag, or a description of weights")
+    return resolve_pretrained_cfg(entry.timm_name, given, arguments.mapping("pretrained_cfg_overlay", overlay))
 
 
 def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
