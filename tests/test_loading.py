@@ -150,6 +150,15 @@ def test_other_nets_are_named(make: Callable[[], Any], error: type[Exception], m
         zoo.load_weights(make(), file)
 
 
+def test_other_paths_and_prefixes_are_named(file: Path) -> None:
+    net: Any = zoo.create_model(NAME)
+    for path in (None, b"net.pth", 3):
+        with pytest.raises(TypeError, match=r"path \(\w+\) must be the path of a file or folder"):
+            zoo.load_weights(net, path)  # ty: ignore[invalid-argument-type]
+    with pytest.raises(TypeError, match=r"prefix \(3\) must be text"):
+        zoo.load_weights(net, file, prefix=3)  # ty: ignore[invalid-argument-type]
+
+
 def test_a_net_without_numbers_has_no_weights(file: Path) -> None:
     overlay = dict(file=str(file))
     with pytest.raises(ValueError, match="is on the meta device"):

@@ -179,6 +179,8 @@ def _in_memory(state_dict: Mapping[str, Any]) -> dict[str, Stored]:
 
 
 def _dotted(prefix: str | None) -> str | None:
+    if not isinstance(prefix, str | None):
+        raise TypeError(f"prefix ({prefix!r}) must be text: what stands before the names that are meant")
     return f"{prefix}." if prefix and not prefix.endswith(".") else prefix
 
 

@@ -52,7 +52,10 @@ def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT
     Raises:
         ValueError: If it is no such file, or not the one that the hash belongs to; the message is one line. Also for
             what is found to be damaged while tensors are read.
+        TypeError: If the path is none.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path ({type(path).__name__}) must be the path of a file or folder")
     path = Path(path)
     with ExitStack() as files:
         try:
