@@ -1,14 +1,11 @@
-"""Random arguments for nets, and what came of them; ``python tests/argument_sets.py 10000`` tries as many.
+"""Random arguments for nets, and what came of them; ``fuzz_arguments.py`` tries as many as one likes.
 
 A set names a small net of any family and some of its arguments, of which most values are good and some hostile. The
 only outcomes allowed are the promised shapes, or a ValueError or TypeError that names an argument that was given.
 """
 
-import collections
 import dataclasses
 import random
-import sys
-import time
 import warnings
 from typing import Any, get_args
 
@@ -170,26 +167,3 @@ def _check_taps(net: Any, out: Any, x: torch.Tensor) -> None:
         for have, given in zip(tap.shape[-2:], x.shape[-2:], strict=True):
             assert 0 < have <= -(-given // stride)
     assert all(p.requires_grad for p in net.parameters())
-
-
-def main() -> None:
-    """Try as many sets as asked for and print what came of them."""
-    sets, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    torch.set_num_threads(1)
-    counts: collections.Counter[str] = collections.Counter()
-    slowest, start = (0.0, ""), time.perf_counter()
-    for seed in range(first, first + sets):
-        name, arguments, size = argument_set(seed)
-        begin = time.perf_counter()
-        try:
-            result = outcome(name, arguments, size)
-        except Exception as error:  # whatever it is, it is a fault
-            result = "FAULT"
-            print(f"seed {seed}: {name} {arguments} {size}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-        counts[result] += 1
-        slowest = max(slowest, (time.perf_counter() - begin, f"seed {seed} {name} {arguments}"))
-    print(dict(counts), f"{time.perf_counter() - start:.0f} s; slowest {slowest[0]:.1f} s: {slowest[1][:200]}")
-
-
-if __name__ == "__main__":
-    main()

@@ -525,9 +525,14 @@ def run(files: int, seed: int) -> int:
     return 1 if bad else 0
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=800)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    given = build_parser().parse_args()
     sys.exit(run(given.files, given.seed))

@@ -329,12 +329,17 @@ def show_together(folder: Path, contents: Sequence[bytes]) -> None:
         show(folder, read([path]), drawn=True)
 
 
-def main() -> int:
-    """Run from the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description="Hostile result lines through all that reads or shows results.")
     parser.add_argument("--lines", type=int, default=1500, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run from the command line."""
+    args = build_parser().parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         found = fuzz(Path(folder), args.lines, args.seed)
