@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_commands import fuzz
 from safetensors.torch import save_file
 
 import zoo
@@ -451,3 +452,11 @@ def test_the_module_runs_and_survives_a_reader_that_leaves() -> None:
     os.close(writer)
     assert result.returncode == 141
     assert result.stderr == ""
+
+
+def test_command_lines_by_chance_end_as_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More with: python tests/fuzz_commands.py --count 500."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    ends, faults = fuzz(tmp_path, 40, seed=5)
+    assert not faults
+    assert len(ends) > 10, "verbs and ways to end"

@@ -98,9 +98,10 @@ def test_classes_and_channels_are_those_of_the_tag(tmp_path: Path, capsys: pytes
         (["convert", "a.pth", "b.pth", "--model", "fishnet_test"], "out ('b.pth') must end in .safetensors"),
         (["convert", "a.pth", "b.safetensors", "--model", "fishnet_test"], "a.pth: there is no such file"),
         (["verify", "fishnet98", "a.pth"], "did you mean fishnet"),
+        (["verify", "timm:test_resnet", "a.pth"], "is a model of timm, not of the zoo"),
         (["verify", "fishnet150.nothing", "a.pth"], "fishnet150 has only osmr_in1k"),
         (["validate", "fishnet_test", "--data-dir", "nowhere"], "data-dir 'nowhere' is not a folder"),
-        (["validate", "fishnet_test", "--data-dir", "."], "Found 0 images"),
+        (["validate", "fishnet_test", "--data-dir", "pictures/validation/a"], "Found 0 images"),
         (["validate", "fishnet_test", "--data-dir", ".", "--dataset", "torch/cifar10"], "Dataset not found"),
         (["validate", "fishnet_test", "--data-dir", ".", "--dataset", "torch/svhn"], "Dataset not found"),
         (

@@ -233,9 +233,10 @@ def run_validate(args: argparse.Namespace) -> int:
 
 def _checked(name: str, file: Path, args: argparse.Namespace, *, strict: bool = False) -> tuple[dict[str, Any], Any]:
     """A checkpoint under our names, checked against a model of which only shapes are made."""
-    from zoo.registry import create_model
+    from zoo.registry import create_model, model_entry
     from zoo.weights.loading import check_weights
 
+    model_entry(name.partition(".")[0])  # of other libraries' nets nobody here knows the layout
     model = create_model(name, device="meta", **_shape(args))
     return check_weights(model, file, strict=strict, prefix=args.prefix)
 
