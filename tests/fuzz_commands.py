@@ -139,7 +139,7 @@ def apart(folder: Path) -> Iterator[tuple[io.StringIO, io.StringIO]]:
     before, threads, compiler, lineup = os.getcwd(), torch.get_num_threads(), torch.compile, request.lineup
     # What takes minutes and depends on no command line: the compiler, and training the nets of a whole line-up.
     torch.compile = lambda net, **_: net  # ty: ignore[invalid-assignment]
-    request.lineup = lambda name: lineup(name)[:0] + ["lenet_test"]  # ty: ignore[invalid-assignment]
+    request.lineup = lambda name: [*lineup(name)[:0], "lenet_test"]  # ty: ignore[invalid-assignment]
     out, err = io.StringIO(), io.StringIO()
     os.chdir(folder)
     try:

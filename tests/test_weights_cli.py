@@ -101,7 +101,7 @@ def test_classes_and_channels_are_those_of_the_tag(tmp_path: Path, capsys: pytes
         (["verify", "timm:test_resnet", "a.pth"], "is a model of timm, not of the zoo"),
         (["verify", "fishnet150.nothing", "a.pth"], "fishnet150 has only osmr_in1k"),
         (["validate", "fishnet_test", "--data-dir", "nowhere"], "data-dir 'nowhere' is not a folder"),
-        (["validate", "fishnet_test", "--data-dir", "pictures/validation/a"], "Found 0 images"),
+        (["validate", "fishnet_test", "--data-dir", "empty"], "Found 0 images"),
         (["validate", "fishnet_test", "--data-dir", ".", "--dataset", "torch/cifar10"], "Dataset not found"),
         (["validate", "fishnet_test", "--data-dir", ".", "--dataset", "torch/svhn"], "Dataset not found"),
         (
@@ -126,6 +126,7 @@ def test_a_wrong_request_is_one_line(
     monkeypatch.chdir(tmp_path)
     picture = tmp_path / "pictures" / "validation" / "a" / "1.png"
     picture.parent.mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
     Image.new("RGB", (4, 4)).save(picture)
     assert main(arguments) == 2
     captured = capsys.readouterr()
