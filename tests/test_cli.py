@@ -172,7 +172,7 @@ def test_count_counts_ours_and_those_of_timm(capsys: pytest.CaptureFixture[str])
         (["speed", "resnet_test", "--device", "gpuu"], r"device 'gpuu' is none of torch's"),
         (["speed", "resnet_test", "--input-size", "3x32"], r"input size '3x32' must look like 224 or 3x224x224"),
         (["speed", "resnet_test", "--input-size", "1x32x32"], r"1 channels"),
-        (["speed", "timm:test_vit", "--input-size", "100"], r"input_size (3, 100, 100) does not run.*test_vit"),
+        (["speed", "timm:test_vit", "--input-size", "100"], r"input_size (3, 100, 100) does not run.*patch size (16)"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_status_2(

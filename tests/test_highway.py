@@ -108,7 +108,7 @@ def test_windows_alternate() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("gate_bias", float("nan")), ("gate_bias", -2), ("depths", (1, 3, 3)), ("kernels", (2,)), ("widths", (8, 8))],
+    [("gate_bias", float("nan")), ("gate_bias", "-2"), ("depths", (1, 3, 3)), ("kernels", (2,)), ("widths", (8, 8))],
 )
 def test_nonsense_names_the_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} \("):

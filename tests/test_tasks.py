@@ -226,8 +226,8 @@ def test_targets_are_taken_from_tensors_and_lists() -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A handful of scenes for both tasks."""
     rows = {
-        "segment": DatasetRow(load=lambda: scenes.segmentation_scenes(8, 4), recipe=RECIPE),
-        "detect": DatasetRow(load=lambda: scenes.detection_scenes(8, 4), recipe=RECIPE),
+        "segment": DatasetRow(load=lambda: replace(scenes.segmentation_scenes(8, 4), name="tiny"), recipe=RECIPE),
+        "detect": DatasetRow(load=lambda: replace(scenes.detection_scenes(8, 4), name="tiny"), recipe=RECIPE),
     }
     for task, row in rows.items():
         monkeypatch.setitem(TASKS[task].datasets, "tiny", row)  # ty: ignore[invalid-argument-type]

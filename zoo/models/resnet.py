@@ -232,7 +232,7 @@ class ResNet(Backbone):
         reshapes = in_chs != out_chs or stride != 1 or dilation[0] != dilation[1]
         if spec.shortcut == "none":
             unit = sequence(kit, in_chs, order.before + order.branch(len(convs)) + order.after, convs)
-            return unit if reshapes else Skippable(unit, drop_path)
+            return Skippable(unit, drop_path) if drop_path and not reshapes else unit
         projects = spec.shortcut == "project_all" or (spec.shortcut == "project" and reshapes)
         shortcut: nn.Module | None = None
         if projects:

@@ -134,7 +134,7 @@ class VGG(Backbone):
                 kernel = spec.third_kernel if i == 2 else 3
                 conv = Conv(out_chs=width, kernel=kernel, dilation=dilations[level], bias=True)
                 unit, rate = sequence(kit, chs, word, [conv]), next(rates)
-                units.append(Skippable(unit, rate) if chs == width else unit)
+                units.append(Skippable(unit, rate) if rate and chs == width else unit)
                 chs = width
             names.append(f"stage{level + 1}" if units else "stem")
             if units:
