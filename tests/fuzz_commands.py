@@ -209,11 +209,16 @@ def fuzz(folder: Path, number: int, seed: int, *, verbose: bool = False) -> tupl
     return ends, faults
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    parser.add_argument("--count", type=int, default=500, help="command lines to try (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    asked = build_parser().parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as place:
         ends, faults = fuzz(Path(place), asked.count, asked.seed, verbose=True)
