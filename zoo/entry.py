@@ -3,13 +3,14 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 from torch import nn
 
 from zoo.arguments import is_whole
+from zoo.strides import STEMS, Level, hold
 from zoo.weights import Layout, Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,14 +53,31 @@ class Spec:
         """Raise ValueError, naming the field and the value, where the numbers do not make a net."""
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Total stride of each feature tap at the native output stride, finest first."""
+    def level_strides(self) -> tuple[int, ...]:
+        """Total stride of each part of the trunk at the native output stride, finest first.
+
+        These are the strides that can be traded for dilation. Parts of one resolution follow each other.
+        """
         raise NotImplementedError
+
+    @property
+    def stem_strides(self) -> tuple[int, ...]:
+        """Total strides of taps in the stem, whose own strides are never traded."""
+        return ()
+
+    @property
+    def tap_strides(self) -> tuple[int, ...]:
+        """Total stride of each feature tap at the native output stride, finest first: one tap a resolution."""
+        return tuple(dict.fromkeys((*self.stem_strides, *self.level_strides)))
 
     @property
     def output_strides(self) -> tuple[int, ...]:
         """Total strides that the deepest map can be held at by dilation; the native one comes last."""
-        raise NotImplementedError
+        return tuple(dict.fromkeys(self.level_strides))
+
+    def hold(self, output_stride: int | None) -> tuple[Level, ...]:
+        """The parts of the trunk with their strides and dilations, held at ``output_stride`` (None: the native one)."""
+        return hold(self.level_strides, output_stride)
 
     @property
     def head_stride(self) -> int:
@@ -72,7 +90,7 @@ class Spec:
 
     def held(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Total stride of each feature tap where the net is held at ``output_stride``."""
-        return tuple(min(stride, output_stride or stride) for stride in self.tap_strides)
+        return tuple(level.stride for level in hold(self.tap_strides, output_stride))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Height and width of the smallest image that gets to each tap, and last to the map that the head reads.
@@ -137,6 +155,28 @@ class Spec:
             self.require(bool(numbers_given) and min(numbers_given) > 0, name, "hold positive whole numbers only")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StemSpec(Spec):
+    """A specification of a net with a stem for photographs, or one for small images.
+
+    Attributes:
+        stem: A key of ``STEMS``.
+    """
+
+    stem: str = "imagenet"
+
+    @property
+    def finest(self) -> int:
+        """Total stride where the trunk begins."""
+        return STEMS[self.stem][1]
+
+    @property
+    def stem_strides(self) -> tuple[int, ...]:
+        """Of the first convolution, where the stem goes on to halve behind it."""
+        first, finest = STEMS[self.stem]
+        return (first,) if first < finest else ()
+
+
 @dataclass(frozen=True)
 class Entry:
     """A model: one row of a family's ``MODELS`` table.
@@ -194,31 +234,6 @@ class Entry:
     def pool_size(self) -> tuple[int, int]:
         """Height and width of the map that the head reads, at the published input size."""
         return self.spec.head_size(self.input_size[1]), self.spec.head_size(self.input_size[2])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """What a convolution or pooling without full padding reads for one position.
-
-    Attributes:
-        kernel: Positions in a row.
-        stride: From one window to the next.
-        dilation: Distance of neighbouring positions.
-        padding: On each side of the map.
-    """
-
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    padding: int = 0
-
-
-def smallest_before(windows: Sequence[Window]) -> int:
-    """Height and width of the smallest map that leaves a position behind windows that follow each other."""
-    size = 1
-    for window in reversed(windows):
-        size = max(1, (size - 1) * window.stride + window.dilation * (window.kernel - 1) + 1 - 2 * window.padding)
-    return size
 
 
 def cifar_task() -> dict[str, Any]:

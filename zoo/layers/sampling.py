@@ -89,26 +89,26 @@ class DilatedAvgPool(nn.Module):
 
 
 def max_pool_halving(
-    *, halve: bool, dilation: int, kernel: int = 2, ceil: bool = False, centred: bool = False
+    *, stride: int, dilation: int, kernel: int = 2, ceil: bool = False, centred: bool = False
 ) -> nn.Module:
     """Max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
 
     Args:
-        halve: Whether the size is halved.
+        stride: 2, or 1 for the dilated form.
         dilation: Of the dilated form.
         kernel: The window.
         ceil: The last window may reach over the border: with 2x2 an odd size is halved upwards, as a strided 3x3
             convolution does, instead of downwards; with 3x3 an even size loses nothing.
         centred: Pad, so that a window lies around its pixel.
     """
-    if halve:
-        return nn.MaxPool2d(kernel, stride=2, padding=(kernel - 1) // 2 if centred else 0, ceil_mode=ceil)
+    if stride > 1:
+        return nn.MaxPool2d(kernel, stride=stride, padding=(kernel - 1) // 2 if centred else 0, ceil_mode=ceil)
     return DilatedMaxPool(dilation, kernel, centred=centred)
 
 
-def avg_pool_halving(*, halve: bool, dilation: int) -> nn.Module:
+def avg_pool_halving(*, stride: int, dilation: int) -> nn.Module:
     """2x2 average pooling of stride 2, or its dilated form where the stride is traded for dilation."""
-    return nn.AvgPool2d(2, stride=2) if halve else DilatedAvgPool(dilation)
+    return nn.AvgPool2d(2, stride=stride) if stride > 1 else DilatedAvgPool(dilation)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoo.backbone import Backbone, Trunk
-from zoo.entry import Entry, Spec, Window, smallest_before
+from zoo.entry import Entry, Spec
 from zoo.layers import Conv, Kit, Stage, Wide, sequence
+from zoo.strides import Level, Window, halvings, smallest_before
 from zoo.weights import Layout, torchvision
 
 
@@ -61,21 +62,15 @@ class AlexNetSpec(Spec):
         self.require_positive("stem", "stage2", "stage3", "wide", "window")
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Of the stem, the two stages, and the last pooling."""
-        return (4, 8, 16, 32)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """Any pooling can be traded for dilation, and all after it."""
-        return self.tap_strides
+        return halvings(4, 4)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """The stem and the poolings read whole windows."""
-        held = self.held(output_stride)
+        _, *pooled = self.hold(output_stride)
         windows = [Window(kernel=11, stride=4, padding=2)]
-        for native, before, stride in zip(self.tap_strides, held, held[1:], strict=False):
-            windows.append(Window(kernel=3, stride=stride // before, dilation=native // before))
+        windows += [Window(kernel=3, stride=level.step, dilation=level.before) for level in pooled]
         sizes = tuple(smallest_before(windows[:n]) for n in range(1, 5))
         return (*sizes, sizes[-1])
 
@@ -104,33 +99,30 @@ class AlexNet(Backbone):
         self, spec: AlexNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        strides = [min(stride, output_stride or stride) for stride in spec.tap_strides]
-        dilations = [full // stride for full, stride in zip(spec.tap_strides, strides, strict=True)]
-        pools = [
-            nn.MaxPool2d(3, stride=2)
-            if strides[i] < strides[i + 1]
-            else nn.MaxPool2d(3, stride=1, dilation=dilations[i])
-            for i in range(3)
-        ]
+        levels = spec.hold(output_stride)
         self.stem = sequence(kit, in_chans, "ca", [Conv(out_chs=spec.stem, kernel=11, stride=4, padding=2, bias=True)])
-        self.stage2 = self._stage(kit, spec.stem, pools[0], spec.stage2, kernel=5, dilation=dilations[1])
-        self.stage3 = self._stage(kit, spec.stage2[-1], pools[1], spec.stage3, kernel=3, dilation=dilations[2])
-        self.pool3 = pools[2]
+        self.stage2 = self._stage(kit, spec.stem, levels[1], spec.stage2, kernel=5)
+        self.stage3 = self._stage(kit, spec.stage2[-1], levels[2], spec.stage3, kernel=3)
+        self.pool3 = self._pool(levels[3])
         chs = spec.stage3[-1]
-        widths = (spec.stem, spec.stage2[-1], chs, chs)
+        names, widths = ("stem", "stage2", "stage3", "pool3"), (spec.stem, spec.stage2[-1], chs, chs)
         return Trunk(
-            taps=list(zip(("stem", "stage2", "stage3", "pool3"), widths, strides, strict=True)),
+            taps=list(zip(names, widths, spec.held(output_stride), strict=True)),
             final=sequence(kit, chs, ""),
             num_features=chs,
-            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=dilations[3]),
+            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=levels[3].dilation),
         )
 
     @staticmethod
-    def _stage(kit: Kit, chs: int, pool: nn.Module, widths: tuple[int, ...], *, kernel: int, dilation: int) -> Stage:
-        """The pooling and a convolution for each width."""
-        units = [pool]
+    def _pool(level: Level) -> nn.Module:
+        return nn.MaxPool2d(3, stride=level.step, dilation=level.before)
+
+    @classmethod
+    def _stage(cls, kit: Kit, chs: int, level: Level, widths: tuple[int, ...], *, kernel: int) -> Stage:
+        """The pooling that leads to the level, and a convolution for each width."""
+        units = [cls._pool(level)]
         for width in widths:
-            conv = Conv(out_chs=width, kernel=kernel, dilation=dilation, bias=True)
+            conv = Conv(out_chs=width, kernel=kernel, dilation=level.dilation, bias=True)
             units.append(sequence(kit, chs, "ca", [conv]))
             chs = width
         return Stage(*units)

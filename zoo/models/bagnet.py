@@ -33,8 +33,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
+from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
+from zoo.strides import Window, smallest_before
 from zoo.weights import Layout
 
 
@@ -67,7 +68,7 @@ class BagNetSpec(Spec):
         self.require(fits, "windows", f"be whole numbers from 0 to the units of the stage, {self.depths}")
 
     @property
-    def stage_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Total stride of the stem and of each stage."""
         total = [1]
         for stride in self.strides:
@@ -75,31 +76,19 @@ class BagNetSpec(Spec):
         return tuple(total)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem and the stages, each once."""
-        return tuple(dict.fromkeys(self.stage_strides))
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """All of the taps."""
-        return self.tap_strides
-
-    @property
     def patch(self) -> int:
         """Height and width, in pixels, of what one position of the last map sees."""
-        strides = zip(self.windows, self.stage_strides[:-1], self.stage_strides[1:], strict=True)
+        strides = zip(self.windows, self.level_strides[:-1], self.level_strides[1:], strict=True)
         return 3 + sum(2 * (before if i == 0 else after) for windows, before, after in strides for i in range(windows))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Nothing is padded, so that every window must lie within its map."""
         windows, sizes = [Window(kernel=3)], {1: 3}
-        total, dilation = 1, 1
-        for stride, count, native in zip(self.strides, self.windows, self.stage_strides[1:], strict=True):
-            held = total * stride > (output_stride or self.head_stride)
-            first = Window(kernel=3 if count else 1, stride=1 if held else stride, dilation=dilation)
-            total, dilation = (total, dilation * stride) if held else (total * stride, dilation)
-            windows += [first, *[Window(kernel=3, dilation=dilation)] * (count - 1)]
-            sizes[native] = smallest_before(windows)
+        _, *stages = self.hold(output_stride)
+        for count, level in zip(self.windows, stages, strict=True):
+            first = Window(kernel=3 if count else 1, stride=level.step, dilation=level.before)
+            windows += [first, *[Window(kernel=3, dilation=level.dilation)] * (count - 1)]
+            sizes[level.native] = smallest_before(windows)
         return (*sizes.values(), smallest_before(windows))
 
     def head_size(self, size: int) -> int:
@@ -149,27 +138,19 @@ class BagNet(Backbone):
         # By total stride, so that the last map of each resolution is its tap.
         taps = {1: ("stem", spec.stem_width, 1)}
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
-        chs, reduction, dilation = spec.stem_width, 1, 1
-        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
+        chs, levels = spec.stem_width, spec.hold(output_stride)[1:]
+        for index, (depth, width, level) in enumerate(zip(spec.depths, spec.widths, levels, strict=True)):
             units = []
             for i in range(depth):
-                stride, before = (spec.strides[index] if i == 0 else 1), dilation
-                if reduction * stride > (output_stride or spec.head_stride):
-                    stride, dilation = 1, dilation * stride
-                reduction *= stride
-                window = Conv(
-                    out_chs=width // 4,
-                    kernel=3 if i < spec.windows[index] else 1,
-                    stride=stride,
-                    dilation=before,
-                    padding=0,
-                )
+                at = level if i == 0 else level.within
+                kernel = 3 if i < spec.windows[index] else 1
+                window = Conv(out_chs=width // 4, kernel=kernel, stride=at.step, dilation=at.before, padding=0)
                 projects = i == 0 and (chs != width or spec.strides[index] != 1)
                 units.append(self._unit(kit, chs, width, window, projects=projects, drop_path=next(rates)))
                 chs = width
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
-            taps[spec.stage_strides[index + 1]] = (name, width, reduction)
+            taps[level.native] = (name, width, level.stride)
         return Trunk(taps=tuple(taps.values()), final=nn.Identity(), num_features=chs)
 
     @staticmethod

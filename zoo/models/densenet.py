@@ -45,16 +45,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, concatenate, run_checkpointed, sequence
+from zoo.strides import STEMS, halvings
 from zoo.weights import Layout
-
-STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
-"""Total stride after the stem's convolution, and after its pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseNetSpec(Spec):
+class DenseNetSpec(StemSpec):
     """A densely connected net.
 
     Attributes:
@@ -71,7 +69,6 @@ class DenseNetSpec(Spec):
     stem_width: int
     compression: float = 0.5
     bottleneck: int = 4
-    stem: str = "imagenet"
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, where the numbers do not make a net."""
@@ -90,27 +87,18 @@ class DenseNetSpec(Spec):
         return tuple(widths)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem (ImageNet scale) and of each block."""
-        conv, pool = STEMS[self.stem]
-        stages = tuple(pool * 2**i for i in range(len(self.depths)))
-        return stages if conv == pool else (conv, *stages)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From the first block's to the native one."""
-        return self.tap_strides[-len(self.depths) :]
+    def level_strides(self) -> tuple[int, ...]:
+        """Of each block."""
+        return halvings(self.finest, len(self.depths))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Transitions halve an odd size downwards, the stem upwards."""
-        finest = STEMS[self.stem][1]
-        sizes = tuple(max(1, stride - finest + 1) for stride in self.held(output_stride))
+        sizes = tuple(max(1, stride - self.finest + 1) for stride in self.held(output_stride))
         return (*sizes, sizes[-1])
 
     def head_size(self, size: int) -> int:
         """Transitions halve an odd size downwards, the stem upwards."""
-        finest = STEMS[self.stem][1]
-        return -(-size // finest) // (self.head_stride // finest)
+        return -(-size // self.finest) // (self.head_stride // self.finest)
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -156,7 +144,7 @@ class DenseNet(Backbone):
         self, spec: DenseNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        conv_stride, reduction = STEMS[spec.stem]
+        conv_stride, _ = STEMS[spec.stem]
         stem = Conv(out_chs=spec.stem_width, kernel=7 if spec.stem == "imagenet" else 3, stride=conv_stride)
         # Layers bring the norm and activation of their input; before a pooling the stem has its own.
         self.stem = sequence(kit, in_chans, "cna" if spec.stem == "imagenet" else "c", [stem])
@@ -166,19 +154,19 @@ class DenseNet(Backbone):
             taps.append(("stem", spec.stem_width, conv_stride))
 
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
-        chs, dilation = 0, 1
-        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
+        chs = 0
+        stages = zip(spec.depths, spec.widths, spec.hold(output_stride), strict=True)
+        for index, (depth, width, level) in enumerate(stages):
             if index > 0:
-                halve = reduction * 2 <= (output_stride or spec.output_strides[-1])
                 transition = sequence(kit, chs, "nac", [Conv(out_chs=width, kernel=1)])
-                transition.add_module("pool", avg_pool_halving(halve=halve, dilation=dilation))
+                transition.add_module("pool", avg_pool_halving(stride=level.step, dilation=level.before))
                 self.add_module(f"transition{index}", transition)
-                reduction, dilation = (reduction * 2, dilation) if halve else (reduction, dilation * 2)
             inputs = [width + i * spec.growth_rate for i in range(depth)]
             name = f"stage{index + 1}"
-            self.add_module(name, DenseStage(*(DenseLayer(spec, kit, c, dilation, next(rates)) for c in inputs)))
+            layers = [DenseLayer(spec, kit, inner, level.dilation, next(rates)) for inner in inputs]
+            self.add_module(name, DenseStage(*layers))
             chs = width + depth * spec.growth_rate
-            taps.append((name, chs, reduction))
+            taps.append((name, chs, level.stride))
 
         return Trunk(taps=taps, final=sequence(kit, chs, "na"), num_features=chs)
 

@@ -57,6 +57,7 @@ What differs from the sources, and why:
     * The stem of the ImageNet nets (two 3x3 of stride 2) is ours: the papers know no larger image than 256 px.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,7 +66,7 @@ from torch import Tensor, nn
 
 from zoo import topology
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.grid import Grid
 from zoo.layers import (
     UPS,
@@ -79,6 +80,7 @@ from zoo.layers import (
     named,
     sequence,
 )
+from zoo.strides import STEMS, Level, halvings
 
 UNITS = ("conv", "sparse", "post", "pre", "preshared", "pre_released")
 PLAIN = ("conv", "sparse")
@@ -86,14 +88,12 @@ PLAIN = ("conv", "sparse")
 GATES = ("none", "scaled", "dropout", "gated")
 SKIPS = ("all", "within")
 HEADS = ("classify", "dense", "hypercolumn")
-STEMS = {"imagenet": 4, "cifar": 1}
-"""Total stride of scale 0."""
 MOST_NODES = 10_000
 """Columns times scales; the largest preset has 96, and a graph of many more takes minutes to draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FabricSpec(Spec):
+class FabricSpec(StemSpec):
     """A fabric.
 
     Attributes:
@@ -122,7 +122,6 @@ class FabricSpec(Spec):
     skips: str = "all"
     up: str = "bilinear"
     conv_bias: bool = False
-    stem: str = "imagenet"
     head: str = "classify"
     out_scale: int = 0
 
@@ -172,30 +171,20 @@ class FabricSpec(Spec):
         return tuple((column, self.head_scale) for column in range(first, self.columns))
 
     @property
-    def scale_strides(self) -> tuple[int, ...]:
-        """Total stride of each scale."""
-        return tuple(STEMS[self.stem] * 2**s for s in range(self.scales))
-
-    @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem's first convolution (ImageNet scale) and of the last column, finest first."""
-        return (2, *self.scale_strides) if self.stem == "imagenet" else self.scale_strides
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From the finest scale's to the native one."""
-        return self.scale_strides
+    def level_strides(self) -> tuple[int, ...]:
+        """Of each scale."""
+        return halvings(self.finest, self.scales)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Sizes are rounded up, so that any image works; the scales must differ in size to be scales."""
-        coarsest, finest = self.held(output_stride)[-1], STEMS[self.stem]
-        size = coarsest // 2 + 1 if coarsest > finest else 1
+        coarsest = self.held(output_stride)[-1]
+        size = coarsest // 2 + 1 if coarsest > self.finest else 1
         return (1,) * (len(self.tap_strides) - self.scales) + (size,) * (self.scales + 1)
 
     @property
     def head_stride(self) -> int:
         """Total stride of the map that the head reads."""
-        return self.scale_strides[self.head_scale]
+        return self.level_strides[self.head_scale]
 
     @property
     def dense(self) -> bool:
@@ -205,7 +194,7 @@ class FabricSpec(Spec):
     def facts(self) -> dict[str, str]:
         """The grid in words and numbers."""
         return {
-            "strides": " ".join(map(str, self.scale_strides)),
+            "strides": " ".join(map(str, self.level_strides)),
             "channels": " ".join(map(str, self.channels)),
             "read at": f"scale {self.head_scale} of "
             + ("every column" if len(self.head_nodes) > 1 else "the last column"),
@@ -291,7 +280,7 @@ class BottleneckEdge(nn.Module):
         self.skips = spec.skips == "all" or place.kind == "fwd"
         self.pool = nn.Identity()
         if place.falls:
-            self.pool = max_pool_halving(halve=place.halve, dilation=place.dilation, ceil=True)
+            self.pool = max_pool_halving(stride=2 if place.halve else 1, dilation=place.dilation, ceil=True)
         projects = self.skips and (ins != outs or spec.gate == "gated")
         self.project = ConvNorm(kit, ins, outs, up) if projects else Resize(up)
         self.gate = nn.Identity()
@@ -327,7 +316,7 @@ class Fabric(Backbone):
     ) -> Trunk:
         """See `Backbone.build`."""
         width, head_chs = spec.channels[0], spec.channels[spec.head_scale] * len(spec.head_nodes)
-        strides = [min(stride, output_stride or stride) for stride in spec.scale_strides]
+        levels = spec.hold(output_stride)
         conv = Conv(out_chs=width, kernel=3, stride=2 if spec.stem == "imagenet" else 1, bias=spec.conv_bias)
         taps = []
         if spec.stem == "imagenet":
@@ -338,10 +327,10 @@ class Fabric(Backbone):
         else:
             self.stem = sequence(kit, in_chans, "c", [conv])
             self.enter = nn.Identity()
-        self.columns = self._grid(spec, kit, strides, drop_path_rate)
+        self.columns = self._grid(spec, kit, levels, drop_path_rate)
         self.column_tap = len(taps)
-        for scale, stride in enumerate(strides):
-            taps.append((f"columns.{spec.columns - 1}.{scale}.finish", spec.channels[scale], stride))
+        for scale, level in enumerate(levels):
+            taps.append((f"columns.{spec.columns - 1}.{scale}.finish", spec.channels[scale], level.stride))
         hyper = spec.head == "hypercolumn"
         self.head_output = spec.scales if hyper else spec.head_scale
         self.columns.train_for([self.head_output])
@@ -354,10 +343,9 @@ class Fabric(Backbone):
         )
 
     @torch.jit.ignore
-    def _grid(self, spec: FabricSpec, kit: Kit, strides: list[int], drop_path_rate: float) -> Grid:
+    def _grid(self, spec: FabricSpec, kit: Kit, levels: Sequence[Level], drop_path_rate: float) -> Grid:
         edges, rates = spec.edges, drop_path_rates(drop_path_rate, spec.columns)
         degrees = topology.out_degrees(edge for edge in edges if spec.skips == "all" or edge.kind == "fwd")
-        dilations = [full // stride for full, stride in zip(spec.scale_strides, strides, strict=True)]
         build = PlainEdge if spec.unit in PLAIN else BottleneckEdge
 
         def make_edge(edge: topology.Edge) -> nn.Module:
@@ -366,9 +354,9 @@ class Fabric(Backbone):
                 kind=edge.kind,
                 in_chs=spec.channels[source],
                 out_chs=spec.channels[target],
-                halve=strides[source] != strides[target],
+                halve=levels[source].stride != levels[target].stride,
                 # What was a stride dilates as its source does; only behind it the dilation grows.
-                dilation=dilations[min(source, target)],
+                dilation=levels[min(source, target)].dilation,
                 degree=degrees[edge.source],
                 drop_path=rates[column],
             )

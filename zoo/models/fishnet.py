@@ -40,7 +40,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.layers import (
     ORDERS,
     ChannelSum,
@@ -55,17 +55,15 @@ from zoo.layers import (
     sequence,
     upsample_like,
 )
+from zoo.strides import STEMS, halvings
 from zoo.weights import Layout
-
-STEMS = {"imagenet": 4, "cifar": 1}
-"""Total stride of f0."""
 
 Maps3 = tuple[Tensor, Tensor, Tensor]
 Maps4 = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FishSpec(Spec):
+class FishSpec(StemSpec):
     """A fish of three halvings; widths of the head follow from the concatenations.
 
     Attributes:
@@ -96,7 +94,6 @@ class FishSpec(Spec):
     body_dilations: tuple[int, ...] = (1, 2, 4)
     mid_divisor: int = 4
     group_width: int = 0
-    stem: str = "imagenet"
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, where the numbers do not make a fish."""
@@ -128,36 +125,26 @@ class FishSpec(Spec):
         return tuple(maps)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem's convolutions (ImageNet scale), the end of the body, and the head's stages."""
-        finest = STEMS[self.stem]
-        fish = tuple(finest * 2**i for i in range(4))
-        return (2, *fish) if self.stem == "imagenet" else fish
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From that of f0 to the native one."""
-        return self.tap_strides[-4:]
+    def level_strides(self) -> tuple[int, ...]:
+        """Of f0 to f3, on the way back, and again in the head, whose maps are the taps."""
+        return halvings(self.finest, 4)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """The tail halves downwards, and a pixel of f0 must be left at the end; the stem halves upwards."""
-        finest = STEMS[self.stem]
-        fish = self.held(output_stride)[-1] - finest + 1
+        fish = self.held(output_stride)[-1] - self.finest + 1
         return (1,) * (len(self.tap_strides) - 4) + (fish,) * 5
 
     def head_size(self, size: int) -> int:
         """See `smallest`."""
-        return -(-size // STEMS[self.stem]) // 8
+        return -(-size // self.finest) // 8
 
 
 class _Levels:
-    """Stride and dilation of the four resolutions, and the units that run at one of them."""
+    """The four resolutions, and the units that run at one of them."""
 
     def __init__(self, spec: FishSpec, kit: Kit, output_stride: int | None, drop_path_rate: float) -> None:
         self.spec, self.kit = spec, kit
-        native = [STEMS[spec.stem] * 2**level for level in range(4)]
-        self.strides = [min(stride, output_stride or stride) for stride in native]
-        self.dilations = [full // stride for full, stride in zip(native, self.strides, strict=True)]
+        self.held = spec.hold(output_stride)
         stages = (spec.tail_blocks, (spec.bridge_blocks,), spec.body_laterals, spec.body_blocks)
         units = sum(map(sum, (*stages, spec.head_laterals, spec.head_blocks)))
         self.rates = iter(drop_path_rates(drop_path_rate, units))
@@ -168,7 +155,7 @@ class _Levels:
         groups = mid // (self.spec.group_width * 2**level) if self.spec.group_width else 1
         if self.spec.group_width and (not groups or mid % groups or mid // groups != self.spec.group_width * 2**level):
             raise ValueError(f"group_width ({self.spec.group_width}) times {2**level} must divide {mid} channels")
-        convs = bottleneck(mid, out_chs, dilation=dilation * self.dilations[level], groups=groups)
+        convs = bottleneck(mid, out_chs, dilation=dilation * self.held[level].dilation, groups=groups)
         units = []
         for i in range(depth):
             shortcut: nn.Module | None = None
@@ -182,7 +169,8 @@ class _Levels:
 
     def pool(self, level: int) -> nn.Module:
         """From a level to the next."""
-        return max_pool_halving(halve=self.strides[level] < self.strides[level + 1], dilation=self.dilations[level])
+        below = self.held[level + 1]
+        return max_pool_halving(stride=below.step, dilation=below.before)
 
 
 class Tail(nn.Module):
@@ -302,7 +290,8 @@ class FishNet(Backbone):
         self.head1, self.head2, self.head3 = (HeadStage(levels, i) for i in range(3))
         taps = [("stem", width, 2)] if spec.stem == "imagenet" else []
         self.body_tap = len(taps)
-        taps += zip(("body.join3", "head1", "head2", "head3"), maps[7:], levels.strides, strict=True)
+        strides = [level.stride for level in levels.held]
+        taps += zip(("body.join3", "head1", "head2", "head3"), maps[7:], strides, strict=True)
         score = maps[10] // 2
         return Trunk(
             taps=taps,

@@ -56,6 +56,7 @@ from zoo.layers import (
     run_checkpointed,
     sequence,
 )
+from zoo.strides import Level, halvings
 
 UNIT = Order(before="", last="n", after="")
 """The released residual unit: nothing follows the sum."""
@@ -103,14 +104,9 @@ class FrrnSpec(Spec):
             self.require(len(getattr(self, name)) == halvings - 1, name, rule)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Of the first units and of y on its way down."""
-        return tuple(2**level for level in range(len(self.down_widths) + 1))
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From no stride at all to the native one."""
-        return self.tap_strides
+        return halvings(1, len(self.down_widths) + 1)
 
     @property
     def head_stride(self) -> int:
@@ -131,17 +127,14 @@ class FullResolutionUnit(nn.Module):
         in_chs: Channels of y.
         out_chs: Channels of the next y.
         lanes: Channels of z.
-        native: Total stride of y in the native net.
-        stride: Total stride of y here; dilation makes up for the difference.
+        level: Resolution of y.
         drop_path: Probability of adding nothing to a sample's z in training.
     """
 
-    def __init__(
-        self, kit: Kit, in_chs: int, out_chs: int, lanes: int, *, native: int, stride: int, drop_path: float
-    ) -> None:
+    def __init__(self, kit: Kit, in_chs: int, out_chs: int, lanes: int, level: Level, *, drop_path: float) -> None:
         super().__init__()
-        self.window, self.stride = native, stride
-        conv = Conv(out_chs=out_chs, kernel=3, dilation=native // stride)
+        self.window, self.stride = level.native, level.stride
+        conv = Conv(out_chs=out_chs, kernel=3, dilation=level.dilation)
         self.branch = sequence(kit, in_chs + lanes, "cna cna", [conv, conv])
         self.give: nn.Conv2d | None = kit.conv(out_chs, Conv(out_chs=lanes, kernel=1, bias=True))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -175,11 +168,11 @@ class FullResolutionUnit(nn.Module):
 
 
 class Fall(nn.Module):
-    """Halves y."""
+    """Halves y, which leads to a level."""
 
-    def __init__(self, *, halve: bool, dilation: int) -> None:
+    def __init__(self, level: Level) -> None:
         super().__init__()
-        self.pool = max_pool_halving(halve=halve, dilation=dilation, ceil=True)
+        self.pool = max_pool_halving(stride=level.step, dilation=level.before, ceil=True)
 
     def forward(self, streams: Streams) -> Streams:
         """(N, C, H, W) and z -> (N, C, ceil(H / 2), ceil(W / 2)) and z."""
@@ -204,8 +197,8 @@ class Rise(nn.Module):
         return y, z
 
 
-class Level(Stage):
-    """A change of size and the units that follow it."""
+class StreamStage(Stage):
+    """A change of size and the units that follow it, at one resolution of y."""
 
     def __init__(self, *units: nn.Module) -> None:
         super().__init__(*units)
@@ -255,8 +248,7 @@ class FRRN(Backbone):
         self, spec: FrrnSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        width, lanes, natives = spec.width, spec.lanes, spec.tap_strides
-        strides = [min(stride, output_stride or stride) for stride in natives]
+        width, lanes, levels = spec.width, spec.lanes, spec.hold(output_stride)
         rates = iter(drop_path_rates(drop_path_rate, 2 * spec.end_units + sum(spec.down_units) + sum(spec.up_units)))
 
         def ends(in_chs: int) -> Stage:
@@ -267,28 +259,28 @@ class FRRN(Backbone):
                 in_chs = width
             return Stage(*units)
 
-        def level(first: nn.Module, in_chs: int, out_chs: int, depth: int, index: int) -> Level:
+        def run(first: nn.Module, in_chs: int, out_chs: int, depth: int, level: Level) -> StreamStage:
             units = [first]
             for i in range(depth):
-                chs, at = out_chs if i else in_chs, dict(native=natives[index], stride=strides[index])
-                units.append(FullResolutionUnit(kit, chs, out_chs, lanes, **at, drop_path=next(rates)))
-            return Level(*units)
+                chs = out_chs if i else in_chs
+                units.append(FullResolutionUnit(kit, chs, out_chs, lanes, level, drop_path=next(rates)))
+            return StreamStage(*units)
 
         self.stem = sequence(kit, in_chans, "cna", [Conv(out_chs=width, kernel=5)])
         self.enter = ends(width)
         self.split = Split(kit, width, lanes)
         taps, chs = [("enter", width, 1)], width
-        for i, (out_chs, depth) in enumerate(zip(spec.down_widths, spec.down_units, strict=True), 1):
-            fall = Fall(halve=strides[i - 1] < strides[i], dilation=natives[i - 1] // strides[i - 1])
-            self.add_module(f"down{i}", level(fall, chs, out_chs, depth, i))
-            taps.append((f"down{i}.{depth}.branch", out_chs, strides[i]))
+        downwards = zip(spec.down_widths, spec.down_units, levels[1:], strict=True)
+        for i, (out_chs, depth, level) in enumerate(downwards, 1):
+            self.add_module(f"down{i}", run(Fall(level), chs, out_chs, depth, level))
+            taps.append((f"down{i}.{depth}.branch", out_chs, level.stride))
             chs = out_chs
-        coarsest = len(natives) - 1
+        coarsest = len(levels) - 1
         for i, out_chs, depth in zip(range(coarsest - 1, 0, -1), spec.up_widths, spec.up_units, strict=True):
-            rise = Rise(strides[i], grows=strides[i] < strides[i + 1])
-            self.add_module(f"up{i}", level(rise, chs, out_chs, depth, i))
+            rise = Rise(levels[i].stride, grows=levels[i + 1].step > 1)
+            self.add_module(f"up{i}", run(rise, chs, out_chs, depth, levels[i]))
             chs = out_chs
-        self.join = Join(grows=strides[1] > 1)
+        self.join = Join(grows=levels[1].step > 1)
         self.leave = ends(chs + lanes)
         return Trunk(taps=taps, final=nn.Identity(), num_features=width, head_tap=-1)
 

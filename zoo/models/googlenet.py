@@ -56,7 +56,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, check_images
-from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
+from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.layers import (
     Conv,
     DilatedMaxPool,
@@ -68,10 +68,9 @@ from zoo.layers import (
     run_checkpointed,
     sequence,
 )
+from zoo.strides import STEMS, Window, halvings, smallest_before
 from zoo.weights import Layout, torchvision
 
-STEMS = {"imagenet": 4, "cifar": 1}
-"""Total stride where the modules begin, before the first stage's pooling."""
 NORMS = ("local", "layer")
 COLUMNS = ("ones", "three_reduces", "threes", "five_reduces", "fives", "projections")
 AUXILIARY_DROP = 0.7
@@ -86,7 +85,7 @@ class AuxiliaryOutputs(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoogLeNetSpec(Spec):
+class GoogLeNetSpec(StemSpec):
     """A stem and three stages of modules, whose widths are the columns of the paper's Table 1.
 
     Attributes:
@@ -114,7 +113,6 @@ class GoogLeNetSpec(Spec):
     five_reduces: tuple[int, ...]
     fives: tuple[int, ...]
     projections: tuple[int, ...]
-    stem: str = "imagenet"
     stem_widths: tuple[int, ...] = (64, 64, 192)
     pools: tuple[int, ...] = (3, 3, 3, 3)
     five_kernel: int = 5
@@ -148,14 +146,9 @@ class GoogLeNetSpec(Spec):
         return tuple(zip(*(getattr(self, name) for name in COLUMNS), strict=True))
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem's two parts (ImageNet scale) and of each stage."""
-        return (2, 4, 8, 16, 32) if self.stem == "imagenet" else (1, 2, 4)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From that of the first modules' input to the native one."""
-        return self.tap_strides[-len(self.pools) :] if self.stem == "imagenet" else self.tap_strides
+    def level_strides(self) -> tuple[int, ...]:
+        """Of the second part of the stem (ImageNet scale) and of each stage."""
+        return halvings(self.finest, 4 if self.stem == "imagenet" else 3)
 
     def head_size(self, size: int) -> int:
         """A window of 3 that may reach over the border by 1 halves an odd size downwards, a window of 2 upwards."""
@@ -166,11 +159,10 @@ class GoogLeNetSpec(Spec):
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """A window may reach over the border by a pixel; dilated ones are padded."""
-        held = self.held(output_stride)
         windows = [Window(kernel=1, stride=2)] if self.stem == "imagenet" else []
         sizes = [1]
-        for before, stride, kernel in zip(held, held[1:], self.pools, strict=False):
-            if before < stride:
+        for level, kernel in zip(self.hold(output_stride)[-len(self.pools) :], self.pools, strict=True):
+            if level.step > 1:
                 windows.append(Window(kernel=kernel - 1, stride=2))
             sizes.append(smallest_before(windows))
         return (*sizes, sizes[-1])
@@ -276,26 +268,24 @@ class GoogLeNet(Backbone):
         self, spec: GoogLeNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        taps, chs, pools = self._build_stem(spec, kit, in_chans), spec.stem_widths[-1], list(spec.pools)
-        reduction, dilation = STEMS[spec.stem], 1
+        taps, chs = self._build_stem(spec, kit, in_chans), spec.stem_widths[-1]
         widths, aux_chs = iter(spec.modules), []
-        if spec.stem == "imagenet":
-            pools.pop(0)
-        for index, depth in enumerate(spec.depths):
+        levels = spec.hold(output_stride)[-len(spec.depths) :]
+        pools = iter(spec.pools[1:] if spec.stem == "imagenet" else spec.pools)
+        for index, (depth, level) in enumerate(zip(spec.depths, levels, strict=True)):
             units: list[nn.Module] = []
-            if len(pools) == len(spec.depths) - index:
-                halve = 2 * reduction <= (output_stride or spec.output_strides[-1])
-                units.append(max_pool_halving(halve=halve, dilation=dilation, kernel=pools.pop(0), ceil=True))
-                reduction, dilation = (2 * reduction, dilation) if halve else (reduction, 2 * dilation)
+            if level.native > spec.finest:
+                kernel = next(pools)
+                units.append(max_pool_halving(stride=level.step, dilation=level.before, kernel=kernel, ceil=True))
             for i in range(depth):
                 row = next(widths)
-                units.append(Inception(spec, kit, chs, row, dilation))
+                units.append(Inception(spec, kit, chs, row, level.dilation))
                 chs = row[0] + row[2] + row[4] + row[5]
                 if index == 1 and i in (0, depth - 2):
                     aux_chs.append(chs)
             name = f"stage{index + 3}"
             self.add_module(name, Stage(*units))
-            taps.append((name, chs, reduction))
+            taps.append((name, chs, level.stride))
         self.auxiliary = spec.auxiliary and self.num_classes > 0
         if self.auxiliary:
             self.aux_a, self.aux_b = (Auxiliary(spec, kit, inner, self.num_classes) for inner in aux_chs)
@@ -310,7 +300,7 @@ class GoogLeNet(Backbone):
             return []
         first, middle, last = spec.stem_widths
         self.stem = _convs(spec, kit, in_chans, Conv(out_chs=first, kernel=7, stride=2))
-        self.pool1 = max_pool_halving(halve=True, dilation=1, kernel=spec.pools[0], ceil=True)
+        self.pool1 = max_pool_halving(stride=2, dilation=1, kernel=spec.pools[0], ceil=True)
         if spec.norm == "local":
             self.norm1 = _local_norm()
         self.reduce = _convs(spec, kit, first, Conv(out_chs=middle, kernel=1), Conv(out_chs=last, kernel=3))

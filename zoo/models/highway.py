@@ -53,6 +53,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, DropPath, Kit, Stage, max_pool_halving, sequence
+from zoo.strides import halvings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +88,9 @@ class HighwaySpec(Spec):
         return sum(self.depths) + 2
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Of the stages."""
-        return tuple(2**i for i in range(len(self.depths)))
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """All of the stages."""
-        return self.tap_strides
+        return halvings(1, len(self.depths))
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -154,15 +150,11 @@ class HighwayNet(Backbone):
         """See `Backbone.build`."""
         rates = iter(drop_path_rates(drop_path_rate, spec.layers - 2 - len(spec.depths)))
         taps: list[tuple[str, int, int]] = []
-        chs, reduction, dilation = in_chans, 1, 1
-        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-            pool: list[tuple[str, nn.Module]] = []
-            if index > 0:
-                halve = reduction * 2 <= (output_stride or spec.output_strides[-1])
-                pool.append(("pool", max_pool_halving(halve=halve, dilation=dilation, ceil=True)))
-                reduction, dilation = (reduction * 2, dilation) if halve else (reduction, dilation * 2)
+        chs = in_chans
+        stages = zip(spec.depths, spec.widths, spec.hold(output_stride), strict=True)
+        for index, (depth, width, level) in enumerate(stages):
             plain, *convs = (
-                Conv(out_chs=width, kernel=spec.kernels[i % len(spec.kernels)], dilation=dilation, bias=True)
+                Conv(out_chs=width, kernel=spec.kernels[i % len(spec.kernels)], dilation=level.dilation, bias=True)
                 for i in range(depth)
             )
             first = sequence(kit, chs, "ca", [plain])
@@ -170,10 +162,11 @@ class HighwayNet(Backbone):
             if index == 0:
                 self.stem = first
             else:
-                units.insert(0, nn.Sequential(OrderedDict([*pool, *first.named_children()])))
+                pool = max_pool_halving(stride=level.step, dilation=level.before, ceil=True)
+                units.insert(0, nn.Sequential(OrderedDict([("pool", pool), *first.named_children()])))
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
-            taps.append((name, width, reduction))
+            taps.append((name, width, level.stride))
             chs = width
         return Trunk(
             taps=taps,

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoo.backbone import Backbone, Trunk
-from zoo.entry import Entry, Spec, Window, cifar_task, smallest_before
+from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Stage, Wide, sequence
+from zoo.strides import Level, Window, halvings, smallest_before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,22 +59,18 @@ class LeNetSpec(Spec):
         self.require_positive("widths", "kernel", "wide", "window")
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Of each convolution, and after the last pooling."""
-        return tuple(2**i for i in range(len(self.widths) + 1))
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """Any pooling can be traded for dilation, and all after it."""
-        return self.tap_strides
+        return halvings(1, len(self.widths) + 1)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Convolutions and poolings read whole windows."""
-        held, windows, sizes = self.held(output_stride), [], []
-        for native, before, stride in zip(self.tap_strides, held, held[1:], strict=False):
-            windows.append(Window(kernel=self.kernel, dilation=native // before))
+        windows, sizes = [], []
+        _, *pooled = self.hold(output_stride)
+        for level in pooled:
+            windows.append(Window(kernel=self.kernel, dilation=level.before))
             sizes.append(smallest_before(windows))
-            windows.append(Window(kernel=2, stride=stride // before, dilation=native // before))
+            windows.append(Window(kernel=2, stride=level.step, dilation=level.before))
         return (*sizes, *[smallest_before(windows)] * 2)
 
     def head_size(self, size: int) -> int:
@@ -96,30 +93,28 @@ class LeNet(Backbone):
         self, spec: LeNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        strides = [min(stride, output_stride or stride) for stride in spec.tap_strides]
-        dilations = [full // stride for full, stride in zip(spec.tap_strides, strides, strict=True)]
-        names, chs = [], in_chans
-        for i, width in enumerate(spec.widths):
-            conv = Conv(out_chs=width, kernel=spec.kernel, dilation=dilations[i], padding=0, bias=True)
+        *convolved, last = spec.hold(output_stride)
+        taps, chs = [], in_chans
+        for i, (level, width) in enumerate(zip(convolved, spec.widths, strict=True)):
+            conv = Conv(out_chs=width, kernel=spec.kernel, dilation=level.dilation, padding=0, bias=True)
             unit = sequence(kit, chs, "ca", [conv])
-            names.append(f"stage{i + 1}" if i else "stem")
-            self.add_module(names[-1], Stage(_pool(strides, dilations, i - 1), unit) if i else unit)
+            name = f"stage{i + 1}" if i else "stem"
+            self.add_module(name, Stage(_pool(level), unit) if i else unit)
+            taps.append((name, width, level.stride))
             chs = width
-        names.append(f"pool{len(spec.widths)}")
-        self.add_module(names[-1], _pool(strides, dilations, len(spec.widths) - 1))
+        name = f"pool{len(spec.widths)}"
+        self.add_module(name, _pool(last))
         return Trunk(
-            taps=list(zip(names, (*spec.widths, chs), strides, strict=True)),
+            taps=[*taps, (name, chs, last.stride)],
             final=sequence(kit, chs, ""),
             num_features=chs,
-            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=dilations[-1]),
+            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=last.dilation),
         )
 
 
-def _pool(strides: list[int], dilations: list[int], level: int) -> nn.MaxPool2d:
-    """From a level to the next; where the stride is traded, the window reads the same pixels further apart."""
-    if strides[level] < strides[level + 1]:
-        return nn.MaxPool2d(2, stride=2)
-    return nn.MaxPool2d(2, stride=1, dilation=dilations[level])
+def _pool(level: Level) -> nn.MaxPool2d:
+    """What leads to a level; where the stride is traded, the window reads the same pixels further apart."""
+    return nn.MaxPool2d(2, stride=level.step, dilation=level.before)
 
 
 LECUN = "LeCun et al. 1998, doi:10.1109/5.726791"

@@ -48,7 +48,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
-from zoo.entry import Entry, Spec, cifar_task
+from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.layers import (
     ORDERS,
     Conv,
@@ -62,15 +62,14 @@ from zoo.layers import (
     bottleneck,
     sequence,
 )
+from zoo.strides import STEMS, Level, halvings
 from zoo.weights import Layout
 
 SHORTCUTS = ("pad", "project", "project_all", "none")
-STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
-"""Total stride after the stem's convolution, and after its pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetSpec(Spec):
+class ResNetSpec(StemSpec):
     """A residual network.
 
     Attributes:
@@ -97,7 +96,6 @@ class ResNetSpec(Spec):
     groups: int = 1
     order: str = "post"
     shortcut: str = "project"
-    stem: str = "imagenet"
     stem_width: int = 64
     stride_first: bool = False
     activate_first: bool = False
@@ -143,16 +141,9 @@ class ResNetSpec(Spec):
                 )
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stem (ImageNet scale) and of each stage."""
-        conv, pool = STEMS[self.stem]
-        stages = tuple(pool * 2**i for i in range(len(self.depths)))
-        return stages if conv == pool else (conv, *stages)
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From the first stage's to the native one."""
-        return self.tap_strides[-len(self.depths) :]
+    def level_strides(self) -> tuple[int, ...]:
+        """Of each stage."""
+        return halvings(self.finest, len(self.depths))
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -168,7 +159,7 @@ class ResNet(Backbone):
     ) -> Trunk:
         """See `Backbone.build`."""
         order = ORDERS[spec.order]
-        conv_stride, reduction = STEMS[spec.stem]
+        conv_stride, _ = STEMS[spec.stem]
         stem = Conv(out_chs=spec.stem_width, kernel=7 if spec.stem == "imagenet" else 3, stride=conv_stride)
         # Before the pooling the stem is complete; without one, what the first unit brings is left out of the stem.
         ops = "cna" if spec.stem == "imagenet" else "cna".removesuffix(order.before)
@@ -179,21 +170,17 @@ class ResNet(Backbone):
             taps.append(("stem", spec.stem_width, conv_stride))
 
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
-        chs, dilation = spec.stem_width, 1
-        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
+        chs = spec.stem_width
+        stages = zip(spec.depths, spec.widths, spec.hold(output_stride), strict=True)
+        for index, (depth, width, level) in enumerate(stages):
             units = []
             for i in range(depth):
-                stride, before = (2 if index > 0 and i == 0 else 1), dilation
-                if reduction * stride > (output_stride or spec.output_strides[-1]):
-                    stride, dilation = 1, dilation * stride
-                reduction *= stride
-                units.append(
-                    self._unit(spec, kit, index, chs, stride, (before, dilation), next(rates), first=index == i == 0)
-                )
+                at = level if index > 0 and i == 0 else level.within
+                units.append(self._unit(spec, kit, index, chs, at, next(rates), first=index == i == 0))
                 chs = width
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
-            taps.append((name, width, reduction))
+            taps.append((name, width, level.stride))
 
         return Trunk(
             taps=taps,
@@ -203,18 +190,11 @@ class ResNet(Backbone):
 
     @staticmethod
     def _unit(
-        spec: ResNetSpec,
-        kit: Kit,
-        stage: int,
-        in_chs: int,
-        stride: int,
-        dilation: tuple[int, int],
-        drop_path: float,
-        *,
-        first: bool,
+        spec: ResNetSpec, kit: Kit, stage: int, in_chs: int, level: Level, drop_path: float, *, first: bool
     ) -> nn.Module:
         """One unit; what was a stride until dilation replaced it still separates the two dilations."""
-        order, out_chs = ORDERS[spec.order], spec.widths[stage]
+        order, out_chs, stride = ORDERS[spec.order], spec.widths[stage], level.step
+        dilation = (level.before, level.dilation)
         if spec.mid_widths:
             convs: tuple[Conv, ...] = bottleneck(
                 spec.mid_widths[stage],
@@ -229,7 +209,7 @@ class ResNet(Backbone):
         if stage + 1 in spec.deform_stages:
             convs = tuple(replace(conv, deform=conv.kernel == 3) for conv in convs)
         # Asked of the native net, not of this one: trading a stride for dilation must not change the state dict.
-        reshapes = in_chs != out_chs or stride != 1 or dilation[0] != dilation[1]
+        reshapes = in_chs != out_chs or level != level.within
         if spec.shortcut == "none":
             unit = sequence(kit, in_chs, order.before + order.branch(len(convs)) + order.after, convs)
             return Skippable(unit, drop_path) if drop_path and not reshapes else unit

@@ -44,6 +44,7 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Skippable, Stage, Wide, local_norm, max_pool_halving, sequence
+from zoo.strides import halvings, hold
 from zoo.weights import Layout
 
 
@@ -80,15 +81,9 @@ class VGGSpec(Spec):
         self.require(self.third_kernel in (1, 3), "third_kernel", "be 1 or 3")
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
+    def level_strides(self) -> tuple[int, ...]:
         """Of each stage but the first (that too with ``tap_full``), and after the last pooling."""
-        strides = tuple(2**i for i in range(len(self.depths) + 1))
-        return strides if self.tap_full else strides[1:]
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """Any pooling can be traded for dilation, and all after it."""
-        return self.tap_strides
+        return halvings(1, len(self.depths) + 1)[not self.tap_full :]
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
         """Pooling halves an odd size downwards, so that a tap needs a pixel for each step of its stride."""
@@ -115,38 +110,36 @@ class VGG(Backbone):
         self, spec: VGGSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
         """See `Backbone.build`."""
-        word, levels = "cna" if spec.norm else "ca", range(len(spec.depths) + 1)
-        strides = [min(2**level, output_stride or 2**level) for level in levels]
-        dilations = [2**level // strides[level] for level in levels]
-        pools = [
-            max_pool_halving(halve=strides[level] < strides[level + 1], dilation=dilations[level])
-            for level in levels[:-1]
-        ]
+        word = "cna" if spec.norm else "ca"
+        *levels, last = hold(halvings(1, len(spec.depths) + 1), output_stride)
         self.stem = sequence(kit, in_chans, word, [Conv(out_chs=spec.widths[0], kernel=3, bias=True)])
 
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths) - 1))
-        names, chs = [], spec.widths[0]
-        for level, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-            units: list[nn.Module] = [pools[level - 1]] if level else []
-            if spec.local_norm and not level:
+        taps, chs = [], spec.widths[0]
+        for index, (depth, width, level) in enumerate(zip(spec.depths, spec.widths, levels, strict=True)):
+            units: list[nn.Module] = []
+            if index:
+                units.append(max_pool_halving(stride=level.step, dilation=level.before))
+            elif spec.local_norm:
                 units.append(local_norm(2.0))
-            for i in range(depth) if level else range(1, depth):
+            for i in range(depth) if index else range(1, depth):
                 kernel = spec.third_kernel if i == 2 else 3
-                conv = Conv(out_chs=width, kernel=kernel, dilation=dilations[level], bias=True)
+                conv = Conv(out_chs=width, kernel=kernel, dilation=level.dilation, bias=True)
                 unit, rate = sequence(kit, chs, word, [conv]), next(rates)
                 units.append(Skippable(unit, rate) if rate and chs == width else unit)
                 chs = width
-            names.append(f"stage{level + 1}" if units else "stem")
+            name = f"stage{index + 1}" if units else "stem"
             if units:
-                self.add_module(names[-1], Stage(*units))
-        names.append(f"pool{len(spec.depths)}")
-        self.add_module(names[-1], pools[-1])
-        taps = list(zip(names, (*spec.widths, chs), strides, strict=True))
+                self.add_module(name, Stage(*units))
+            taps.append((name, width, level.stride))
+        name = f"pool{len(spec.depths)}"
+        self.add_module(name, max_pool_halving(stride=last.step, dilation=last.before))
+        taps.append((name, chs, last.stride))
         return Trunk(
             taps=taps if spec.tap_full else taps[1:],
             final=sequence(kit, chs, ""),
             num_features=chs,
-            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=dilations[-1]) if spec.wide else None,
+            wide=Wide(widths=spec.wide, kernel=spec.window, dilation=last.dilation) if spec.wide else None,
         )
 
 

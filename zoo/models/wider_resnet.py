@@ -46,6 +46,7 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, max_pool_halving, sequence
+from zoo.strides import Level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +91,9 @@ class WiderResNetSpec(Spec):
         self.require(shares, "dropouts", "lie in [0, 1)")
 
     @property
-    def stage_strides(self) -> tuple[int, ...]:
-        """Total stride of each stage."""
+    def level_strides(self) -> tuple[int, ...]:
+        """Of each stage."""
         return tuple(2 ** self.strides[: i + 1].count(2) for i in range(len(self.strides)))
-
-    @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Of the stages, each once."""
-        return tuple(dict.fromkeys(self.stage_strides))
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        """From the first stage's to the native one."""
-        return self.tap_strides
 
     @property
     def layers(self) -> int:
@@ -123,53 +114,43 @@ class WiderResNet(Backbone):
         # By total stride, so that the last map of each resolution is its tap.
         taps: dict[int, tuple[str, int, int]] = {}
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
-        chs, reduction, dilation = spec.stem_width, 1, 1
-        for index, native in enumerate(spec.stage_strides):
-            stride, before = spec.strides[index], dilation
-            if reduction * stride > (output_stride or spec.head_stride):
-                stride, dilation = 1, dilation * stride
-            reduction *= stride
-            if spec.strides[index] == 2 and native <= 2**spec.pools:
-                pool = max_pool_halving(halve=stride == 2, dilation=before, kernel=3, centred=True)
+        chs = spec.stem_width
+        for index, level in enumerate(spec.hold(output_stride)):
+            at = level
+            if spec.strides[index] == 2 and level.native <= 2**spec.pools:
+                pool = max_pool_halving(stride=level.step, dilation=level.before, kernel=3, centred=True)
                 self.add_module(f"pool{index + 1}", pool)
-                stride, before = 1, dilation
+                at = level.within
             units = []
             for i in range(spec.depths[index]):
-                units.append(self._unit(spec, kit, index, chs, stride, (before, dilation), next(rates), first=i == 0))
-                chs, stride, before = spec.widths[index], 1, dilation
+                units.append(self._unit(spec, kit, index, chs, at, next(rates), first=i == 0))
+                chs, at = spec.widths[index], level.within
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
-            taps[native] = (name, chs, reduction)
+            taps[level.native] = (name, chs, level.stride)
         return Trunk(taps=tuple(taps.values()), final=sequence(kit, chs, "na"), num_features=chs)
 
     @staticmethod
     def _unit(
-        spec: WiderResNetSpec,
-        kit: Kit,
-        stage: int,
-        in_chs: int,
-        stride: int,
-        dilation: tuple[int, int],
-        drop_path: float,
-        *,
-        first: bool,
+        spec: WiderResNetSpec, kit: Kit, stage: int, in_chs: int, level: Level, drop_path: float, *, first: bool
     ) -> Residual:
-        """One unit; the stride is the first convolution's, and the second dilation that of all that follow."""
+        """One unit; the first convolution leads to the level, and the others stay on it."""
         mid, out_chs = spec.mid_widths[stage], spec.widths[stage]
         if stage >= len(spec.depths) - spec.bottlenecks:
             convs = (
-                Conv(out_chs=mid // 2, kernel=1, stride=stride),
-                Conv(out_chs=mid, kernel=3, dilation=dilation[1]),
+                Conv(out_chs=mid // 2, kernel=1, stride=level.step),
+                Conv(out_chs=mid, kernel=3, dilation=level.dilation),
                 Conv(out_chs=out_chs, kernel=1),
             )
         else:
             convs = (
-                Conv(out_chs=mid, kernel=3, stride=stride, dilation=dilation[0]),
-                Conv(out_chs=out_chs, kernel=3, dilation=dilation[1]),
+                Conv(out_chs=mid, kernel=3, stride=level.step, dilation=level.before),
+                Conv(out_chs=out_chs, kernel=3, dilation=level.dilation),
             )
         # Asked of the native net, not of this one: trading a stride for dilation must not change the state dict.
         projects = first and (in_chs != out_chs or spec.strides[stage] == 2)
-        shortcut = sequence(kit, in_chs, "c", [Conv(out_chs=out_chs, kernel=1, stride=stride)]) if projects else None
+        projection = [Conv(out_chs=out_chs, kernel=1, stride=level.step)]
+        shortcut = sequence(kit, in_chs, "c", projection) if projects else None
         unit = Residual(kit, in_chs, convs, ORDERS["pre"], shortcut=shortcut, shared=projects, drop_path=drop_path)
         if spec.dropouts and spec.dropouts[stage]:
             *layers, last = unit.branch.named_children()
