@@ -148,3 +148,12 @@ def test_names_in_the_text_exist() -> None:
     for page in PAGES:
         for name in re.findall(rf"`((?:zoo_)?(?:{families})\d\w*|(?:{families})_test)`", page.read_text("ascii")):
             assert zoo.model_entry(name), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=relative)
+def test_files_in_the_text_exist(page: Path) -> None:
+    named = re.findall(
+        r"(?<![\w/.])((?:zoo|zoo_cli|tests|benchmarks|docs)/[\w/-]*(?:\.\w+)?)", page.read_text(encoding="ascii")
+    )
+    missing = {name for name in named if "FAMILY" not in name and not (ROOT / name).exists()}
+    assert not missing, f"{relative(page)} names files that are not there"
