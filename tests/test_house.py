@@ -18,7 +18,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.weights.loading"},
+    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.fusing", "zoo.weights.loading"},
     "zoo.layer_types": set(),
     "zoo.arguments": {"zoo.layer_types"},
     "zoo.layers": {"zoo.layer_types"},
@@ -61,6 +61,7 @@ MAY_IMPORT = {
     },
     "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.registry"},
     "zoo.timm": {"zoo", "zoo.backbone"},
+    "zoo.fusing": {"zoo.layers"},
     "zoo.analysis": {"zoo.layers"},
     "zoo.hub": {"zoo.files"},
     "zoo.imagesets": {"zoo.files", "zoo.interrupts"},

@@ -15,6 +15,7 @@ __all__ = [
     "create_model",
     "detection_backbone",
     "families",
+    "fuse",
     "list_models",
     "load_weights",
     "model_entry",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 from zoo.detection import detection_backbone
+from zoo.fusing import fuse
 from zoo.hub import save_for_hf
 from zoo.registry import create_model, families, list_models, model_entry, preprocessing_params
 from zoo.weights.loading import checkpoint_filter_fn, load_weights

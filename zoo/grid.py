@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import topology
-from zoo.layers import concatenate, run_checkpointed
+from zoo.layers import Sum, concatenate, run_checkpointed
 
 Node = tuple[Tensor, Tensor]
 """A finished map, and what skips read of the node: the sum before a shared norm and activation, else the same map."""
@@ -47,6 +47,7 @@ class Cell(nn.Module):
         self.fwd = self.down = self.up = self.zip = None
         for kind, edge in edges.items():
             setattr(self, kind.removesuffix("_down").removesuffix("_up"), edge)
+        self.sum = Sum()
         self.finish = finish
 
     def forward(self, before: Nodes, here: Nodes) -> Node:
@@ -70,7 +71,7 @@ class Cell(nn.Module):
             parts.append(self.zip(x, raw, size))
         total = parts[0]
         for part in parts[1:]:
-            total = total + part
+            total = self.sum(total, part)
         x = self.finish(total)
         if self.shared:
             return x, total

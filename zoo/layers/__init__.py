@@ -21,7 +21,7 @@ from zoo.layers.sampling import (
     max_pool_halving,
     upsample_like,
 )
-from zoo.layers.stage import Skippable, Stage, concatenate
+from zoo.layers.stage import Skippable, Stage, Sum, concatenate
 
 __all__ = [
     "ORDERS",
@@ -45,6 +45,7 @@ __all__ = [
     "Skippable",
     "SqueezeGate",
     "Stage",
+    "Sum",
     "Wide",
     "WideHead",
     "avg_pool_halving",

@@ -88,8 +88,21 @@ class BandConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride)."""
+        return F.conv2d(x, self.dense(), self.bias, self.stride, self.dilation, self.dilation)
+
+    def dense(self) -> Tensor:
+        """The weight with its zeros, (out_chs, in_chs, 3, 3)."""
         # The band is made where it is used: a buffer outside of the checkpoint is lost on the way over a meta device.
         sees = self.band(self.weight).flatten()
         dense = self.weight.index_select(0, (sees.cumsum(0) - 1).clamp(min=0)) * sees[:, None, None]
-        dense = dense.view(self.out_chs, self.in_chs, 3, 3)
-        return F.conv2d(x, dense, self.bias, self.stride, self.dilation, self.dilation)
+        return dense.view(self.out_chs, self.in_chs, 3, 3)
+
+    @torch.jit.unused
+    def plain(self) -> nn.Module:
+        """Make a convolution of torch's that computes the same, with the zeros among its weights."""
+        kind: dict[str, Any] = dict(stride=self.stride, padding=self.dilation, dilation=self.dilation)
+        conv = nn.Conv2d(self.in_chs, self.out_chs, 3, **kind, bias=self.bias is not None, device="meta")
+        conv.weight = nn.Parameter(self.dense().detach(), requires_grad=False)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
+        return conv

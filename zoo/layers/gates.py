@@ -52,6 +52,10 @@ class KeepAll(nn.Module):
         """(N, C, H, W) -> the same shape."""
         return x * (self.keep * self.draw(x.new_ones((1, 1, 1, 1))))
 
+    def plain(self) -> nn.Module:
+        """Make what it is in evaluation."""
+        return Scale(self.keep)
+
     def extra_repr(self) -> str:
         """The probability."""
         return f"{self.keep:g}"
@@ -75,6 +79,10 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
         return x * self.draw(x.new_ones((x.shape[0], 1, 1, 1)))
+
+    def plain(self) -> nn.Module:
+        """Make what it is in evaluation."""
+        return nn.Identity()
 
     def extra_repr(self) -> str:
         """The probability."""

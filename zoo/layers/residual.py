@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo.layers.gates import DropPath
 from zoo.layers.kit import Conv, Kit, sequence
+from zoo.layers.stage import Sum
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Residual(nn.Module):
         self.gate = gate
         self.shortcut = nn.Identity() if shortcut is None else shortcut
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.sum = Sum()
         self.after = sequence(kit, convs[-1].out_chs, order.after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class Residual(nn.Module):
         branch = self.branch(activated)
         if self.gate is not None:
             branch = branch * self.gate(branch)
-        return self.after(self.drop_path(branch) + self.shortcut(x))
+        return self.after(self.sum(self.drop_path(branch), self.shortcut(x)))
 
     def zero_init_last(self) -> None:
         """Start as the identity: zero the branch's last norm if it ends with one, else its last convolution."""

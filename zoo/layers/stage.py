@@ -17,6 +17,24 @@ def concatenate(maps: list[Tensor]) -> Tensor:
     return torch.cat(maps, dim=1)
 
 
+class Sum(nn.Module):
+    """Add two maps of one shape.
+
+    Attributes:
+        inplace: Write the sum into the first map; for a copy in inference in which nobody reads that map again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inplace = False
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(N, C, H, W) and the same shape -> the same shape."""
+        if self.inplace:
+            return x.add_(y)
+        return x + y
+
+
 class Skippable(nn.Sequential):
     """Layers that keep a map's shape; training leaves them out for a sample with some probability.
 
@@ -42,6 +60,10 @@ class Skippable(nn.Sequential):
             else:
                 y = layer(y)
         return kept * y + (1 - kept) * x
+
+    def plain(self) -> nn.Module:
+        """Make what it is in evaluation."""
+        return nn.Sequential(OrderedDict((name, layer) for name, layer in self.named_children() if name != "draw"))
 
 
 class Stage(nn.Sequential):

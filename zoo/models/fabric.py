@@ -76,6 +76,7 @@ from zoo.layers import (
     Kit,
     Resize,
     Scale,
+    Sum,
     max_pool_halving,
     named,
     sequence,
@@ -283,6 +284,7 @@ class BottleneckEdge(nn.Module):
             self.pool = max_pool_halving(stride=2 if place.halve else 1, dilation=place.dilation, ceil=True)
         projects = self.skips and (ins != outs or spec.gate == "gated")
         self.project = ConvNorm(kit, ins, outs, up) if projects else Resize(up)
+        self.sum = Sum()
         self.gate = nn.Identity()
         if spec.gate in ("scaled", "dropout") and place.degree > 1:
             self.gate = (Scale if spec.gate == "scaled" else KeepAll)(1 / place.degree)
@@ -295,7 +297,7 @@ class BottleneckEdge(nn.Module):
         x = self.act2(self.mix(x))
         x = self.drop_path(self.expand(x))
         if self.skips:
-            x = x + self.gate(self.project(self.pool(raw), size))
+            x = self.sum(x, self.gate(self.project(self.pool(raw), size)))
         return self.act3(x)
 
     @torch.jit.ignore

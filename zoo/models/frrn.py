@@ -50,6 +50,7 @@ from zoo.layers import (
     Order,
     Residual,
     Stage,
+    Sum,
     basic,
     concatenate,
     max_pool_halving,
@@ -138,13 +139,14 @@ class FullResolutionUnit(nn.Module):
         self.branch = sequence(kit, in_chs + lanes, "cna cna", [conv, conv])
         self.give: nn.Conv2d | None = kit.conv(out_chs, Conv(out_chs=lanes, kernel=1, bias=True))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.sum = Sum()
 
     def forward(self, streams: Streams) -> Streams:
         """Streams -> streams; y has the same size and out_chs channels."""
         y, z = streams
         y = self.branch(concatenate([y, self.pool(z)]))
         if self.give is not None:
-            z = z + self.drop_path(self.unpool(self.give(y), z))
+            z = self.sum(self.drop_path(self.unpool(self.give(y), z)), z)
         return y, z
 
     def pool(self, z: Tensor) -> Tensor:

@@ -1,0 +1,509 @@
+"""`zoo.fuse`: the same function with less to do, for nets of every structure; and the nets that it must leave alone."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+import zoo
+from zoo.fusing import Bound
+
+FABRIC: dict[str, Any] = dict(columns=3, scales=3, channels=(8, 8, 16), gate="none")
+STRUCTURES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in zoo.list_models("*_test")),
+    *(("resnet_test", {"order": order}) for order in ("norm_after_add", "act_before_add", "act_only_pre")),
+    ("resnet_test", {"squeeze": 4, "deform_stages": (2,)}),
+    ("resnet_test", {"shortcut": "none", "drop_path_rate": 0.2}),
+    ("preresnet_test", {"activate_first": True, "drop_path_rate": 0.2, "norm_shortcut": True}),
+    ("resnet20_cifar", {}),
+    ("preresnet20_cifar", {}),
+    ("plain20_cifar", {}),
+    ("resnext20_4x8d_cifar", {}),
+    ("densenet40_k12_bc_cifar", {"depths": (2, 2, 2)}),
+    ("fishnet58_cifar", {}),
+    ("frrn_small_cifar", {}),
+    ("vgg11_c32_bn_cifar", {}),
+    ("wider_resnet13_cifar", {}),
+    *(("fabric_test", FABRIC | {"unit": unit}) for unit in ("conv", "sparse", "pre", "preshared", "pre_released")),
+    ("fabric_test", FABRIC | {"unit": "conv", "conv_bias": True, "stem": "cifar", "drop_path_rate": 0.2}),
+    ("fabric_test", FABRIC | {"unit": "conv", "up": "zero", "type": "d"}),
+    ("fabric_test", FABRIC | {"unit": "pre", "gate": "gated", "up": "nearest", "type": "b"}),
+    ("fabric_test", FABRIC | {"unit": "post", "gate": "dropout", "skips": "within"}),
+    ("fabric_test", FABRIC | {"unit": "post", "gate": "none", "up": "zero", "head": "hypercolumn"}),
+]
+NO_NORMS = ("alexnet_test", "googlenet_test", "highway_test", "lenet_test", "vgg_lrn_test")
+
+
+def identity(structure: Any) -> str:
+    return " ".join(
+        [structure[0], *(f"{key}={value}" for key, value in structure[1].items() if FABRIC.get(key) != value)]
+    )
+
+
+structures = pytest.mark.parametrize("structure", STRUCTURES, ids=identity)
+
+
+def trained(net: Any) -> Any:
+    """Give norms statistics and weights as training might: of both signs, and one channel without any weight."""
+    with torch.no_grad():
+        for module in net.modules():
+            mean: Any = getattr(module, "running_mean", None)
+            if mean is not None:
+                parts: Any = module
+                mean.normal_(0, 0.5)
+                parts.running_var.uniform_(0.5, 2)
+                if parts.weight is not None:
+                    parts.weight.uniform_(0.5, 1.5)
+                    parts.weight[::3] *= -1
+                    parts.weight[-1] = 0
+                    parts.bias.normal_(0, 0.3)
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias.normal_(0, 0.1)
+    return net.eval()
+
+
+def create(structure: tuple[str, dict[str, Any]], **options: Any) -> Any:
+    return trained(zoo.create_model(structure[0], **structure[1], **options))
+
+
+def images(net_name: str, dtype: torch.dtype = torch.float64, extra: int = 5) -> Tensor:
+    """Two images, not square and of odd sizes."""
+    side = zoo.model_entry(net_name).input_size[-1] + extra
+    return torch.randn(2, 3, side, side + 6, dtype=dtype)
+
+
+def tensors(out: Any) -> Iterator[Tensor]:
+    if isinstance(out, Tensor):
+        yield out
+    else:
+        for part in out.values() if isinstance(out, dict) else out:
+            yield from tensors(part)
+
+
+def check_equal(ours: Any, theirs: Any, tolerance: float) -> None:
+    """Each map of the two is equal up to a part of its spread."""
+    pairs = list(zip(tensors(ours), tensors(theirs), strict=True))
+    assert pairs
+    for one, other in pairs:
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert other.std() > 0
+        assert (one - other).abs().max() <= tolerance * other.std()
+
+
+def check_same_function(net: nn.Module, x: Tensor, tolerance: float) -> Any:
+    """The fused net gives what the net gives, at the first call and at the next, and leaves the images alone."""
+    before = x.clone()
+    fused = zoo.fuse(net)
+    with torch.no_grad():
+        expected = [part.clone() for part in tensors(net(x))]
+        check_equal(fused(x), expected, tolerance)
+        check_equal(fused(x), expected, tolerance)
+    assert torch.equal(x, before)
+    return fused
+
+
+def norms(net: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+@structures
+def test_outputs_features_and_taps_are_equal_in_double_precision(structure: tuple[str, dict[str, Any]]) -> None:
+    net = create(structure, dtype=torch.float64)
+    x = images(structure[0])
+    fused = check_same_function(net, x, 1e-12)
+    with torch.no_grad():
+        features = net.forward_features(x)
+        check_equal(fused.forward_features(x), features, 1e-12)
+        given = features.clone()
+        check_equal(fused.forward_head(features), net.forward_head(features), 1e-12)
+        assert torch.equal(features, given), "the features belong to whoever has asked for them"
+        check_equal(fused.forward_intermediates(x), net.forward_intermediates(x), 1e-12)
+        check_equal(fused.forward_intermediates(x, norm=True), net.forward_intermediates(x, norm=True), 1e-12)
+    assert type(fused) is type(net)
+    assert fused.feature_info == net.feature_info
+
+
+@structures
+def test_outputs_are_equal_in_single_precision(structure: tuple[str, dict[str, Any]]) -> None:
+    net = create(structure).to(memory_format=torch.channels_last)
+    x = images(structure[0], torch.float32, extra=0).to(memory_format=torch.channels_last)
+    check_same_function(net, x, 1e-5)
+
+
+@structures
+def test_taps_of_dilated_nets_are_equal(structure: tuple[str, dict[str, Any]]) -> None:
+    strides = zoo.create_model(structure[0], **structure[1], device="meta").spec.output_strides
+    stride = max(min(strides), max(strides) // 2)
+    net = create(structure, features_only=True, output_stride=stride, dtype=torch.float64)
+    fused = check_same_function(net, images(structure[0]), 1e-12)
+    assert fused.feature_info.channels() == net.feature_info.channels()
+
+
+@structures
+def test_the_report_counts_every_norm_once(structure: tuple[str, dict[str, Any]]) -> None:
+    net = create(structure)
+    fused = zoo.fuse(net)
+    report = fused.report
+    done, left = {*report.folded, *report.bounded}, set(report.left)
+    assert len(done) == len(report.folded) + len(report.bounded)
+    assert not done & left
+    batch_norms = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    # The nodes of the last column that no class score reads, and auxiliary classifiers, are not called.
+    called = batch_norms & (done | left)
+    assert done <= batch_norms
+    assert norms(fused) == norms(net) - len(done)
+    assert bool(called) == (structure[0] not in NO_NORMS)
+    assert bool(done) == bool(called)
+    assert all(reason for reason in report.left.values())
+    lines = report().splitlines()
+    assert len(lines) >= 5
+    assert sum(int(line.split()[0]) for line in lines if "norms" in line) == len(done) + len(left)
+
+
+FOLDED = {
+    "resnet_test": (1.0, 0.0),
+    "vgg_test": (1.0, 0.0),
+    "preresnet_test": (0.4, 0.0),
+    "densenet40_k12_bc_cifar": (0.4, 0.4),
+    "densenet_test": (0.4, 0.5),
+    "fishnet_test": (0.5, 0.3),
+}
+
+
+@pytest.mark.parametrize(("name", "shares"), FOLDED.items())
+def test_most_norms_go(name: str, shares: tuple[float, float]) -> None:
+    net = create((name, {}))
+    report = zoo.fuse(net).report
+    assert len(report.folded) >= shares[0] * norms(net)
+    assert len(report.bounded) >= shares[1] * norms(net)
+    assert report.activations
+
+
+def test_norms_behind_sums_of_convolutions_go_too() -> None:
+    net = create(("fabric_test", FABRIC | {"unit": "conv", "stem": "cifar"}))
+    assert zoo.fuse(net).report.left == {}
+    assert norms(net) > 6
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "getter", "fx"])
+@pytest.mark.parametrize("name", ["preresnet_test", "fishnet_test", "fabric_test"])
+def test_every_wrapper_can_be_fused(name: str, feature_cls: str) -> None:
+    net = create((name, {}), features_only=True, feature_cls=feature_cls, out_indices=(2, 0), dtype=torch.float64)
+    fused = check_same_function(net, images(name), 1e-12)
+    assert fused.report.folded
+
+
+LAYERS: dict[str, dict[str, Any]] = {
+    "frozen": {"norm_layer": "frozenbatchnorm2d"},
+    "synchronised": {"norm_layer": "syncbatchnorm"},
+    "norm with activation": {"norm_layer": BatchNormAct2d, "act_layer": "identity"},
+    "instance": {"norm_layer": lambda chs: nn.InstanceNorm2d(chs, affine=True, track_running_stats=True)},
+    "without weights": {"norm_layer": lambda chs: nn.BatchNorm2d(chs, affine=False)},
+    "silu": {"act_layer": "silu"},
+    "leaky_relu": {"act_layer": "leaky_relu"},
+    "function": {"act_layer": F.relu},
+    "in place": {"act_layer": lambda: nn.ReLU(inplace=True)},
+    "gelu": {"act_layer": "gelu"},
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("name", ["resnet_test", "preresnet_test", "densenet_test", "fabric_test"])
+def test_other_norms_and_activations(name: str, layers: dict[str, Any]) -> None:
+    net = trained(zoo.create_model(name, dtype=torch.float64, **layers))
+    fused = check_same_function(net, images(name), 1e-12)
+    assert fused.report.folded
+
+
+@pytest.mark.parametrize("norm", ["groupnorm", "layernorm2d", partial(nn.BatchNorm2d, track_running_stats=False)])
+def test_norms_that_look_at_the_images_stay(norm: Any) -> None:
+    net = trained(zoo.create_model("preresnet_test", norm_layer=norm, dtype=torch.float64))
+    report = check_same_function(net, images("preresnet_test"), 1e-12).report
+    assert not report.folded + report.bounded
+    assert set(report.left.values()) == {"it takes its statistics from the images"}
+
+
+def test_the_net_stays_as_it_is() -> None:
+    net = create(("preresnet_test", {"drop_path_rate": 0.2}))
+    net.set_grad_checkpointing()
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    layers = [(name, type(module), dict(vars(module))) for name, module in net.named_modules()]
+    fused = zoo.fuse(net)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert layers == [(name, type(module), dict(vars(module))) for name, module in net.named_modules()]
+    assert all(p.requires_grad for p in net.parameters())
+    assert not any(p.requires_grad for p in fused.parameters())
+    theirs = {p.data_ptr() for p in net.parameters()}
+    assert not theirs & {p.data_ptr() for p in fused.parameters()}
+    assert not hasattr(net, "report")
+
+
+def test_autocast_is_as_near_as_its_type_allows() -> None:
+    for name in ("resnet_test", "preresnet_test", "fishnet_test", "fabric_test"):
+        net = create((name, {}))
+        x = images(name, torch.float32, extra=0)
+        with torch.no_grad():
+            exact = net(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                plain, fused = net(x).float(), zoo.fuse(net)(x).float()
+        assert (fused - exact).abs().max() < 2 * (plain - exact).abs().max() + 0.05 * exact.std()
+
+
+# What must not be touched ---------------------------------------------------------------------------------------------
+
+
+class Shared(nn.Module):
+    """A convolution whose map two read, one that is called twice, and sums of which one part is read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm1, self.norm2, self.norm3 = nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.twice = nn.Conv2d(6, 6, 3, padding=1)
+        self.act = nn.ReLU()
+        self.act2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        z = self.norm1(y) + y
+        w = self.norm2(self.twice(z)) + self.norm3(self.twice(z * 2))
+        kept = w * 1.5
+        view = kept[:, :3]
+        return torch.cat([self.act(kept), view, self.act2(self.norm1(w))], dim=1)
+
+
+class Halves(nn.Module):
+    """A net in two methods, between which users look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that makes its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+
+class Clipped(nn.BatchNorm2d):
+    """A norm that does more than to scale and to shift."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-0.5, 0.5)
+
+
+class Padded(nn.Module):
+    """A norm and a ReLU before a convolution with a border, and before one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(3), nn.ReLU()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3)])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.act(self.norm(x))
+        return [conv(y) for conv in self.convs]
+
+
+def in_double(net: nn.Module) -> nn.Module:
+    return trained(net).double()
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Shared(),
+        Halves(),
+        Padded(),
+        nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), Clipped(4)),
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(3, padding=1), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_norms_with_other_neighbours_stay(net: nn.Module) -> None:
+    report = check_same_function(in_double(net), torch.randn(2, 3, 9, 8, dtype=torch.float64), 1e-12).report
+    assert not report.folded + report.bounded
+    assert report.left
+
+
+def test_users_of_two_methods_see_their_maps() -> None:
+    net: Any = in_double(Halves())
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    fused = zoo.fuse(net)
+    check_equal(fused.forward_features(x), net.forward_features(x), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.Identity(),
+        nn.Dropout(0.5),
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, padding=1, count_include_pad=False),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.AdaptiveAvgPool2d(3),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_averages_between_do_not_matter(between: nn.Module) -> None:
+    net = in_double(nn.Sequential(nn.Conv2d(3, 8, 3, groups=1), between, nn.BatchNorm2d(8), nn.ReLU()))
+    report = check_same_function(net, torch.randn(2, 3, 9, 8, dtype=torch.float64), 1e-12).report
+    assert report.folded == ["2"]
+
+
+def test_grouped_convolutions_take_bounds() -> None:
+    net = in_double(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=4)))
+    report = check_same_function(net, torch.randn(2, 8, 9, 8, dtype=torch.float64), 1e-12).report
+    assert report.bounded == ["0"]
+
+
+class Choosy(nn.Module):
+    """A net that no graph can follow, with a part that can be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x) if x.mean() > 0 else -self.part(-x)
+
+
+def test_what_cannot_be_traced_is_fused_child_by_child() -> None:
+    net = in_double(Choosy())
+    report = check_same_function(net, torch.randn(2, 3, 9, 8, dtype=torch.float64), 1e-12).report
+    assert (report.folded, report.activations) == (["part.1"], ["part.2"])
+
+
+OTHERS = {
+    "resnet18": {},
+    "densenet121": {"growth_rate": 4},
+    "mobilenetv3_small_050": {},
+    "resnetv2_50d_evos": {"layers": (1, 1, 1, 1)},
+    "efficientnet_lite0": {"features_only": True},
+    "test_vit": {},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nets_of_timm(name: str) -> None:
+    net = trained(timm.create_model(name, **OTHERS[name])).double()
+    side = 160 if name == "test_vit" else 96
+    check_same_function(net, torch.randn(2, 3, side, side, dtype=torch.float64), 1e-10)
+
+
+def test_a_net_of_torchvision_whose_units_share_an_activation() -> None:
+    net = trained(torchvision.models.resnet18()).double()
+    report = check_same_function(net, torch.randn(2, 3, 64, 64, dtype=torch.float64), 1e-10).report
+    assert not report.left
+
+
+# Refusals and tools ---------------------------------------------------------------------------------------------------
+
+
+def test_refusals_say_what_to_do() -> None:
+    net = zoo.create_model("resnet_test")
+    with pytest.raises(ValueError, match=r"net must be in evaluation mode.*ResNet.*call net.eval\(\) first"):
+        zoo.fuse(net)
+    net.eval()
+    net.stage1.train()
+    with pytest.raises(ValueError, match=r"net must be in evaluation mode.*stage1"):
+        zoo.fuse(net)
+    net.eval()
+    handle = net.stage1.register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match=r"net must have no hooks.*stage1"):
+        zoo.fuse(net)
+    handle.remove()
+    with pytest.raises(ValueError, match=r"net must be a module, not a str: create it"):
+        zoo.fuse("resnet_test")  # ty: ignore[invalid-argument-type]
+    with pytest.raises(ValueError, match="net must have its weights"):
+        zoo.fuse(zoo.create_model("resnet_test", device="meta").eval())
+    with pytest.raises(ValueError, match="must not be compiled yet: fuse it first"):
+        zoo.fuse(torch.jit.script(net))
+    with pytest.raises(ValueError, match="must not be compiled yet: fuse it first"):
+        zoo.fuse(torch.compile(net))
+    zoo.fuse(net)
+
+
+SMALL: list[tuple[str, dict[str, Any]]] = [
+    ("resnet_test", {}),
+    ("preresnet_test", {"mid_widths": (8, 8, 8, 8)}),
+    ("densenet_test", {"depths": (2, 2, 1, 1)}),
+    ("fabric_test", FABRIC | {"columns": 2, "unit": "pre"}),
+]
+
+
+@pytest.fixture(params=SMALL, ids=identity)
+def pair(request: pytest.FixtureRequest) -> tuple[Any, Tensor]:
+    """A fused net and images, after what the fused net makes of them has been held against its net."""
+    net = create(request.param)
+    x = images(request.param[0], torch.float32, extra=0)
+    return check_same_function(net, x, 1e-5), x
+
+
+def test_copies_and_files_are_the_same_net(pair: tuple[Any, Tensor]) -> None:
+    fused, x = pair
+    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), zoo.fuse(fused)):
+        with torch.no_grad():
+            check_equal(twin(x), fused(x), 1e-5)
+        assert twin.report().splitlines()
+    twin = zoo.fuse(create(("resnet_test", {})))
+    twin.load_state_dict(copy.deepcopy(twin).state_dict())
+
+
+def test_scripting_and_tracing(pair: tuple[Any, Tensor]) -> None:
+    fused, x = pair
+    with torch.no_grad():
+        expected = fused(x)
+        check_equal(torch.jit.script(fused)(x), expected, 1e-5)
+        check_equal(torch.fx.symbolic_trace(fused)(x), expected, 1e-5)
+
+
+def test_compiling_and_exporting(tmp_path: Path) -> None:
+    net = create(SMALL[1])
+    x = images(SMALL[1][0], torch.float32, extra=0)
+    fused = zoo.fuse(net)
+    assert fused.report.bounded
+    with torch.no_grad():
+        check_equal(torch.compile(fused, backend="aot_eager", fullgraph=True)(x), net(x), 1e-5)
+        program = torch.export.export(fused, (x,))
+        check_equal(program.module()(x), net(x), 1e-5)
+    torch.onnx.export(program, (x,), str(tmp_path / "net.onnx"), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    with torch.no_grad():
+        check_equal(found, net(x), 1e-4)
+
+
+def test_bounds_of_either_kind() -> None:
+    x = torch.randn(2, 2, 3, 3)
+    low, high = torch.tensor([[[[-0.5]], [[0.1]]]]), torch.tensor([[[[0.2]], [[0.3]]]])
+    assert torch.equal(Bound(low, None)(x), torch.maximum(x, low))
+    assert torch.equal(Bound(None, high)(x), torch.minimum(x, high))
+    assert torch.equal(Bound(low, high)(x), x.clamp(low, high))
