@@ -24,7 +24,7 @@ coarse: what `features_only=True` returns. The reference is the implementation t
 PAPERS_HEAD = """\
 # Papers
 
-<!-- Written by docs/catalogue.py from zoo/papers.py. Change the row there, then run `make format`. -->
+<!-- Written by docs/catalogue.py from zoo/data/papers.toml. Change the row there, then run `make format`. -->
 
 What the papers describe, and where it is to be found: architectures, units, analyses. `zoo list --papers` prints the
 same, `zoo list --papers planned` what is still to come. The kinds:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.models import alexnet, bagnet, densenet, fishnet, googlenet, resnet, vgg
+from zoo.layouts import alexnet, bagnet, densenet, fishnet, googlenet, resnet, vgg
 from zoo.weights import Layout
 
 Rules = Sequence[tuple[str, str]]

@@ -40,12 +40,14 @@ MAY_IMPORT = {
     "zoo.papers": set(),
     "zoo.published": {"zoo.registry"},
     "zoo.results": {"zoo.published", "zoo.files"},
-    "zoo.backbone": {"zoo.arguments", "zoo.entry", "zoo.layers"},
+    "zoo.backbone": {"zoo.arguments", "zoo.entry", "zoo.layers", "zoo.weights"},
+    "zoo.layouts": {"zoo.weights"},
     "zoo.models": {
         "zoo.entry",
         "zoo.layers",
         "zoo.backbone",
         "zoo.grid",
+        "zoo.layouts",
         "zoo.strides",
         "zoo.topology",
         "zoo.weights",
@@ -266,6 +268,31 @@ def test_layers_stay_a_small_vocabulary() -> None:
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert len([name for name in lengths if name != "__init__.py"]) <= 8
     assert not {name: n for name, n in lengths.items() if n > 150}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_file_is_long(path: Path) -> None:
+    """What is long is data, and data is a table in ``zoo/data``."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_a_family_is_its_text_its_specification_its_net_and_its_rows(path: Path) -> None:
+    """Weights, hashes and the names that others give to tensors have rooms of their own."""
+    assigned = [
+        ast.unparse(target)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    assert assigned[-1] == "MODELS", "the rows come last"
+    assert not {"LAYOUTS", "WEIGHTS"} & set(assigned)
+    assert not re.search(r"[0-9a-f]{16}|https?://", path.read_text(encoding="utf-8"))
+
+
+def test_every_table_of_names_belongs_to_a_family() -> None:
+    tables = {path.stem for path in (ROOT / "zoo" / "layouts").glob("[!_]*.py")}
+    assert tables == {name for name in zoo.families() if zoo.model_entry(zoo.list_models(family=name)[0]).build.layouts}
 
 
 @pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)

@@ -25,13 +25,12 @@ from test_golden import GOLDEN, images, released_names, weight
 from torch import Tensor, nn
 
 import zoo
-from zoo.models import fishnet
+from zoo.layouts import fishnet
 from zoo.weights import Layout, Weights, sources
-from zoo.weights import torchvision as torchvision_tags
 from zoo.weights.fit import Loaded, Target, fit
 from zoo.weights.formats import Stored
 from zoo.weights.loading import check_weights
-from zoo.weights.tags import CLASSES, OSMR
+from zoo.weights.tags import CLASSES, OSMR, torchvision_tags
 
 TAGS = [(name, tag) for name in zoo.list_models() for tag in zoo.model_entry(name).weights]
 TYPED = [(name, tag) for name, tag in TAGS if zoo.model_entry(name).weights[tag].url.startswith(OSMR)]
@@ -159,7 +158,7 @@ def test_every_published_net_is_ours(name: str) -> None:
     own = {key: value.shape for key, value in ours.state_dict().items()}
     [fit] = [
         renamed
-        for layout in entry.layouts.values()
+        for layout in entry.build.layouts.values()
         if (renamed := {layout.rename(key): value for key, value in theirs.state_dict().items()}).keys() == own.keys()
     ]
     assert all(own[key].numel() == value.numel() for key, value in fit.items())
@@ -225,11 +224,21 @@ def test_tags_of_timm_are_those_of_timm() -> None:
 
 
 def test_tags_of_torchvision() -> None:
-    tags = torchvision_tags("resnet50", mean=(0.5, 0.5, 0.5))
+    tags = torchvision_tags("resnet50")
     assert list(tags) == ["tv_in1k", "tv2_in1k"]
     assert tags["tv_in1k"].digest == "sha256:0676ba61"
     assert (tags["tv2_in1k"].top1_error, tags["tv2_in1k"].crop_pct) == (19.142, 0.966)
-    assert tags["tv_in1k"].mean == (0.5, 0.5, 0.5)
+    assert tags["tv_in1k"].mean == (0.485, 0.456, 0.406)
+
+
+def test_tags_come_with_the_reference() -> None:
+    """A net of torchvision's that changes its input by itself gets images as they are after the change."""
+    bn = zoo.model_entry("googlenet_bn").weights
+    assert list(bn) == ["tv_in1k"]
+    assert bn["tv_in1k"].mean == bn["tv_in1k"].std == (0.5, 0.5, 0.5)
+    alex = zoo.model_entry("alexnet").weights
+    assert list(alex) == ["tv_in1k"]
+    assert alex["tv_in1k"].std == (0.229, 0.224, 0.225)
 
 
 def test_the_published_addresses_answer() -> None:

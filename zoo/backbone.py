@@ -8,7 +8,7 @@ list wrapper, transformers and torchvision find them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.fx
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo import arguments
 from zoo.entry import Spec
 from zoo.layers import Kit, LayerType, OffsetConv, Stage, Wide, WideHead
+from zoo.weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
         feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the module whose
             output is the map).
         chain: Whether each child takes what the one before it returns, and taps are children.
+        layouts: How other implementations name the tensors of the family, by a name for each (``zoo.layouts``).
         smallest: Height and width of the smallest image that gets to each tap, and last to the end of the trunk.
 
     Raises:
@@ -83,6 +85,7 @@ class Backbone(nn.Module):
     out_indices: list[int]
     kept_indices: list[int]
     chain = True
+    layouts: ClassVar[Mapping[str, Layout]] = {}
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo.arguments import is_whole
 from zoo.strides import STEMS, Level, hold
-from zoo.weights import Layout, Weights
+from zoo.weights import Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -200,8 +200,7 @@ class Entry:
         precise_norms: Whether a recipe has to estimate the statistics of its norms anew before a test, likewise.
         notes: What a reader must know: differences from the paper, readings of unclear parts.
         weights: Trained weights by tag, the default first; filled in by the registry from
-            ``zoo/data/weights.csv``, the family's ``WEIGHTS``, and timm where that is the reference.
-        layouts: How others name the tensors of the family; filled in by the registry from the family's ``LAYOUTS``.
+            ``zoo/data/weights.csv``, and from timm or torchvision where that is the reference.
         name: Ours; filled in by the registry from the table's key.
         timm_name: In timm's registry: the same, or ``zoo_<name>`` where timm owns it; filled in by the registry.
         family: The family file; filled in by the registry.
@@ -225,7 +224,6 @@ class Entry:
     precise_norms: bool = False
     notes: str = ""
     weights: Mapping[str, Weights] = field(default_factory=dict, hash=False)
-    layouts: Mapping[str, Layout] = field(default_factory=dict, hash=False, repr=False)
     name: str = field(default="")
     timm_name: str = field(default="")
     family: str = field(default="")

@@ -42,7 +42,7 @@ from zoo.features import check_features
 from zoo.weights import Weights, loading
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
 from zoo.weights.loading import keep_whole, load_pretrained
-from zoo.weights.tags import published_models, published_tags, timm_tags
+from zoo.weights.tags import published_models, tags
 
 BUCKET = "zoo"
 """Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
@@ -322,23 +322,17 @@ def _collect() -> dict[str, Entry]:
     """All rows of all families, named.
 
     Raises:
-        RuntimeError: If two families use one name, or weights belong to no model of their family.
+        RuntimeError: If two families use one name, or published weights belong to no model.
     """
     entries: dict[str, Entry] = {}
     for module in pkgutil.iter_modules(zoo.models.__path__):
         family = importlib.import_module(f"{zoo.models.__name__}.{module.name}")
-        published = getattr(family, "WEIGHTS", {})
-        if orphans := published.keys() - family.MODELS.keys():
-            raise RuntimeError(f"weights of family {module.name} belong to no model of it: {', '.join(orphans)}")
         for name, row in family.MODELS.items():
             if name in entries:
                 raise RuntimeError(f"model name {name!r} of family {module.name} is taken by {entries[name].family}")
             entries[name] = replace(
                 row,
-                weights=(timm_tags(name) if row.reference == "timm" else {})
-                | published.get(name, {})
-                | published_tags(name),
-                layouts=getattr(family, "LAYOUTS", {}),
+                weights=tags(name, row.reference),
                 name=name,
                 timm_name=_name_in_timm(name),
                 family=module.name,

@@ -35,8 +35,8 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk
 from zoo.entry import Entry, Spec
 from zoo.layers import Conv, Kit, Stage, Wide, sequence
+from zoo.layouts.alexnet import LAYOUTS
 from zoo.strides import Level, Window, halvings, smallest_before
-from zoo.weights import Layout, torchvision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,8 @@ class AlexNetSpec(Spec):
 class AlexNet(Backbone):
     """A stem, two stages that open with a max-pooling, a last max-pooling, wide layers."""
 
+    layouts = LAYOUTS
+
     def build(
         self, spec: AlexNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
@@ -143,21 +145,3 @@ MODELS = {
         notes=OURS,
     ),
 }
-
-LAYOUTS = {
-    "torchvision": Layout(
-        [
-            (r"features\.0\.", "stem.conv1."),
-            (r"features\.3\.", "stage2.1.conv1."),
-            (r"features\.6\.", "stage3.1.conv1."),
-            (r"features\.8\.", "stage3.2.conv1."),
-            (r"features\.10\.", "stage3.3.conv1."),
-            (r"classifier\.1\.", "wide.layers.conv1."),
-            (r"classifier\.4\.", "wide.layers.conv2."),
-            (r"classifier\.6\.", "classifier.fc."),
-        ]
-    )
-}
-"""torchvision's state dict."""
-
-WEIGHTS = {"alexnet": torchvision("alexnet")}

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
+from zoo.layouts.bagnet import LAYOUTS
 from zoo.strides import Window, smallest_before
-from zoo.weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,8 @@ class Crop(nn.Module):
 class BagNet(Backbone):
     """A stem and stages of residual units without padding."""
 
+    layouts = LAYOUTS
+
     def build(
         self, spec: BagNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
@@ -200,21 +202,3 @@ MODELS = {
         num_classes=10,
     ),
 }
-
-_CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
-_OURS = "stage{1}.{2-1}."
-LAYOUTS = {
-    "pytorchcv": Layout(
-        [
-            (r"features\.init_block\.conv1\.", "stem.conv1."),
-            (r"features\.init_block\.conv2\.conv\.", "stem.conv2."),
-            (r"features\.init_block\.conv2\.bn\.", "stem.norm1."),
-            (_CV_UNIT + r"body\.conv(\d)\.conv\.", _OURS + "branch.conv{3}."),
-            (_CV_UNIT + r"body\.conv(\d)\.bn\.", _OURS + "branch.norm{3}."),
-            (_CV_UNIT + r"identity_conv\.conv\.", _OURS + "shortcut.conv1."),
-            (_CV_UNIT + r"identity_conv\.bn\.", _OURS + "shortcut.norm1."),
-            (r"output\.", "classifier.fc."),
-        ]
-    ),
-}
-"""State dicts of pytorchcv."""

@@ -47,8 +47,8 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, StemSpec, cifar_task
 from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, concatenate, run_checkpointed, sequence
+from zoo.layouts.densenet import LAYOUTS
 from zoo.strides import STEMS, halvings
-from zoo.weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,8 @@ class DenseStage(Stage):
 
 class DenseNet(Backbone):
     """A stem and dense blocks, with transitions between them that halve the resolution."""
+
+    layouts = LAYOUTS
 
     def build(
         self, spec: DenseNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -262,35 +264,3 @@ MODELS = {
         notes=OURS,
     ),
 }
-
-_CV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
-LAYOUTS = {
-    "timm": Layout(
-        [
-            (r"features\.conv0\.", "stem.conv1."),
-            (r"features\.norm0\.", "stem.norm1."),
-            # torchvision's published files have a dot where its nets have none.
-            (r"features\.denseblock(\d)\.denselayer(\d+)\.(norm|conv)\.(\d)\.", "stage{1}.{2-1}.branch.{3}{4}."),
-            (r"features\.denseblock(\d)\.denselayer(\d+)\.", "stage{1}.{2-1}.branch."),
-            (r"features\.transition(\d)\.(norm|conv)\.", "transition{1}.{2}1."),
-            (r"features\.norm5\.", "final.norm1."),
-            (r"classifier\.", "classifier.fc."),
-        ]
-    ),
-    "pytorchcv": Layout(
-        [
-            (r"features\.init_block\.conv\.", "stem.conv1."),
-            (r"features\.init_block\.bn\.", "stem.norm1."),
-            (r"features\.init_block\.", "stem.conv1."),
-            (_CV_UNIT + r"conv(\d)\.conv\.", "stage{1}.{2-1}.branch.conv{3}."),
-            (_CV_UNIT + r"conv(\d)\.bn\.", "stage{1}.{2-1}.branch.norm{3}."),
-            (r"features\.stage\d\.trans(\d)\.conv\.conv\.", "transition{1-1}.conv1."),
-            (r"features\.stage\d\.trans(\d)\.conv\.bn\.", "transition{1-1}.norm1."),
-            (r"features\.post_activ\.bn\.", "final.norm1."),
-            (r"output\.", "classifier.fc."),
-        ]
-    ),
-}
-"""State dicts of timm (and torchvision, which has the same names, in its files also ``norm.1``) and of pytorchcv.
-
-pytorchcv's CIFAR nets without "bc" are other nets than the paper's of the same name: theirs are no tags here."""

@@ -68,8 +68,8 @@ from zoo.layers import (
     run_checkpointed,
     sequence,
 )
+from zoo.layouts.googlenet import LAYOUTS
 from zoo.strides import STEMS, Window, halvings, smallest_before
-from zoo.weights import Layout, torchvision
 
 NORMS = ("local", "layer")
 COLUMNS = ("ones", "three_reduces", "threes", "five_reduces", "fives", "projections")
@@ -264,6 +264,8 @@ class Auxiliary(nn.Module):
 class GoogLeNet(Backbone):
     """A stem and three stages of modules; in training, with ``spec.auxiliary``, three classifiers."""
 
+    layouts = LAYOUTS
+
     def build(
         self, spec: GoogLeNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
@@ -414,43 +416,3 @@ MODELS = {
     "googlenet_test": _test(79_683, SZEGEDY),
     "googlenet_bn_test": _test(75_368, IOFFE, **BATCH_NORM),
 }
-
-_MODULES = tuple((letter, number) for number, letter in enumerate("abcde", 1))
-_TORCHVISION = [
-    (r"conv1\.conv\.", "stem.conv1."),
-    (r"conv1\.bn\.", "stem.norm1."),
-    (r"conv(\d)\.conv\.", "reduce.conv{1-1}."),
-    (r"conv(\d)\.bn\.", "reduce.norm{1-1}."),
-    # The first of a stage is its pooling; the fourth branch begins with one, without weights.
-    *(
-        (rf"inception(\d){letter}\.{branch}\.{theirs}\.", f"stage{{1}}.{number}.{name}.{ours}{place}.")
-        for letter, number in _MODULES
-        for theirs, ours in (("conv", "conv"), ("bn", "norm"))
-        for branch, name, place in (
-            ("branch1", "one", "1"),
-            (r"branch2\.(\d)", "three", "{2+1}"),
-            (r"branch3\.(\d)", "five", "{2+1}"),
-            (r"branch4\.1", "project", "1"),
-        )
-    ),
-    *(
-        (rf"aux{number}\.{old}\.", f"aux_{letter}.{new}.")
-        for number, letter in (("1", "a"), ("2", "b"))
-        for old, new in (
-            (r"conv\.conv", "reduce.conv1"),
-            (r"conv\.bn", "reduce.norm1"),
-            ("fc1", "hidden"),
-            ("fc2", "fc"),
-        )
-    ),
-    (r"fc\.", "classifier.fc."),
-]
-LAYOUTS = {
-    "torchvision": Layout(_TORCHVISION),
-    "torchvision_with_auxiliaries": Layout(_TORCHVISION, dropped=[r"aux\d\."]),
-}
-"""torchvision's state dict; the published one has auxiliary classifiers, for which most nets have no place."""
-
-_HALF = (0.5, 0.5, 0.5)
-# torchvision changes the input of these weights by itself, from ImageNet's mean and deviation to these.
-WEIGHTS = {"googlenet_bn": torchvision("googlenet", mean=_HALF, std=_HALF)}

@@ -34,8 +34,6 @@ What differs from the paper, and why:
     * ``*_cifar`` are not in the paper: the common form for 32x32 images, without wide layers.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +42,11 @@ from torch import nn
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
 from zoo.layers import Conv, Kit, Skippable, Stage, Wide, local_norm, max_pool_halving, sequence
+from zoo.layouts.vgg import layouts
 from zoo.strides import halvings, hold
-from zoo.weights import Layout
+
+DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions a stage by depth (Table 1; the depth counts three fully connected layers too)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ class VGGSpec(Spec):
 class VGG(Backbone):
     """A stem, stages that open with a max-pooling, a last max-pooling, wide layers."""
 
+    layouts = layouts(DEPTHS)
+
     def build(
         self, spec: VGGSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
     ) -> Trunk:
@@ -147,9 +150,6 @@ SIMONYAN = "Simonyan & Zisserman 2015, arXiv:1409.1556"
 NO_TWIN = "No installable implementation of this net; its count is held against the paper's Table 2."
 OURS = "A net of our own, by the paper's rules; no published numbers."
 SMALL = "The common form for 32x32 images with one linear layer, which is not in the paper."
-
-DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions a stage by depth (Table 1; the depth counts three fully connected layers too)."""
 
 
 def _vgg(depth: int, params: int, *, reference: str = "", notes: str = "", **spec: Any) -> Entry:
@@ -215,52 +215,3 @@ MODELS = {
     "vgg_test": _test(21_810, depths=(2, 2, 3, 1, 1), norm=True, third_kernel=1),
     "vgg_lrn_test": _test(20_682, depths=(1, 2, 2, 1, 1), local_norm=True),
 }
-
-
-def numbered(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) -> list[tuple[str, str]]:
-    """Rules for an implementation that numbers all layers of a plain net in one row.
-
-    Args:
-        depths: Convolutions in each stage; each stage but the first comes after a pooling.
-        norm: Each is followed by a norm; by an activation in any case.
-        wide: What it calls the wide layers.
-        head: What it calls the classifier.
-    """
-    rules, index = [], 0
-    for stage, depth in enumerate(depths, 1):
-        index += stage > 1
-        for i in range(depth):
-            ours = f"stage{stage}.{i - 1 if stage == 1 else i + 1}" if index else "stem"
-            for kind in ("conv", "norm") if norm else ("conv",):
-                rules.append((rf"features\.{index}\.", f"{ours}.{kind}1."))
-                index += 1
-            index += 1
-    rules += [(re.escape(name) + r"\.", f"wide.layers.conv{i}.") for i, name in enumerate(wide, 1)]
-    return [*rules, (re.escape(head) + r"\.", "classifier.fc.")]
-
-
-_HEADS = {
-    "timm": (("pre_logits.fc1", "pre_logits.fc2"), "head.fc"),
-    "torchvision": (("classifier.0", "classifier.3"), "classifier.6"),
-}
-LAYOUTS = {
-    f"{source}_vgg{depth}{'_bn' * norm}": Layout(numbered(DEPTHS[depth], norm, wide, head))
-    for source, (wide, head) in _HEADS.items()
-    for depth in DEPTHS
-    for norm in (False, True)
-} | {
-    "pytorchcv": Layout(
-        [
-            (r"features\.stage1\.unit1\.conv\.", "stem.conv1."),
-            (r"features\.stage1\.unit1\.bn\.", "stem.norm1."),
-            (r"features\.stage1\.unit(\d)\.conv\.", "stage1.{1-2}.conv1."),
-            (r"features\.stage1\.unit(\d)\.bn\.", "stage1.{1-2}.norm1."),
-            (r"features\.stage(\d)\.unit(\d)\.conv\.", "stage{1}.{2}.conv1."),
-            (r"features\.stage(\d)\.unit(\d)\.bn\.", "stage{1}.{2}.norm1."),
-            (r"output\.fc(\d)\.fc\.", "wide.layers.conv{1}."),
-            (r"output\.fc3\.", "classifier.fc."),
-        ]
-    ),
-}
-"""State dicts of timm and torchvision, which number their layers, and of pytorchcv, whose ``b`` nets with batch norm
-have biases, too, as ours do."""

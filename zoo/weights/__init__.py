@@ -5,7 +5,7 @@
 fits a net, and `zoo.weights.loading` does it: one path, whether a net is created, loaded or only compared.
 """
 
-__all__ = ["Layout", "Weights", "torchvision"]
+__all__ = ["Layout", "Weights"]
 
 from zoo.weights.layout import Layout
-from zoo.weights.tags import Weights, torchvision
+from zoo.weights.tags import Weights

@@ -5,7 +5,6 @@ A file is read (`zoo.weights.reader`), fitted (`zoo.weights.fit`) and cast whole
 
 import logging
 import os
-import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,7 +217,7 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
     strange = [key for key, value in tensors.items() if type(value) is not Tensor or value.dtype not in DTYPES]
     if strange:
         raise ValueError(f"model ({type(net).__name__}): {strange[0]} is no plain tensor; load before it is changed")
-    layouts = getattr(sys.modules[whole.kind.__module__], "LAYOUTS", {})
+    layouts = getattr(whole.kind, "layouts", {})
     return Target(whole.kind.__name__, tensors, layouts, whole.names), net
 
 

@@ -122,12 +122,27 @@ def _table(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
+def tags(model: str, reference: str) -> dict[str, Weights]:
+    """All tags of a model, the default first.
+
+    Args:
+        model: Its name.
+        reference: The implementation that it equals; weights of timm's and torchvision's belong to it.
+    """
+    library, _, net = reference.partition(":")
+    of_library = {"timm": lambda: timm_tags(model), "torchvision": lambda: torchvision_tags(net)}
+    return of_library.get(library, dict)() | published_tags(model)
+
+
+_CHANGE_THEIR_INPUT = ("googlenet",)
+"""Nets of torchvision's that take images with ImageNet's mean and deviation, and change these to 0.5 by themselves."""
+
+
+def torchvision_tags(net: str) -> dict[str, Weights]:
     """The tags of a net of torchvision's, ``tv_in1k`` first, as the installed torchvision describes them.
 
     Args:
         net: Its name there.
-        **preprocessing: Fields of `Weights` that differ, where the net there changes its input by itself.
     """
     from torchvision.models import get_model_weights
     from torchvision.transforms import InterpolationMode
@@ -135,6 +150,7 @@ def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
     tags = {}
     for number, row in enumerate(get_model_weights(net), 1):
         prepared = row.transforms()
+        changes = net in _CHANGE_THEIR_INPUT
         metrics = next(iter(row.meta["_metrics"].values()))
         [crop], [resize] = prepared.crop_size, prepared.resize_size
         fields: dict[str, Any] = dict(
@@ -145,13 +161,13 @@ def torchvision(net: str, **preprocessing: Any) -> dict[str, Weights]:
             top5_error=round(100 - metrics["acc@5"], 3),
             error_source="torchvision",
             licence="bsd-3-clause",
-            mean=tuple(prepared.mean),
-            std=tuple(prepared.std),
+            mean=(0.5, 0.5, 0.5) if changes else tuple(prepared.mean),
+            std=(0.5, 0.5, 0.5) if changes else tuple(prepared.std),
             interpolation=InterpolationMode(prepared.interpolation).value,
             input_size=(3, crop, crop),
             crop_pct=round(crop / resize, 3),
         )
-        tags["tv_in1k" if number == 1 else f"tv{number}_in1k"] = Weights(**fields | preprocessing)
+        tags["tv_in1k" if number == 1 else f"tv{number}_in1k"] = Weights(**fields)
     return tags
 
 
