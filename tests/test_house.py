@@ -78,6 +78,7 @@ MAY_IMPORT = {
         "zoo.files",
         "zoo.imagesets",
         "zoo.extras",
+        "zoo.fusing",
         "zoo.interrupts",
     },
     # Not the benchmark: the page shows lines, whoever wrote them.

@@ -217,7 +217,12 @@ def test_a_record_has_the_units_it_says() -> None:
     assert record["bound_ms"] == pytest.approx({"median": 50, "low": 37.5, "high": 75})
     assert record["bound_share"] == pytest.approx({"median": 0.5, "low": 0.375, "high": 0.5})
     assert record["speed_ratio"] == pytest.approx({"median": 2, "low": 2, "high": 3})
-    assert record["speed_ratio_to"] == {"name": "first", "layout": "contiguous", "compile": False}
+    assert record["speed_ratio_to"] == {
+        "name": "first",
+        "layout": "contiguous",
+        "compile": False,
+        "fuse": False,
+    }
     assert (record["peak_memory"], record["rounds"], record["family"]) == (7, 3, "resnet")
     assert record["versions"]["torch"] == torch.__version__
     assert record["device"]["threads"] == torch.get_num_threads()
@@ -388,6 +393,20 @@ def test_compiled_nets_are_rows_beside_plain_ones(monkeypatch: pytest.MonkeyPatc
     assert [record["case"]["compile"] for record in outcome.records] == [True]
     assert outcome.records[0]["bound_calls"] == 20  # of the plain net, whose operators can be seen
     assert len(compiled) == 1
+
+
+def test_fused_nets_are_rows_of_evaluation_beside_plain_ones() -> None:
+    asked = plan(["resnet20_cifar"], batch_sizes=[2], input_size=(3, 16, 16), fused=[False, True])
+    assert [(case.mode, case.fuse) for case in asked] == [("eval", False), ("eval", True), ("train", False)]
+    assert "fuse" not in asked[0].to_dict(), "or keys of stored lines would be others"
+    assert asked[1].to_dict()["fuse"]
+    outcome = sweep(asked[:2], repeats=2, memory=False)
+    assert not outcome.failures
+    assert [record["speed_ratio_to"]["fuse"] for record in outcome.records] == [False, False]
+    assert [record["bound_calls"] for record in outcome.records] == [20, 20]
+    rows = format_table(outcome.records).splitlines()
+    assert "fused" in rows[0]
+    assert [row.split()[3] for row in rows[2:]] == ["no", "yes"]
 
 
 # ---------------------------------------------------------------- the command

@@ -28,13 +28,14 @@ columns:
   bound %    bound / ms. Near 100 nothing but faster convolutions can help
   MiB        peak memory that building the net and two steps add, in a fresh process (CPU: resident set, Linux only;
              CUDA: torch's allocator). Not taken of compiled nets on a CPU
-  speed x    how many times as fast as the first net, in the first layout, not compiled, same mode and batch size.
+  speed x    how many times as fast as the first net as it is, in the first layout, same mode and batch size.
              Where its quartiles enclose 1 there is no difference to speak of
 
 examples:
   zoo speed resnet50 timm:resnet50                         latency, throughput and training step, against timm
   zoo speed 'resnet*_cifar' --batch-size 1 32 128 --mode eval
   zoo speed resnet50 fishnet99 --layout contiguous channels_last --threads 1
+  zoo speed resnet50 --fuse --mode eval                    as it is, and what zoo.fuse makes of it
   zoo speed resnet50 --compile --out results/speed.jsonl   plain and compiled, kept as JSON lines
   zoo speed resnet50 --device cuda --dtype bfloat16 --batch-size 1 256 --repeats 50
 
@@ -59,6 +60,7 @@ rounds early and keeps what has had two."""
         default=["contiguous"],
         help="memory format of images and weights (default: contiguous)",
     )
+    parser.add_argument("--fuse", action="store_true", help="measure what zoo.fuse makes of each net, too (eval)")
     parser.add_argument("--compile", action="store_true", help="measure each net compiled by torch.compile, too")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast (default: float32)"
@@ -99,6 +101,7 @@ def run_speed(args: argparse.Namespace) -> int:
         input_size=size,
         layouts=args.layout,
         compiled=(False, True) if args.compile else (False,),
+        fused=(False, True) if args.fuse else (False,),
         dtype=args.dtype,
         device=choose_device(args.device),
     )

@@ -35,6 +35,7 @@ from zoo.bench.measure import (
 )
 from zoo.complexity import count
 from zoo.files import check_writable
+from zoo.fusing import fuse
 from zoo.results.line import SPEED
 from zoo.results.run import KEY_LENGTH
 from zoo.results.store import append, read_if_there
@@ -43,6 +44,8 @@ WARMUP = 2
 LEAST = 2
 """Rounds that every net takes part in; without two there is no spread."""
 
+COMPARED = ("name", "layout", "compile", "fuse")
+"""What a ratio tells of the row that it is to."""
 COUNTS = ("params", "macs", "fvcore_flops", "activations", "uncounted")
 
 
@@ -57,6 +60,7 @@ class Case:
         input_size: (C, H, W) of an image.
         layout: Memory format of images and weights, a key of ``measure.LAYOUTS``.
         compile: Whether `torch.compile` has the net first.
+        fuse: Whether it is what `zoo.fuse` makes of the net; for ``eval`` alone.
         dtype: Autocast type of the forward pass, a key of ``measure.DTYPES``.
         device: A torch device.
     """
@@ -67,18 +71,21 @@ class Case:
     input_size: tuple[int, int, int]
     layout: str = "contiguous"
     compile: bool = False
+    fuse: bool = False
     dtype: str = "float32"
     device: str = "cpu"
 
     @property
     def display(self) -> str:
         """The case in words."""
-        return f"{self.name}, {self.mode}, batch {self.batch_size}, {self.layout}" + ", compiled" * self.compile
+        how = ", fused" * self.fuse + ", compiled" * self.compile
+        return f"{self.name}, {self.mode}, batch {self.batch_size}, {self.layout}{how}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but name and device, in plain JSON types."""
+        """All but name and device, in plain JSON types; ``fuse`` where it is true, so that older keys still hold."""
         fields = asdict(self) | {"input_size": list(self.input_size)}
-        return {key: value for key, value in fields.items() if key not in ("name", "device")}
+        absent = ("name", "device") if self.fuse else ("name", "device", "fuse")
+        return {key: value for key, value in fields.items() if key not in absent}
 
 
 class Listener:
@@ -140,13 +147,14 @@ def plan(
     input_size: tuple[int, int, int] | None = None,
     layouts: Sequence[str] = ("contiguous",),
     compiled: Sequence[bool] = (False,),
+    fused: Sequence[bool] = (False,),
     dtype: str = "float32",
     device: str = "cpu",
 ) -> list[Case]:
     """Return the cases in the order in which a round takes them: nets that are compared stand beside each other.
 
     A training step of one image is left out where there are other batch sizes: it is nobody's training, and norms of
-    maps with one pixel cannot do it.
+    maps with one pixel cannot do it. So is the training of fused nets, which are for inference.
 
     Args:
         names: Models, each once.
@@ -155,6 +163,7 @@ def plan(
         input_size: (C, H, W); without it, each net's own.
         layouts: Some of ``measure.LAYOUTS``; ratios are taken to the first.
         compiled: False, True or both.
+        fused: The same.
         dtype: A key of ``measure.DTYPES``.
         device: A torch device.
 
@@ -175,12 +184,15 @@ def plan(
             input_size=sizes[name],
             layout=layout,
             compile=compiling,
+            fuse=fusing,
             dtype=dtype,
             device=device,
         )
         for mode in dict.fromkeys(modes)
         for batch_size in dict.fromkeys(batch_sizes)
         if mode == "eval" or batch_size > 1 or max(batch_sizes) == 1
+        for fusing in dict.fromkeys(fused)
+        if mode == "eval" or not fusing
         for compiling in dict.fromkeys(compiled)
         for layout in dict.fromkeys(layouts)
         for name in sizes
@@ -283,7 +295,7 @@ def sweep(
 
 
 def reference(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The row that another is compared with: the first net in the first layout, not compiled, doing the same.
+    """The row that another is compared with: the first net in the first layout, as it is, doing the same.
 
     None if that was not measured.
     """
@@ -312,7 +324,7 @@ def make_record(row: Row, first: Row | None, facts: Mapping[str, Any]) -> dict[s
         "bound_share": asdict(ratios(row.bounds, row.times)) if row.bounds else None,
         "bound_calls": len(row.products.calls) if row.products else None,
         "speed_ratio": asdict(ratios(first.times, row.times)) if first else None,
-        "speed_ratio_to": {key: getattr(first.case, key) for key in ("name", "layout", "compile")} if first else None,
+        "speed_ratio_to": {key: getattr(first.case, key) for key in COMPARED} if first else None,
         "peak_memory": row.memory,
         "versions": versions(),
         "device": device,
@@ -342,7 +354,12 @@ def step_memory(case: Case) -> int | None:
         unit = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         _step(_placed(nn.Sequential(unit, nn.Flatten(), nn.Linear(8, 8)), tiny), tiny)()
 
-    return added_memory(lambda: _step(_placed(_create(case.name), case), case), rehearse, torch.device(case.device))
+    return added_memory(lambda: _step(_build(case), case), rehearse, torch.device(case.device))
+
+
+def _build(case: Case) -> nn.Module:
+    net = _placed(_create(case.name), case)
+    return fuse(net.eval()) if case.fuse else net
 
 
 def _measure_memory(row: Row) -> None:
@@ -356,7 +373,7 @@ def _warm_up(row: Row, nets: dict[Case, nn.Module], bound: bool, seconds: float)
     case = row.case
     kind = replace(case, batch_size=0, compile=False)
     if kind not in nets:
-        nets[kind] = _placed(_create(case.name), case)
+        nets[kind] = _build(kind)
     net = nets[kind]
     if bound:
         row.products = Products(_step(net, replace(case, compile=False)), net)
@@ -442,4 +459,4 @@ def _step(net: nn.Module, case: Case) -> Step:
 
 def _task(case: Case) -> Case:
     """What a case shares with those it is compared with."""
-    return replace(case, name="", input_size=(0, 0, 0), layout="", compile=False)
+    return replace(case, name="", input_size=(0, 0, 0), layout="", compile=False, fuse=False)

@@ -23,6 +23,7 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
         "batch": lambda r: str(r["case"]["batch_size"]),
         "input": lambda r: "x".join(map(str, r["case"]["input_size"])),
         "layout": lambda r: r["case"]["layout"],
+        "fused": lambda r: "yes" if r["case"].get("fuse") else "no",
         "compiled": lambda r: "yes" if r["case"]["compile"] else "no",
         "ms": lambda r: _number(r["step_ms"]["median"]),
         "quartiles": lambda r: _range(r["step_ms"], _number),
@@ -34,8 +35,8 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
         "its quartiles": lambda r: _range(r["speed_ratio"], "{:.2f}".format) if r["speed_ratio"] else "-",
     }
     cells = {name: [text(record) for record in records] for name, text in columns.items()}
-    shown = {k: v for k, v in cells.items() if k not in ("input", "layout", "compiled") or len(set(v)) > 1}
-    align = ["left" if name in ("net", "mode", "input", "layout", "compiled") else "right" for name in shown]
+    shown = {k: v for k, v in cells.items() if k not in ("input", "layout", "fused", "compiled") or len(set(v)) > 1}
+    align = ["left" if name in ("net", "mode", "input", "layout", "fused", "compiled") else "right" for name in shown]
     return tabulate(shown, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
 
 
@@ -94,8 +95,8 @@ class SpeedProgress(Listener):
         """Write a line for a log; on a terminal the table comes soon enough."""
         if not self._stream.isatty():
             case, step = record["case"], record["step_ms"]
-            compiled = ", compiled" * case["compile"]
-            what = f"{record['name']}, {case['mode']}, batch {case['batch_size']}, {case['layout']}{compiled}"
+            how = ", fused" * case.get("fuse", False) + ", compiled" * case["compile"]
+            what = f"{record['name']}, {case['mode']}, batch {case['batch_size']}, {case['layout']}{how}"
             self._line(f"{what}: {step['median']:.2f} ms ({step['low']:.2f} .. {step['high']:.2f})")
 
     def on_failure(self, message: str) -> None:

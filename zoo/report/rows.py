@@ -190,7 +190,8 @@ def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, 
             f"{case['mode']}, batch {case['batch_size']}",
             *(str(case.get(key, "")) for key in ("layout", "dtype")),
         ]
-        title = ", ".join(filter(None, [*parts, "compiled" * bool(case.get("compile")), _device(record)]))
+        parts += ["fused" * bool(case.get("fuse")), "compiled" * bool(case.get("compile"))]
+        title = ", ".join(filter(None, [*parts, _device(record)]))
         conditions.setdefault(f"speed: {title}", f"zoo speed, {title}")
         own = speeds.setdefault((record["name"], tuple(case["input_size"][1:])), {})
         own[f"speed: {title}"] = [_number(record["images_per_second"], 2), record.get("peak_memory")]

@@ -134,6 +134,7 @@ OPTIONAL: Mapping[str, Values] = {
     "case.layout": WORDS,
     "case.dtype": WORDS,
     "case.compile": FLAG,
+    "case.fuse": FLAG,
     "versions": OBJECT,
     "device": OBJECT,
     "device.name": WORDS,
