@@ -25,7 +25,7 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
     "simplenorm2d": timm.layers.SimpleNorm2d,
     "simplenorm2dfp32": timm.layers.SimpleNorm2dFp32,
 }
-"""Norms of (N, C, H, W) maps: timm's names as far as they take such maps, and torch's synchronised batch norm."""
+"""Norms of (N, C, H, W) maps: timm's names where the norm takes such maps, and torch's synchronised batch norm."""
 
 ACTS = (
     "relu",
@@ -54,7 +54,7 @@ ACTS = (
 
 
 class Elementwise(nn.Module):
-    """A function of a map as a layer."""
+    """Layer that applies a function to a map."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -66,21 +66,21 @@ class Elementwise(nn.Module):
 
 
 def norm_name(name: str) -> str:
-    """A norm's name as ``NORMS`` has it: timm ignores case and underscores."""
+    """Return a norm's name as a key of ``NORMS``; like timm, it ignores case and underscores."""
     return name.replace("_", "").lower()
 
 
 def make_norm(norm_layer: LayerType, chs: int) -> nn.Module:
     """Make a norm of ``chs`` channels.
 
-    timm's group norm gets 32 groups, or as many as divide both 32 and the channels.
+    timm's group norm gets gcd(channels, 32) groups.
 
     Args:
         norm_layer: A name of ``NORMS``, or a callable ``(channels) -> module``.
         chs: Number of channels.
 
     Raises:
-        ValueError: If the callable refuses the channels or makes no module.
+        ValueError: If the callable fails for these channels or returns no module.
     """
     make = NORMS[norm_name(norm_layer)] if isinstance(norm_layer, str) else norm_layer
     groups = (math.gcd(chs, 32),) if make is timm.layers.GroupNorm else ()
@@ -88,13 +88,13 @@ def make_norm(norm_layer: LayerType, chs: int) -> nn.Module:
 
 
 def make_act(act_layer: LayerType) -> nn.Module:
-    """Make an activation that leaves its input as it is.
+    """Make an activation that does not work in place.
 
     Args:
         act_layer: A name of ``ACTS``, a callable ``() -> module``, or a function of a map such as ``F.relu``.
 
     Raises:
-        ValueError: If the callable fails or makes no module.
+        ValueError: If the callable fails or returns no module.
     """
     make = timm.layers.get_act_layer(act_layer) if isinstance(act_layer, str) else act_layer
     return Elementwise(make) if _takes_a_map(make) else _make("act_layer", act_layer, make)
@@ -112,7 +112,7 @@ def _make(argument: str, value: LayerType, make: Callable[..., Any], *args: int)
 
 
 def _takes_a_map(function: Callable[..., Any]) -> bool:
-    """Whether a callable needs an argument, as ``F.relu`` does, so that it is no constructor."""
+    """Return True if a callable needs an argument, as ``F.relu`` does; it is then no constructor."""
     if isinstance(function, type):
         return False
     try:

@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 class SecondRun:
-    """A context in which a unit repeats its first run: in the same modes, and without moving a running statistic.
+    """Context in which a unit repeats its first run in the same modes, without moving running statistics.
 
-    It can be entered more than once, for a graph that is kept may be run backwards more than once.
+    It can be entered more than once, because a retained graph may be run backwards more than once.
 
     Args:
         unit: The unit, in the modes of its first run.
@@ -40,9 +40,9 @@ class SecondRun:
 
 
 def run_checkpointed(unit: nn.Module, *args: Any) -> Any:
-    """Run a unit and store nothing but its inputs; the backward pass runs it again.
+    """Run a unit and store only its inputs; the backward pass runs the unit again.
 
-    Outputs and gradients are those of a plain call, and running statistics of norms move once.
+    Outputs and gradients equal those of a plain call. Running statistics of norms move once.
     """
     if torch.compiler.is_compiling():  # A compiler takes no contexts; it moves each statistic once by itself.
         return checkpoint(unit, *args, use_reentrant=False)

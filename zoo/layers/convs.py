@@ -1,4 +1,4 @@
-"""Convolutions that torch has no layer for: taps that move, and a band of channels."""
+"""Convolutions that torch has no layer for: deformable ones, and ones over a band of channels."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ torch.fx.wrap("deform_conv2d")
 
 
 class OffsetConv(nn.Conv2d):
-    """The convolution that says where to look; it starts at zero, and so nowhere else than a plain one does."""
+    """Convolution that computes the offsets of `DeformConv2d`. It starts at zero, which is a plain convolution."""
 
     def reset_parameters(self) -> None:
-        """Zero weights and biases."""
+        """Set weights and biases to zero."""
         nn.init.zeros_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
 
 class DeformConv2d(nn.Conv2d):
-    """A convolution whose taps move by offsets that another one computes (Dai et al. 2017, arXiv:1703.06211).
+    """Convolution whose taps move by offsets that a second convolution computes (Dai et al. 2017, arXiv:1703.06211).
 
-    Its weight has the name and shape that it has in a plain convolution, whose state dict therefore fits except for the
-    offsets; with these at zero, as they start, the outputs are those of the plain one.
+    The weight has the name and shape of a plain convolution's. The state dict of a plain convolution therefore fits,
+    except for the offsets. Offsets start at zero; the outputs then equal those of the plain convolution.
     """
 
     def __init__(self, in_chs: int, out_chs: int, kernel: int, **kwargs: Any) -> None:
@@ -34,7 +34,7 @@ class DeformConv2d(nn.Conv2d):
         self.offset = OffsetConv(in_chs, 2 * kernel * kernel, kernel, **shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, out_chs, H', W'), as the plain convolution."""
+        """Convolve (N, in_chs, H, W) -> (N, out_chs, H', W'); H' and W' are those of the plain convolution."""
         return deform_conv2d(
             x,
             self.offset(x),
@@ -47,11 +47,11 @@ class DeformConv2d(nn.Conv2d):
 
 
 class BandConv2d(nn.Module):
-    """A 3x3 in which an output channel sees the input channels c - 1, c and c + 1 (Saxena & Verbeek 2016, section 3.1).
+    """3x3 convolution over a band: output channel c reads channels c - 1 to c + 1 (Saxena & Verbeek 2016, section 3.1).
 
-    Only the band has parameters. From C to 2C channels output c sees the inputs (c - 1) // 2 and the next, from 2C to C
-    the four inputs from 2c - 1, as in the authors' generator. With at most three channels, or where the channels do not
-    double or halve, it is dense.
+    Only the band has parameters. From C to 2C channels, output c reads inputs (c - 1) // 2 and the next one. From 2C to
+    C channels, it reads the four inputs from 2c - 1. Both follow the authors' generator. The convolution is dense with
+    at most three channels, and where the channels do not double, halve or stay.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BandConv2d(nn.Module):
         self.reset_parameters()
 
     def band(self, like: Tensor) -> Tensor:
-        """Whether an output channel sees an input channel: (out_chs, in_chs), on the device of ``like``."""
+        """Return the band as a mask, (out_chs, in_chs), on the device of ``like``: True where an output reads."""
         ins, outs = self.in_chs, self.out_chs
         i = like.new_ones(ins, dtype=torch.int64).cumsum(0) - 1
         c = like.new_ones(outs, 1, dtype=torch.int64).cumsum(0) - 1
@@ -81,17 +81,17 @@ class BandConv2d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """He normal with the fan-out of the band, bias zero."""
+        """Draw weights from He normal with the fan-out of the band; set the bias to zero."""
         nn.init.normal_(self.weight, std=(2 * self.in_chs / (9 * len(self.weight))) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride)."""
+        """Convolve (N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride)."""
         return F.conv2d(x, self.dense(), self.bias, self.stride, self.dilation, self.dilation)
 
     def dense(self) -> Tensor:
-        """The weight with its zeros, (out_chs, in_chs, 3, 3)."""
+        """Return the weight with its zeros, (out_chs, in_chs, 3, 3)."""
         # The band is made where it is used: a buffer outside of the checkpoint is lost on the way over a meta device.
         sees = self.band(self.weight).flatten()
         dense = self.weight.index_select(0, (sees.cumsum(0) - 1).clamp(min=0)) * sees[:, None, None]

@@ -1,4 +1,4 @@
-"""Gates: factors on a map, computed from the map itself or drawn."""
+"""Gates: factors on a map, either computed from the map or drawn at random."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ from zoo.layers.kit import Conv, Kit
 
 
 class SqueezeGate(nn.Module):
-    """Squeeze and excite: one factor in (0, 1) a channel, from the global average (Hu et al. 2018, arXiv:1709.01507).
+    """Squeeze and excite: one factor in (0, 1) per channel, from the global average (Hu et al. 2018, arXiv:1709.01507).
 
-    Returns the gate, not the product, so that a net decides what to do with it.
+    Returns the gate, not the product; the net decides how to use it.
 
     Args:
         kit: The shared layer types.
-        in_chs: Channels of the map that is looked at.
+        in_chs: Channels of the input map.
         squeeze_chs: Channels between the two 1x1 convolutions.
         out_chs: Number of factors.
     """
@@ -32,10 +32,10 @@ class SqueezeGate(nn.Module):
 
 
 class KeepAll(nn.Module):
-    """Keep the map of the whole batch with some probability in training, else zero it; scale it in evaluation.
+    """Keep or zero the map of the whole batch at random in training; scale it by ``keep`` in evaluation.
 
-    One draw serves all images. A kept map is not scaled up, so the expectation is ``keep`` times the map. Evaluation
-    returns that expectation. Torch's own ``TotalDropout`` (Lua) returns the map unscaled in evaluation.
+    One draw serves all images. A kept map is not scaled up, so the expectation is ``keep`` times the map, which is what
+    evaluation returns. Torch's own ``TotalDropout`` (Lua) returns the map unscaled in evaluation.
 
     Args:
         keep: Probability of keeping the map.
@@ -57,14 +57,14 @@ class KeepAll(nn.Module):
         return Scale(self.keep)
 
     def extra_repr(self) -> str:
-        """The probability."""
+        """Return the probability of keeping the map, as text."""
         return f"{self.keep:g}"
 
 
 class DropPath(nn.Module):
-    """Drop the map of a sample with some probability in training, and scale up those that are kept.
+    """Drop the map of a sample at random in training; scale up the maps that are kept.
 
-    Stochastic depth (Huang et al. 2016, arXiv:1603.09382), as timm's layer of the same name.
+    Stochastic depth (Huang et al. 2016, arXiv:1603.09382), equal to timm's layer of the same name.
 
     Args:
         drop_prob: Probability of dropping.
@@ -85,7 +85,7 @@ class DropPath(nn.Module):
         return nn.Identity()
 
     def extra_repr(self) -> str:
-        """The probability."""
+        """Return the probability of dropping, as text."""
         return f"{self.drop_prob:g}"
 
 
@@ -101,12 +101,12 @@ class Scale(nn.Module):
         return x * self.factor
 
     def extra_repr(self) -> str:
-        """The factor."""
+        """Return the factor as text."""
         return f"{self.factor:g}"
 
 
 class LocalNorm(nn.LocalResponseNorm):
-    """Torch's module as a sum of shifted maps: torch pools in 3-D, which its CPU does not do in bfloat16."""
+    """Local response norm as a sum of shifted maps: torch's own pools in 3-D and fails on the CPU in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
@@ -119,9 +119,9 @@ class LocalNorm(nn.LocalResponseNorm):
 
 
 def local_norm(k: float) -> nn.LocalResponseNorm:
-    """Local response normalisation across 5 channels: each value is divided by (k + 1e-4 * sum of squares) ** 0.75.
+    """Make local response normalisation over 5 channels: each value is divided by (k + 1e-4 * sum of squares) ** 0.75.
 
-    Krizhevsky et al. 2012, section 3.3, where k is 2. Torch divides alpha by the number of channels, so that it is 5e-4
-    for the paper's 1e-4.
+    Krizhevsky et al. 2012, section 3.3, where k is 2. Torch divides alpha by the number of channels; alpha is 5e-4 here
+    to give the paper's 1e-4.
     """
     return LocalNorm(5, alpha=5e-4, beta=0.75, k=k)

@@ -1,4 +1,4 @@
-"""The wide layers that older nets have between their features and the classifier."""
+"""Wide layers between the features and the classifier, as in older nets."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from zoo.layers.kit import Conv, Kit
 
 @dataclass(frozen=True, kw_only=True)
 class Wide:
-    """Channels of each wide layer, the window of the first, and its dilation where strides have been traded for it."""
+    """Channels of each wide layer; kernel size and dilation of the first (above 1 if strides were traded for it)."""
 
     widths: tuple[int, ...]
     kernel: int
@@ -21,20 +21,20 @@ class Wide:
 
 
 class WideHead(nn.Module):
-    """Fully connected layers as convolutions, so that any input size works: k x k, then 1x1, each with an activation.
+    """Fully connected layers as convolutions (k x k, then 1x1), each with an activation; takes any input size.
 
-    On a map of the size that the paper trains with it equals the linear layers. A larger map gives one vector for each
-    place that the window fits; a smaller one is pooled to the window's size first.
+    On a map of the paper's training size the result equals that of the linear layers. A larger map gives one vector for
+    each position of the window. A smaller map is pooled to the size of the window first.
 
     Args:
         kit: The shared layer types.
         in_chs: Channels of the features.
         wide: The layers.
-        drop_rate: Dropout between two layers; the one before the classifier is the classifier's.
+        drop_rate: Dropout between two layers. Dropout before the classifier is part of the classifier.
 
     Attributes:
-        out_chs: Channels of the result: those of the features while there are no layers.
-        same: Pad, so that the result is as large as the features (for scores at every position).
+        out_chs: Channels of the result; ``in_chs`` while the layers are removed.
+        same: Pad the input so that the result is as large as the features (for scores at every position).
     """
 
     def __init__(self, kit: Kit, in_chs: int, wide: Wide, drop_rate: float = 0.0) -> None:
@@ -49,7 +49,7 @@ class WideHead(nn.Module):
         self.out_chs = in_chs
 
     def reset(self, active: bool, **place: Any) -> None:
-        """Remove the layers, or draw them anew where there are none; ``place`` is a device and a dtype."""
+        """Remove the layers, or draw new ones if there are none; ``place`` is a device and a dtype."""
         if active and not len(self.layers):
             self.layers = self._build(replace(self.kit, **place))
         elif not active:

@@ -1,4 +1,4 @@
-"""How convolutions, norms and activations are made, and strung together from a word such as ``"cnacn"``."""
+"""Make convolutions, norms and activations, and chain them by a word such as ``"cnacn"``."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from zoo.layers.convs import BandConv2d, DeformConv2d
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """One convolution, fully resolved; its input width is that of the map it meets."""
+    """One convolution without its input channels, which come from the map that it is applied to."""
 
     out_chs: int
     kernel: int
@@ -22,20 +22,20 @@ class Conv:
     groups: int = 1
     bias: bool = False
     padding: int | None = None
-    """On each side; None keeps the map's size at stride 1."""
+    """Pixels on each side. None: the map keeps its size at stride 1."""
     deform: bool = False
-    """Whether its taps move (`DeformConv2d`)."""
+    """True for a deformable convolution (`DeformConv2d`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What all layers of a net have in common: norm and activation type, device and dtype.
+    """Settings that all layers of a net share: norm, activation, device and dtype.
 
     Attributes:
         norm_layer: A name of ``zoo.layer_types.NORMS``, or a callable ``(channels) -> module``.
         act_layer: A name of ``zoo.layer_types.ACTS``, a callable ``() -> module``, or a function of a map.
-        device: Where parameters live; None is torch's current default.
-        dtype: Type of the parameters; None is torch's current default.
+        device: Device of the parameters; None for torch's current default.
+        dtype: Type of the parameters; None for torch's current default.
     """
 
     norm_layer: LayerType = "batchnorm2d"
@@ -44,7 +44,7 @@ class Kit:
     dtype: torch.dtype | None = None
 
     def conv(self, in_chs: int, conv: Conv) -> nn.Conv2d:
-        """Make a convolution; without a padding of its own it gets dilation * (kernel - 1) / 2 on each side.
+        """Make a convolution. The default padding is dilation * (kernel - 1) / 2 on each side.
 
         Raises:
             ValueError: If the kernel is even and no padding is given, or the groups do not divide the channels.
@@ -67,16 +67,16 @@ class Kit:
         )
 
     def band(self, in_chs: int, conv: Conv) -> BandConv2d:
-        """Make a 3x3 in which an output channel sees neighbouring input channels alone."""
+        """Make a 3x3 convolution in which an output channel reads only the neighbouring input channels."""
         kind = dict(stride=conv.stride, dilation=conv.dilation)
         return BandConv2d(in_chs, conv.out_chs, bias=conv.bias, **kind, device=self.device, dtype=self.dtype)
 
     def norm(self, chs: int) -> nn.Module:
-        """Make a normalisation of ``chs`` channels."""
+        """Make a norm of ``chs`` channels."""
         return self._placed(make_norm(self.norm_layer, chs))
 
     def act(self) -> nn.Module:
-        """Make an activation; never in place, for what a layer returns belongs to whoever hooks into it."""
+        """Make an activation. It is never in place, because hooks may keep the outputs of layers."""
         return self._placed(make_act(self.act_layer))
 
     def _placed(self, layer: nn.Module) -> nn.Module:
@@ -85,18 +85,18 @@ class Kit:
 
 
 def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = ()) -> nn.Module:
-    """String layers together: c = the next convolution, n = norm, a = activation; blanks are ignored.
+    """Chain layers by a word: c = next convolution, n = norm, a = activation. Blanks are ignored.
 
-    Children are called conv1, norm1, act1, conv2, ... each letter counted on its own. The empty word is the identity.
+    Children are named conv1, norm1, act1, conv2, ...; each letter has its own count. The empty word is the identity.
 
     Args:
         kit: The shared layer types.
         in_chs: Channels of the input map.
         ops: The word, for example ``"cna cna"``.
-        convs: One convolution for each c.
+        convs: One convolution for each c of the word.
 
     Raises:
-        ValueError: If the word holds another letter or its c's and the convolutions do not match in number.
+        ValueError: If the word has another letter, or its number of c's differs from the number of convolutions.
     """
     ops = ops.replace(" ", "")
     if ops.strip("cna") or ops.count("c") != len(convs):
@@ -119,5 +119,5 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = ()) -> nn.
 
 
 def named(**layers: nn.Module) -> nn.Sequential:
-    """String layers together under names of their own."""
+    """Chain layers under the given names."""
     return nn.Sequential(OrderedDict(layers))

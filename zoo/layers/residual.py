@@ -1,4 +1,4 @@
-"""The residual unit whose ordering of convolution, norm and activation is data."""
+"""The residual unit. The order of convolution, norm and activation is data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from zoo.layers.stage import Sum
 
 @dataclass(frozen=True)
 class Order:
-    """Where norm (n) and activation (a) stand around the convolutions of a residual unit.
+    """Positions of norm (n) and activation (a) around the convolutions of a residual unit.
 
-    Between two convolutions it is always norm, then activation.
+    Between two convolutions the order is always norm, then activation.
     """
 
     before: str
-    """Before the first convolution."""
+    """Layers before the first convolution."""
     last: str
-    """After the last convolution, before the sum."""
+    """Layers after the last convolution, before the sum."""
     after: str
-    """After the sum."""
+    """Layers after the sum."""
 
     def branch(self, convs: int) -> str:
-        """The word of a branch from its first convolution to the sum."""
+        """Return the word of a branch of ``convs`` convolutions, from the first convolution to the sum."""
         return "c" + "nac" * (convs - 1) + self.last
 
     @property
     def projection(self) -> str:
-        """The word of a projection shortcut: it ends as the branch does, normalised or not."""
+        """Word of a projection shortcut: a convolution, with a norm if the branch ends with one."""
         return "cn" if "n" in self.last else "c"
 
 
@@ -45,16 +45,17 @@ ORDERS = {
 
 
 class Residual(nn.Module):
-    """after(drop_path(gate(branch(before(x)))) + shortcut(x or before(x))).
+    """Residual unit: after(drop_path(gate(branch(before(x)))) + shortcut(x or before(x))).
 
     Args:
         kit: The shared layer types.
         in_chs: Channels of the input.
         convs: The convolutions of the branch.
-        order: Where norms and activations stand.
-        shortcut: The other path; the identity where None.
-        gate: Factor on the branch before the sum, computed from the branch's map.
-        shared: The shortcut leaves after ``before`` (He et al. 2016 where a unit projects), not before it.
+        order: Positions of norms and activations.
+        shortcut: Path around the branch; None for the identity.
+        gate: Computes a factor on the branch from the branch's map, applied before the sum.
+        shared: The shortcut starts after ``before`` (He et al. 2016, for units with a projection), instead of at the
+            input.
         drop_path: Probability of dropping the branch of a sample in training.
     """
 
@@ -91,19 +92,19 @@ class Residual(nn.Module):
         return self.after(self.sum(self.drop_path(branch), self.shortcut(x)))
 
     def zero_init_last(self) -> None:
-        """Start as the identity: zero the branch's last norm if it ends with one, else its last convolution."""
+        """Start as the identity: zero the last norm of the branch if it ends with one, else its last convolution."""
         weights = [p for name, p in self.branch.named_parameters() if name.endswith(".weight")]
         nn.init.zeros_(weights[-1])
 
 
 def basic(out_chs: int, *, stride: int = 1, dilation: tuple[int, int] = (1, 1), groups: int = 1) -> tuple[Conv, Conv]:
-    """Two 3x3 convolutions, the first one strided (He et al. 2015, figure 5 left).
+    """Return two 3x3 convolutions, the first one strided (He et al. 2015, figure 5 left).
 
     Args:
         out_chs: Channels of both.
-        stride: Of the first.
-        dilation: Of the first and of the second; they differ where a stride has been traded for dilation.
-        groups: Of both.
+        stride: Stride of the first.
+        dilation: Dilations of the first and the second. They differ where a stride was traded for dilation.
+        groups: Groups of both.
     """
     first, second = dilation
     return (
@@ -115,15 +116,15 @@ def basic(out_chs: int, *, stride: int = 1, dilation: tuple[int, int] = (1, 1), 
 def bottleneck(
     mid_chs: int, out_chs: int, *, stride: int = 1, dilation: int = 1, groups: int = 1, stride_first: bool = False
 ) -> tuple[Conv, Conv, Conv]:
-    """1x1, 3x3 and 1x1 convolutions (He et al. 2015, figure 5 right).
+    """Return 1x1, 3x3 and 1x1 convolutions (He et al. 2015, figure 5 right).
 
     Args:
-        mid_chs: Channels around the 3x3.
-        out_chs: Channels of the last.
-        stride: Of the 3x3, or of the first 1x1.
-        dilation: Of the 3x3.
-        groups: Of the 3x3 (cardinality, Xie et al. 2017).
-        stride_first: Put the stride on the first 1x1, as the 2015 paper does.
+        mid_chs: Output channels of the first 1x1 and of the 3x3.
+        out_chs: Output channels of the last 1x1.
+        stride: Stride of the 3x3, or of the first 1x1 with ``stride_first``.
+        dilation: Dilation of the 3x3.
+        groups: Groups of the 3x3 (cardinality, Xie et al. 2017).
+        stride_first: Put the stride on the first 1x1, as in the 2015 paper.
     """
     return (
         Conv(out_chs=mid_chs, kernel=1, stride=stride if stride_first else 1),

@@ -1,18 +1,18 @@
-"""Changing the size or the width of a map without a parameter."""
+"""Change the size or the channels of a map without parameters."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 UPS = ("bilinear", "nearest", "zero")
-"""Ways to enlarge a map: interpolate with aligned corners, repeat, or put each pixel at the top left of 2x2 zeros."""
+"""Ways to enlarge a map: interpolate with aligned corners, repeat pixels, or put each at the top left of 2x2 zeros."""
 
 
 class ChannelSum(nn.Module):
     """Sum each run of adjacent channels: (N, in_chs, H, W) -> (N, out_chs, H, W).
 
-    The channel reduction r of FishNet's up blocks (Sun et al. 2018, section 3.3). Written as a sum of strided slices,
-    which equals the reshaped sum and keeps a channels_last layout.
+    The channel reduction r of FishNet's up blocks (Sun et al. 2018, section 3.3). It is a sum of strided slices, which
+    equals the reshaped sum and keeps a channels_last layout.
 
     Raises:
         ValueError: If out_chs does not divide in_chs.
@@ -25,7 +25,7 @@ class ChannelSum(nn.Module):
         self.run = in_chs // out_chs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum channels k*n to k*n + k - 1 into channel n."""
+        """Sum channels k*n to k*n + k - 1 into channel n: (N, in_chs, H, W) -> (N, out_chs, H, W)."""
         if self.run == 1:
             return x
         total = x[:, 0 :: self.run]
@@ -35,7 +35,7 @@ class ChannelSum(nn.Module):
 
 
 class PadShortcut(nn.Module):
-    """Shortcut A of He et al. 2015, section 4.1: every stride-th pixel, new channels filled with zeros at the end."""
+    """Shortcut A of He et al. 2015, section 4.1: take every stride-th pixel and append channels of zeros."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()
@@ -50,10 +50,11 @@ class PadShortcut(nn.Module):
 
 
 class DilatedMaxPool(nn.Module):
-    """Max-pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+    """Max pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays the same.
 
-    At every (2 * dilation)-th pixel it equals the undilated net's pooling of stride 2 without padding; with ``centred``
-    its padded one, whose window lies around the pixel (and at every dilation-th pixel that of stride 1).
+    At every (2 * dilation)-th pixel the result equals the undilated net's pooling of stride 2 without padding. With
+    ``centred`` it equals the padded pooling of stride 2, whose window lies around the pixel, and at every dilation-th
+    pixel the padded pooling of stride 1.
     """
 
     def __init__(self, dilation: int, kernel: int = 2, *, centred: bool = False) -> None:
@@ -71,10 +72,10 @@ class DilatedMaxPool(nn.Module):
 
 
 class DilatedAvgPool(nn.Module):
-    """2x2 average pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays.
+    """2x2 average pooling of stride 1 whose taps lie ``dilation`` pixels apart; the size stays the same.
 
-    At every (2 * dilation)-th pixel it equals the strided pooling of the undilated net. What would lie outside of the
-    map is left out of the average.
+    At every (2 * dilation)-th pixel the result equals the strided pooling of the undilated net. Pixels outside the map
+    do not enter the average.
     """
 
     def __init__(self, dilation: int) -> None:
@@ -91,15 +92,15 @@ class DilatedAvgPool(nn.Module):
 def max_pool_halving(
     *, stride: int, dilation: int, kernel: int = 2, ceil: bool = False, centred: bool = False
 ) -> nn.Module:
-    """Max-pooling of stride 2, or its dilated form where the stride is traded for dilation.
+    """Make max pooling of stride 2, or its dilated form where the stride is traded for dilation.
 
     Args:
         stride: 2, or 1 for the dilated form.
-        dilation: Of the dilated form.
-        kernel: The window.
-        ceil: The last window may reach over the border: with 2x2 an odd size is halved upwards, as a strided 3x3
-            convolution does, instead of downwards; with 3x3 an even size loses nothing.
-        centred: Pad, so that a window lies around its pixel.
+        dilation: Dilation of the dilated form.
+        kernel: Size of the window.
+        ceil: Let the last window reach over the border. A 2x2 window then halves odd sizes upwards, as a strided 3x3
+            convolution does, instead of downwards. A 3x3 window then loses nothing of even sizes.
+        centred: Pad so that a window lies around its pixel.
     """
     if stride > 1:
         return nn.MaxPool2d(kernel, stride=stride, padding=(kernel - 1) // 2 if centred else 0, ceil_mode=ceil)
@@ -107,17 +108,17 @@ def max_pool_halving(
 
 
 def avg_pool_halving(*, stride: int, dilation: int) -> nn.Module:
-    """2x2 average pooling of stride 2, or its dilated form where the stride is traded for dilation."""
+    """Make 2x2 average pooling of stride 2, or its dilated form where the stride is traded for dilation."""
     return nn.AvgPool2d(2, stride=stride) if stride > 1 else DilatedAvgPool(dilation)
 
 
 def upsample_like(x: Tensor, like: Tensor) -> Tensor:
-    """Nearest up-sampling to the size of another map; where sizes double, each pixel becomes a 2x2 block."""
+    """Up-sample to the size of another map by nearest neighbour. Where sizes double, a pixel becomes a 2x2 block."""
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
 class Resize(nn.Module):
-    """Enlarge a map to a height and width by a way of ``UPS``; the identity where ``up`` is empty."""
+    """Enlarge a map to a given height and width by one of ``UPS``; the identity if ``up`` is empty."""
 
     def __init__(self, up: str) -> None:
         super().__init__()

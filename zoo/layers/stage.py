@@ -1,4 +1,4 @@
-"""Runs of layers and of units; a run of units is the grain at which memory is traded for recomputation."""
+"""Chains of layers and of units. Gradient checkpointing works on the units of a chain."""
 
 from collections import OrderedDict
 
@@ -36,13 +36,13 @@ class Sum(nn.Module):
 
 
 class Skippable(nn.Sequential):
-    """Layers that keep a map's shape; training leaves them out for a sample with some probability.
+    """Layers that keep a map's shape and are left out for a sample at random in training.
 
-    Drop path where there is no shortcut: x + drop_path(layers(x) - x), which is layers(x) in evaluation. The layers
+    This is drop path without a shortcut: x + drop_path(layers(x) - x), which is layers(x) in evaluation. The layers
     keep their names in the state dict.
 
     Args:
-        layers: What is run.
+        layers: The layers, as named children of a module.
         drop_prob: Probability of leaving them out.
     """
 
@@ -67,7 +67,7 @@ class Skippable(nn.Sequential):
 
 
 class Stage(nn.Sequential):
-    """Units run in order; with ``grad_checkpointing`` each is recomputed in the backward pass instead of stored."""
+    """Units run in order; ``grad_checkpointing`` recomputes each in the backward pass instead of storing its maps."""
 
     grad_checkpointing: bool
 
@@ -76,7 +76,7 @@ class Stage(nn.Sequential):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W') as the units say."""
+        """Run the units in order: (N, C, H, W) -> (N, C', H', W')."""
         for unit in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = run_checkpointed(unit, x)
