@@ -1,9 +1,9 @@
-"""The contract that every net of the zoo shares: timm's methods over a trunk of top-level children.
+"""The contract that all nets share: timm's methods over a trunk of top-level children.
 
-A net's `build` registers its trunk as direct children in the order in which they run; ``final`` (what stands between
-the deepest tap and the pooling; the identity where nothing does) and the classifier follow. A tap is the
-output of a module, whose name ``feature_info`` gives. In a chain these modules are children of the net, so that timm's
-list wrapper, transformers and torchvision find them.
+A net's `build` registers its trunk as direct children, in the order in which they run. ``final`` and the classifier
+follow. ``final`` stands between the deepest tap and the pooling, and may be the identity. A tap is the output of a
+module, whose name ``feature_info`` gives. In a chain these modules are children of the net, so that timm's list
+wrapper, transformers and torchvision find them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ from zoo.weights import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """What `Backbone.build` says of the children that it has registered.
+    """Description of the children that `Backbone.build` has registered.
 
     Attributes:
         taps: Module, channels and total stride of each tap, finest first. The module's output is the map.
-        final: Runs on what the trunk ends in, before the pooling.
+        final: Module that runs on the trunk's last map, before the pooling.
         num_features: Channels that leave ``final``.
-        head_tap: The tap that the trunk ends in: None for the deepest, -1 for a map that is no tap.
-        wide: Wide layers between the features and the classifier; they come and go with it.
+        head_tap: The tap at which the trunk ends: None for the deepest, -1 if the last map is no tap.
+        wide: Wide layers between the features and the classifier. They are added and removed with the classifier.
     """
 
     taps: Sequence[tuple[str, int, int]]
@@ -42,22 +42,24 @@ class Trunk:
 
 
 class Backbone(nn.Module):
-    """Base of all nets: a family gives `build`, and `forward_trunk` where its children are no chain.
+    """Base class of all nets. A family defines `build`, and `forward_trunk` if its children are no chain.
 
     Args:
         spec: The architecture.
         in_chans: Channels of the input.
-        num_classes: Width of the classifier, 0 for none.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""`` for none: then the
-            classifier is a 1x1 convolution, which gives logits at every position. None for what the specification says.
-        output_stride: Total stride to hold the deepest map at by dilation, one of ``spec.output_strides``; None for the
-            native one. What it means for a net that is no chain stands in the family's text.
+        num_classes: Width of the classifier; 0 for none.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""`` for none. None takes
+            the default of the specification. Without pooling the classifier is a 1x1 convolution with logits at every
+            position.
+        output_stride: Total stride at which dilation holds the deepest map, one of ``spec.output_strides``. None for
+            the native one. For a net that is no chain, the family's text explains it.
         drop_rate: Dropout before the classifier, in [0, 1).
-        drop_path_rate: Drop path of the deepest unit, in [0, 1); it rises linearly from 0.
-        norm_layer: Name of the norm (``zoo.layer_types.NORMS``), or a callable that makes one of so many channels.
-        act_layer: Name of the activation (``zoo.layer_types.ACTS``), a callable that makes one, or a function of a map.
+        drop_path_rate: Drop path of the deepest unit, in [0, 1). The rate rises linearly from 0 at the first unit.
+        norm_layer: Name of the norm (``zoo.layer_types.NORMS``), or a callable ``(channels) -> module``.
+        act_layer: Name of the activation (``zoo.layer_types.ACTS``), a callable ``() -> module``, or a function of a
+            map.
         zero_init_last: Start every residual unit as the identity.
-        device: Where the parameters live.
+        device: Device of the parameters.
         dtype: Type of the parameters, a floating point one.
 
     Attributes:
@@ -65,16 +67,16 @@ class Backbone(nn.Module):
         in_chans: Channels of the input.
         num_classes: Width of the output; 0 without a classifier.
         num_features: Channels that `forward_features` returns.
-        head_hidden_size: Width of what the last layer takes: the pooled features (twice as many for ``catavgmax``), or
-            what wide layers make of them.
+        head_hidden_size: Input width of the last layer: that of the pooled features (doubled for ``catavgmax``), or of
+            the last wide layer.
         feature_info: One dict a tap: ``num_chs``, ``reduction`` (total stride), ``module`` (name of the module whose
             output is the map).
-        chain: Whether each child takes what the one before it returns, and taps are children.
-        layouts: How other implementations name the tensors of the family, by a name for each (``zoo.layouts``).
-        smallest: Height and width of the smallest image that gets to each tap, and last to the end of the trunk.
+        chain: True if each child takes the output of the child before it, and all taps are children.
+        layouts: Tensor names of the family in other implementations, by a name for each (``zoo.layouts``).
+        smallest: Height and width of the smallest image that reaches each tap, and last the end of the trunk.
 
     Raises:
-        ValueError: If an argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names the argument.
     """
 
     # TorchScript compiles the branch that is taken, and no property.
@@ -157,20 +159,20 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def build(self, spec: Any, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float) -> Trunk:
-        """Register the trunk's children in the order in which they run, and say what they are.
+        """Register the trunk's children in the order in which they run, and describe them.
 
         Args:
             spec: The architecture, checked.
             kit: The shared layer types.
             in_chans: Channels of the input.
             output_stride: One of ``spec.output_strides``, or None.
-            drop_path_rate: Of the deepest unit.
+            drop_path_rate: Drop path rate of the deepest unit.
         """
         raise NotImplementedError
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = False) -> None:
-        """Draw all weights anew: He normal with fan-out for convolutions, defaults for the rest.
+        """Draw all weights anew: He normal with fan-out for convolutions, torch's defaults for the rest.
 
         The scheme of He et al. 2015 (arXiv:1502.01852), which the residual, FishNet and fabric papers use.
         """
@@ -187,7 +189,7 @@ class Backbone(nn.Module):
                     start_as_identity()
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
-        """Run the trunk up to a tap; nets that are not a plain chain of children replace this.
+        """Run the trunk up to a tap. Nets that are no chain of children override this.
 
         Args:
             x: Images, (N, in_chans, H, W).
@@ -195,8 +197,8 @@ class Backbone(nn.Module):
             stop: The last tap to compute.
 
         Returns:
-            The map that ``final`` takes, or that of tap ``stop`` where the trunk is not run to its end; and the maps of
-            the taps in ``keep``.
+            The input of ``final``, or the map of tap ``stop`` if the trunk does not run to its end; and the maps of the
+            taps in ``keep``.
         """
         taps: list[Tensor] = []
         tap = -1
@@ -210,22 +212,22 @@ class Backbone(nn.Module):
         return x, taps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> unpooled features (N, num_features, h, w)."""
+        """Compute the unpooled features: images (N, in_chans, H, W) -> (N, num_features, h, w)."""
         keep: list[int] = []
         x, _ = self.forward_trunk(check_images(x, self.smallest[-1]), keep, self.last_tap)
         return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> logits (N, num_classes), or what the last layer takes (N, head_hidden_size) with ``pre_logits``.
+        """Compute logits (N, num_classes) from features; with ``pre_logits`` return the last layer's input instead.
 
-        Without pooling both are maps of the features' size.
+        That input is (N, head_hidden_size). Without pooling both are maps of the features' size.
         """
         if self.wide is not None:
             x = self.wide(x)
         return self.classifier(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor):  # noqa: ANN201 - TorchScript takes the type of the branch that is taken
-        """Images (N, in_chans, H, W) -> logits (N, num_classes), or after `give_taps` the taps."""
+        """Compute logits (N, num_classes) from images (N, in_chans, H, W), or the taps after `give_taps`."""
         if self.gives_names:
             return self.forward_named_taps(x)
         if self.gives_taps:
@@ -233,12 +235,12 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_taps(self, x: Tensor) -> list[Tensor]:
-        """Images (N, in_chans, H, W) -> the taps in ``out_indices``, in that order."""
+        """Compute the taps in ``out_indices``, in that order, from images (N, in_chans, H, W)."""
         _, taps = self.forward_trunk(check_images(x, self.smallest[-1]), self.kept_indices, self.kept_indices[-1])
         return [taps[self.kept_indices.index(i)] for i in self.out_indices]
 
     def forward_named_taps(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, in_chans, H, W) -> the taps in ``out_indices`` by number."""
+        """Compute the taps in ``out_indices`` from images (N, in_chans, H, W), keyed by tap number as text."""
         named: dict[str, Tensor] = {}
         for i, tap in zip(self.out_indices, self.forward_taps(x)):  # noqa: B905 - TorchScript knows no strict
             named[str(i)] = tap
@@ -246,13 +248,13 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def give_taps(self, indices: int | list[int] | None = None, *, names: bool = False) -> None:
-        """Turn the net into one that returns taps: what ``features_only=True`` means where children are no chain.
+        """Make `forward` return taps. This is ``features_only=True`` for nets whose children are no chain.
 
-        What the taps do not need is removed; the names of the parameters stay.
+        Parts that the taps do not need are removed. The names of the parameters stay the same.
 
         Args:
             indices: Taps, as in `forward_intermediates`.
-            names: Return a dictionary by the taps' numbers instead of a list.
+            names: Return a dictionary keyed by tap number instead of a list.
         """
         take = self.prune_intermediate_layers(self.last_tap + 1 if indices is None else indices, prune_norm=True)
         self.gives_taps, self.gives_names = True, names
@@ -265,7 +267,7 @@ class Backbone(nn.Module):
 
     @property
     def return_layers(self) -> dict[str, str]:
-        """Module and number of each tap that `forward` returns after `give_taps`; can be set, as in timm's wrappers."""
+        """Module and number of each tap that `forward` returns after `give_taps`. Can be set, as in timm's wrappers."""
         return {self.feature_info[i]["module"]: str(i) for i in self.out_indices}
 
     @return_layers.setter
@@ -281,19 +283,20 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features at several strides.
+        """Compute features at several strides.
 
         Args:
             x: Images, (N, in_chans, H, W).
             indices: Taps to return, in this order; a number n above 0 means the last n; None means all.
-            norm: Apply ``final`` to the tap that the trunk ends in, the deepest as a rule (``num_chs_norm`` channels);
-                the others have no norm of their own.
-            stop_early: Do not compute beyond the deepest tap asked for.
+            norm: Apply ``final`` to the tap at which the trunk ends, usually the deepest (``num_chs_norm`` channels).
+                The other taps have no norm of their own.
+            stop_early: Do not compute beyond the deepest requested tap.
             output_fmt: Only ``"NCHW"``.
-            intermediates_only: Return the taps alone.
+            intermediates_only: Return only the taps.
 
         Returns:
-            The taps, and before them the final features (those of the last tap reached with ``stop_early``).
+            The final features and the taps. With ``stop_early`` the features are those of the last tap that was
+            reached.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt ({output_fmt}) must be NCHW")
@@ -318,12 +321,12 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what is not needed for some taps; `forward_features` then ends at the deepest of them.
+        """Remove the parts that some taps do not need; `forward_features` then ends at the deepest of these taps.
 
         Args:
             indices: Taps to keep, as in `forward_intermediates`.
-            prune_norm: Also remove what follows the deepest tap of the whole net.
-            prune_head: Also remove the classifier; it goes in any case when the trunk is cut.
+            prune_norm: Also remove the layers after the deepest tap of the whole net.
+            prune_head: Also remove the classifier. It is removed in any case if the trunk is cut.
 
         Returns:
             The taps as positive numbers.
@@ -358,11 +361,11 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def prune_trunk(self, take: list[int]) -> None:
-        """Remove what neither the taps in ``take`` nor the end of the trunk needs; a chain has nothing of the kind."""
+        """Remove parts that neither the taps in ``take`` nor the end of the trunk need. A chain has no such parts."""
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last layer: a linear map, or the identity without classes."""
+        """Return the last layer: a linear map (a 1x1 convolution without pooling), or the identity without classes."""
         return self.classifier.fc
 
     @torch.jit.ignore
@@ -370,9 +373,9 @@ class Backbone(nn.Module):
         """Replace the classifier.
 
         Args:
-            num_classes: Width of the new one; 0 for none: then `forward` returns (N, head_hidden_size).
-            global_pool: New pooling; None keeps the one there is. Without one (``""``) maps stay maps: `forward` then
-                returns (N, num_classes or num_features, h, w).
+            num_classes: Width of the new classifier. 0 for none; `forward` then returns (N, head_hidden_size).
+            global_pool: New pooling; None keeps the current one. Without pooling (``""``), `forward` returns maps of
+                shape (N, num_classes or num_features, h, w).
         """
         num_classes = arguments.whole("num_classes", num_classes, least=0)
         if global_pool is None:
@@ -386,7 +389,7 @@ class Backbone(nn.Module):
         self.head_hidden_size = self.classifier.num_features
 
     def _reset_wide(self, num_classes: int, global_pool: str, **place: Any) -> int:
-        """Wide layers belong to the classifier: none without classes. Returns the width that it meets."""
+        """Add or remove the wide layers with the classifier; return the classifier's input width."""
         if self.wide is None:
             return self.num_features
         self.wide.reset(num_classes > 0, **place)
@@ -395,15 +398,15 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
+        """Recompute units in the backward pass instead of storing their maps; outputs stay the same."""
         set_grad_checkpointing(self, enable)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layer groups in order of depth, for layer-wise learning rates; the classifier is the last group.
+        """Return layer groups in order of depth, for layer-wise learning rates. The classifier is the last group.
 
         Args:
-            coarse: One group a child instead of one a unit or wide layer.
+            coarse: One group per child instead of one per unit or wide layer.
         """
         groups = {}
         for name, child in self.named_children():
@@ -415,7 +418,7 @@ class Backbone(nn.Module):
 
 
 def set_grad_checkpointing(module: nn.Module, enable: bool) -> None:
-    """Make every unit that can do so recompute its maps in the backward pass, or store them."""
+    """Set whether units that support it recompute their maps in the backward pass, or store them."""
     for part in module.modules():
         if hasattr(part, "grad_checkpointing"):
             part.grad_checkpointing = enable  # ty: ignore[invalid-assignment]
@@ -448,7 +451,7 @@ def _check_images(x: Tensor, least: int) -> Tensor:
 
 
 def take_taps(taps: int, indices: int | list[int] | None) -> list[int]:
-    """Numbers of taps from 0 for what `Backbone.forward_intermediates` is asked for; see `arguments.tap_indices`."""
+    """Return tap numbers from 0 for ``indices`` of `Backbone.forward_intermediates`; see `arguments.tap_indices`."""
     if not torch.jit.is_scripting():
         return _take_in_python(taps, indices)
     # TorchScript knows neither Python's numbers nor iterables.
@@ -469,5 +472,5 @@ def _take_in_python(taps: int, indices: int | list[int] | None) -> list[int]:
 
 
 def drop_path_rates(rate: float, units: int) -> list[float]:
-    """Drop path per unit, rising linearly from 0 to ``rate`` (Huang et al. 2016, arXiv:1603.09382)."""
+    """Return one drop path rate per unit, rising linearly from 0 to ``rate`` (Huang et al. 2016, arXiv:1603.09382)."""
     return [rate * i / max(units - 1, 1) for i in range(units)]

@@ -1,4 +1,4 @@
-"""How large a net may be: found out without memory, before anything is built."""
+"""Check the size of a net without memory, before anything is built."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from zoo.arguments import listed
 from zoo.entry import Spec
 
 MOST_ELEMENTS = 2**32
-"""Elements of all parameters and buffers, 16 GiB in float32: eighteen times the largest preset."""
+"""Largest number of elements in all parameters and buffers, 16 GiB in float32: eighteen times the largest preset."""
 MOST_TENSORS = 100_000
-"""Parameters and buffers, four times as many as the deepest preset has; more take minutes to make."""
+"""Largest number of parameters and buffers, four times that of the deepest preset; more take minutes to make."""
 LARGEST_STRIDE = 2**16
-"""Of the deepest map: no image has as many pixels a side."""
+"""Largest total stride of the deepest map. No image has as many pixels per side."""
 
 
 class _TooLarge(Exception):
@@ -23,7 +23,7 @@ class _TooLarge(Exception):
 
 
 class _Budget(TorchFunctionMode):
-    """Counts the tensors that are made while it is entered, and stops when there are too many."""
+    """Count the tensors that are made inside this context, and stop when there are too many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class _Budget(TorchFunctionMode):
 
 
 def check_bounds(build: Callable[..., nn.Module], spec: Spec, given: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming what was given, if a net is too large to be built.
+    """Raise ValueError with the given arguments if a net is too large to be built.
 
     Args:
         build: Makes a net from a specification.
         spec: The specification.
-        given: Arguments that may make it large, by name; ``in_chans`` and ``num_classes`` are passed on.
+        given: Arguments that may make the net large, by name; ``in_chans`` and ``num_classes`` are passed on.
     """
     if spec.tap_strides[-1] > LARGEST_STRIDE:
         raise ValueError(f"{listed(given)} must make a net of total stride {LARGEST_STRIDE} at most: give fewer stages")

@@ -1,4 +1,4 @@
-"""Counts of many nets by name; several processes work on a long list."""
+"""Count many nets by name, using several processes for a long list."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from zoo.interrupts import for_parent_alone
 from zoo.registry import create_model, model_entry
 
 SHORT = 12
-"""Names that are counted sooner here than a second process has started."""
+"""Number of names that one process counts before a second one has started."""
 _held: list[torch.library.Library] = []  # what `_idle_convolutions` sets holds as long as its library lives
 
 
 def count_names(
     names: Sequence[str], size: tuple[int, int, int] | None = None, workers: int = 1
 ) -> Iterator[Complexity]:
-    """Count nets in the order of their names, each for one image.
+    """Count nets for one image each, in the order of their names.
 
     Args:
-        names: Of the zoo, or of timm as ``timm:NAME``.
-        size: (C, H, W) of the image; without it, each net's own.
-        workers: At most so many processes; a short list is counted in this one. In the others large convolutions give
-            zeros, which changes no count but that of a net that looks at values. Scripts that ask for more than one
-            need the guard ``if __name__ == "__main__"``.
+        names: Names of the zoo, or ``timm:NAME`` for timm's nets.
+        size: (C, H, W) of the image. Default: each net's own.
+        workers: Largest number of processes. A short list is counted in the calling process. In worker processes large
+            convolutions return zeros, which changes a count only if the net's computation depends on values. Scripts
+            with more than one worker need the guard ``if __name__ == "__main__"``.
 
     Raises:
         ValueError: If a name is unknown, or a net does not take the size.
@@ -44,10 +44,10 @@ def count_names(
 
 
 def _idle_convolutions() -> None:
-    """Let convolutions of oneDNN give zeros in this process, which does nothing but count.
+    """Make convolutions of oneDNN return zeros in this process, which only counts.
 
-    Half of the time of a catalogue goes into the few nets for large images, and only shapes are looked at. This is the
-    last step of a convolution: what calls it has checked channels and sizes, and the trace has recorded it.
+    Half of the time of a catalogue goes into the few nets for large images, and only shapes matter. This is the last
+    step of a convolution: the calling code has checked channels and sizes, and the trace has recorded it.
     """
     library = torch.library.Library("aten", "IMPL")
     library.impl("mkldnn_convolution", _shaped_convolution, "CPU")

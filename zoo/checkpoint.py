@@ -1,4 +1,4 @@
-"""Old names of what is in `zoo.weights.reader` and `zoo.weights.sources`; they go with the release after 0.1."""
+"""Old names of `zoo.weights.reader` and `zoo.weights.sources`. They are removed in the release after 0.1."""
 
 import os
 import warnings

@@ -1,16 +1,16 @@
-"""Cost of a net for one image: parameters, multiply-adds, activations, and what was left out.
+"""Cost of a net for one image: parameters, multiply-adds, activations, and uncounted operators.
 
-fvcore counts. It traces the net and asks a *handle* for the cost of every operator in the trace; the trace is what
-takes the time, so this module hangs the activation count onto the handles of the flop count and traces once.
+fvcore counts. It traces the net and calls a *handle* for the cost of every operator in the trace. Tracing takes most of
+the time, so this module adds the activation count to the handles of the flop count and traces once.
 
-Three things to know before a figure is quoted (docs/counting.md has the long form):
+Three facts to know before quoting a figure (docs/counting.md has details):
 
-* ``macs`` are the multiply-adds of convolutions, linear layers and matrix products, and of nothing else. Most papers
-  call this number FLOPs. Biases are not in it.
-* ``fvcore_flops`` is the sum over every operator that fvcore knows: ``macs`` plus batch norm (2 an element in eval
+* ``macs`` are the multiply-adds of convolutions, linear layers and matrix products only. Most papers call this number
+  FLOPs. Biases are not included.
+* ``fvcore_flops`` is the sum over every operator that fvcore knows: ``macs`` plus batch norm (2 per element in eval
   mode), adaptive average pooling and interpolation.
-* fvcore passes silently over what it takes to be free (relu, concatenation, flatten, padding with a constant, ...).
-  Operators that it merely does not know are in ``uncounted``, and belong beside every figure that is published.
+* fvcore silently skips operators that it considers free (relu, concatenation, flatten, padding with a constant, ...).
+  Operators that it does not know are in ``uncounted``. Publish them beside every figure.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def _deform_conv_flops(inputs: list[Any], outputs: list[Any]) -> Any:
-    """The products of a deformable convolution; its interpolation is not in them, as with every other one."""
+    """Return the products of a deformable convolution, without its interpolation, which is never counted."""
     x, weight, out = (get_shape(value) or [] for value in (*inputs[:2], outputs[0]))
     return conv_flop_count(x, weight, out)
 
@@ -65,14 +65,14 @@ PRODUCTS = {
 }
 MACS, ACTIVATIONS = "macs", "activations"  # the keys under which the handles below report
 LARGEST_IMAGE = 2**27
-"""Numbers in an image that is counted; one of 7680x4320 pixels has fewer. The net computes its maps for real."""
+"""Largest number of elements in a counted image; 7680x4320 pixels have fewer. The net computes its maps for real."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageComplexity:
-    """Share of one top-level child of the net; ``(root)`` is what the net does outside its children.
+    """Share of one top-level child in the cost; ``(root)`` is the work that the net does outside its children.
 
-    A parameter or a module that several children share belongs to the first of them.
+    A parameter or module that several children share counts for the first of them.
     """
 
     name: str
@@ -86,13 +86,13 @@ class Complexity:
     """Cost of one forward pass of one image in eval mode.
 
     Attributes:
-        params: Trainable and frozen parameters; a shared one counts once. Buffers are not in it.
+        params: Trainable and frozen parameters. A shared one counts once; buffers are not included.
         macs: Multiply-adds of convolution, linear and matrix products.
-        fvcore_flops: fvcore's total, see the top of this file.
+        fvcore_flops: fvcore's total; see the top of this file.
         activations: Elements that the operators of ``macs`` write.
-        uncounted: Operators that fvcore does not know, with the number of calls; they add nothing to the figures.
+        uncounted: Operators that fvcore does not know, with their number of calls. They add nothing to the figures.
         input_size: (C, H, W) of the image.
-        stages: The same in the order of the children; each column sums to the total.
+        stages: Cost of each child, in the order of the children. Each column sums to the total.
     """
 
     params: int
@@ -104,29 +104,28 @@ class Complexity:
     stages: tuple[StageComplexity, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts, ready for JSON."""
+        """Return plain numbers, strings, lists and dicts, ready for JSON."""
         return {**asdict(self), "input_size": list(self.input_size), "stages": [asdict(s) for s in self.stages]}
 
 
 def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> Complexity:
-    """Count one net at batch 1, in eval mode, on its own device; the net itself is left as it was.
+    """Count one net at batch 1, in eval mode, on its own device. The net is left unchanged.
 
-    What the forward pass returns does not matter: tensors are found in lists, tuples, dictionaries and dataclasses,
-    beside numbers and words. A net on the meta device is counted on the CPU with zeros for weights, which is the quick
-    way to count one that is only looked at. Networks that look at values to decide what to compute are counted for a
-    black image. A compiled net is counted as the net that was compiled. A scripted or traced one is counted by the
-    operators that it runs: as a whole, and without what fvcore knows by other names, which is in ``uncounted``.
+    The type of the output does not matter: tensors are found in lists, tuples, dictionaries and dataclasses, also
+    beside numbers and strings. A net on the meta device is counted on the CPU with zeros as weights, which is the
+    fastest way to count a net that is not used otherwise. A net whose computation depends on values is counted for a
+    black image. A compiled net is counted as the original net. A scripted or traced net is counted by the operators
+    that it runs: only as a whole, and operators that fvcore knows by other names are in ``uncounted``.
 
     Args:
         model: Any net that takes (N, C, H, W).
-        input_size: (C, H, W); without it, the size in ``model.pretrained_cfg``, with the channels of
-            ``model.in_chans``.
+        input_size: (C, H, W). Default: the size in ``model.pretrained_cfg``, with the channels of ``model.in_chans``.
 
     Raises:
-        ValueError: If the size is not three positive integers, is not to be had from the model, has another number
-            of channels than the model, is too large to be tried, or does not run through it; or if the net returns no
+        ValueError: If the size is not three positive integers, cannot be read from the model, has another number of
+            channels than the model, is too large to try, or does not run through the model; or if the net returns no
             tensor.
-        TypeError: If ``model`` is no net.
+        TypeError: If ``model`` is not an ``nn.Module``.
     """
     model = _uncompiled(model)
     size = _check_size(model, input_size)
@@ -160,7 +159,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> C
 
 
 def _with_activations(flops: Callable[..., Any]) -> Callable[..., Counter[str]]:
-    """Handle that gives the products of an operator and the size of its output in one go."""
+    """Return a handle that counts the products of an operator and the size of its output."""
     outputs = generic_activation_jit()
 
     def handle(args: list[Any], results: list[Any]) -> Counter[str]:
@@ -173,10 +172,10 @@ def _with_activations(flops: Callable[..., Any]) -> Callable[..., Counter[str]]:
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Keep torch's CPU threads out of the trace.
+    """Limit torch to one CPU thread during the trace.
 
-    They save nothing at batch 1, and on a machine that is busy they wait for each other in every layer: with twice as
-    many runnable threads as cores a catalogue took four times as long.
+    More threads save nothing at batch 1. On a busy machine they wait for each other in every layer: with twice as many
+    runnable threads as cores, a catalogue took four times as long.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -187,10 +186,10 @@ def _one_thread() -> Generator[None]:
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
-    """The net that was compiled, if it was.
+    """Return the original net of a compiled net; any other net is returned as it is.
 
     Raises:
-        TypeError: If it is no net.
+        TypeError: If ``model`` is not an ``nn.Module``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model ({type(model).__name__}) must be a net")
@@ -200,12 +199,12 @@ def _uncompiled(model: nn.Module) -> nn.Module:
 
 
 def _is_scripted(model: nn.Module) -> bool:
-    """Whether a part of the net is scripted or traced: it then takes no hooks that count."""
+    """Return True if a part of the net is scripted or traced. Such parts accept no counting hooks."""
     return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
 
 
 def _in_own_words(model: nn.Module, image: torch.Tensor) -> str:
-    """What a net says of an image that it does not take; it says nothing of sizes while it is traced."""
+    """Return the net's own error message for an image that it rejects. It gives none for sizes while it is traced."""
     for module in model.modules():
         if not isinstance(module, torch.jit.ScriptModule):  # the tracer's hooks are of no use any more
             module._forward_hooks.clear()
@@ -220,7 +219,7 @@ def _in_own_words(model: nn.Module, image: torch.Tensor) -> str:
 
 
 def _only_tensors(module: nn.Module, args: Any, out: Any) -> tuple[torch.Tensor, ...]:
-    """Hook: what a tracer takes of what a net returns."""
+    """Return the tensors in an output, for the tracer. This is a forward hook."""
     found: list[torch.Tensor] = []
 
     def visit(value: Any) -> None:
@@ -244,10 +243,10 @@ def _only_tensors(module: nn.Module, args: Any, out: Any) -> tuple[torch.Tensor,
 
 @contextmanager
 def _prepared(model: nn.Module) -> Generator[None]:
-    """Net in eval mode, uncompiled, with zeros on the CPU for tensors on the meta device; afterwards it is as it was.
+    """Put a net in eval mode, uncompiled, with zeros on the CPU for meta tensors; restore it afterwards.
 
-    That includes the hooks, which fvcore forgets in the net when the trace fails. Making a copy instead takes a quarter
-    of all the time.
+    Hooks are restored as well, because fvcore leaves its own in the net when the trace fails. A copy of the net would
+    take a quarter of the total time.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
@@ -335,6 +334,6 @@ def _check_size(model: nn.Module, size: tuple[int, int, int] | None) -> tuple[in
 
 
 def taps(model: nn.Module) -> list[dict[str, Any]]:
-    """Module, channels and stride of each feature tap; none for a model that states none."""
+    """Return module, channels and stride of each feature tap; an empty list for a model without ``feature_info``."""
     info: Any = getattr(model, "feature_info", ())
     return [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in info]

@@ -1,4 +1,4 @@
-"""What describes a model: its specification (`Spec`) and its row in a family's table (`Entry`)."""
+"""Specification of a model (`Spec`) and its row in a family's table (`Entry`)."""
 
 import dataclasses
 import math
@@ -16,12 +16,12 @@ from zoo.weights import Weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 LARGEST = 2**20
-"""Bound of a whole number in a specification. No layer has as many channels, and no net as many layers."""
+"""Bound on whole numbers in a specification. No layer has as many channels, and no net as many layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """An architecture as numbers, words and tuples of them; subclasses add the fields and what follows from them.
+    """An architecture as numbers, words and tuples of them. Subclasses add the fields and the derived values.
 
     Lists become tuples, so that a specification read back from JSON equals the one that was written.
     """
@@ -32,7 +32,7 @@ class Spec:
         self.check()
 
     def _read(self, name: str, kind: Any) -> None:
-        """Check a field's type and finiteness; lists become tuples, whole numbers floats where those are due."""
+        """Check type and finiteness of a field; make lists tuples, and whole numbers floats in float fields."""
         value = getattr(self, name)
         element, *rest = get_args(kind) or (kind,)
         values = tuple(value) if rest and isinstance(value, list | tuple) else (value,)
@@ -50,33 +50,33 @@ class Spec:
         object.__setattr__(self, name, values if rest else values[0])
 
     def check(self) -> None:
-        """Raise ValueError, naming the field and the value, where the numbers do not make a net."""
+        """Raise ValueError, naming the field and its value, if the fields do not make a net."""
 
     @property
     def level_strides(self) -> tuple[int, ...]:
         """Total stride of each part of the trunk at the native output stride, finest first.
 
-        These are the strides that can be traded for dilation. Parts of one resolution follow each other.
+        These strides can be traded for dilation. Parts of one resolution are adjacent.
         """
         raise NotImplementedError
 
     @property
     def stem_strides(self) -> tuple[int, ...]:
-        """Total strides of taps in the stem, whose own strides are never traded."""
+        """Total strides of taps in the stem. Strides of the stem are never traded for dilation."""
         return ()
 
     @property
     def tap_strides(self) -> tuple[int, ...]:
-        """Total stride of each feature tap at the native output stride, finest first: one tap a resolution."""
+        """Total stride of each feature tap at the native output stride, finest first; one tap per resolution."""
         return tuple(dict.fromkeys((*self.stem_strides, *self.level_strides)))
 
     @property
     def output_strides(self) -> tuple[int, ...]:
-        """Total strides that the deepest map can be held at by dilation; the native one comes last."""
+        """Total strides at which dilation can hold the deepest map. The native one is last."""
         return tuple(dict.fromkeys(self.level_strides))
 
     def hold(self, output_stride: int | None) -> tuple[Level, ...]:
-        """The parts of the trunk with their strides and dilations, held at ``output_stride`` (None: the native one)."""
+        """Return the parts of the trunk with strides and dilations at ``output_stride`` (None for the native one)."""
         return hold(self.level_strides, output_stride)
 
     @property
@@ -85,61 +85,61 @@ class Spec:
         return self.tap_strides[-1]
 
     def head_size(self, size: int) -> int:
-        """Height or width of the map that the head reads, for an image of that size at the native stride."""
+        """Return the height or width of the map that the head reads, for an image of that size at the native stride."""
         return -(-size // self.head_stride)
 
     def held(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Total stride of each feature tap where the net is held at ``output_stride``."""
+        """Return the total stride of each feature tap at ``output_stride``."""
         return tuple(level.stride for level in hold(self.tap_strides, output_stride))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Height and width of the smallest image that gets to each tap, and last to the map that the head reads.
+        """Return height and width of the smallest image that reaches each tap, and last the map that the head reads.
 
         Args:
-            output_stride: What the net is held at; None for the native stride.
+            output_stride: Output stride of the net; None for the native one.
         """
         return (1,) * (len(self.tap_strides) + 1)
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What the topology cannot do, by the argument that asks for it, with the reason that an error gives.
+        """Arguments that the topology cannot support, with the reason that an error gives.
 
-        ``drop_path_rate``, ``zero_init_last`` and ``norm_layer`` of a net without residual branches or norms must stay
-        at their defaults; ``out_indices`` where the taps are not those of an ImageNet net (strides 2, 4, 8, 16, 32);
-        ``output_stride`` where such a net cannot be held at 8 and 16; ``padding`` where convolutions without padding
-        make maps smaller than size / stride.
+        ``drop_path_rate``, ``zero_init_last`` and ``norm_layer`` must stay at their defaults in a net without residual
+        branches or norms. ``out_indices`` is listed if the taps differ from those of an ImageNet net (strides 2, 4, 8,
+        16, 32). ``output_stride`` is listed if such a net cannot be held at 8 and 16. ``padding`` is listed if
+        convolutions without padding make maps smaller than size / stride.
         """
         return {}
 
     @property
     def dense(self) -> bool:
-        """Whether the head scores every position of its map by default, instead of the pooled map."""
+        """True if the head scores every position of its map by default, instead of the pooled map."""
         return False
 
     def facts(self) -> dict[str, str]:
-        """What follows from the fields and is worth telling a reader, by name."""
+        """Return derived values that are worth showing to a reader, by name."""
         return {}
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
-        """Names that may be overridden."""
+        """Return the names of the fields, which may be overridden."""
         return tuple(f.name for f in dataclasses.fields(cls))
 
     def replace(self, **changes: Any) -> Self:
-        """The same specification with some fields changed, checked anew."""
+        """Return the specification with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields; ``from_dict`` reverses it."""
+        """Return the fields as a dictionary; ``from_dict`` reverses this."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Read what ``to_dict`` wrote, also after a trip through JSON."""
+        """Make a specification from the output of ``to_dict``, also after a trip through JSON."""
         return cls(**fields)
 
     def require(self, condition: bool, name: str, rule: str) -> None:
-        """Raise ValueError that names the field and its value unless the condition holds."""
+        """Raise ValueError with the field and its value unless the condition holds."""
         if not condition:
             raise ValueError(f"{name} ({getattr(self, name)!r}) must {rule}")
 
@@ -157,7 +157,7 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class StemSpec(Spec):
-    """A specification of a net with a stem for photographs, or one for small images.
+    """Specification of a net that has either a stem for photographs or one for small images.
 
     Attributes:
         stem: A key of ``STEMS``.
@@ -172,7 +172,7 @@ class StemSpec(Spec):
 
     @property
     def stem_strides(self) -> tuple[int, ...]:
-        """Of the first convolution, where the stem goes on to halve behind it."""
+        """Total stride of the first convolution, if the stem halves again after it."""
         first, finest = STEMS[self.stem]
         return (first,) if first < finest else ()
 
@@ -185,25 +185,25 @@ class Entry:
         build: The net's class, called as ``build(spec, **task)``.
         spec: The architecture.
         paper: Authors, year and arXiv number or venue.
-        reference: The implementation that tests hold the net against; where it is empty, `notes` say why.
+        reference: The implementation that tests compare the net with. If empty, `notes` give the reason.
         params: Number of parameters with the default head; a test counts them.
-        input_size: Channels, height and width that the published net takes.
-        num_classes: Of the default head.
-        mean: Of each input channel, for preprocessing.
-        std: Of each input channel.
+        input_size: Channels, height and width of the published net's input.
+        num_classes: Width of the default head.
+        mean: Mean of each input channel, for preprocessing.
+        std: Standard deviation of each input channel.
         crop_pct: Share of the resized image that the evaluation crop takes.
-        interpolation: Of the evaluation resize.
-        lineups: Benchmark line-ups that the model is part of.
-        lr_factor: Share of a recipe's learning rate that the net trains with where it does not with that of the others;
-            `notes` say why.
-        epochs_factor: How many times a recipe's epochs it needs, likewise.
-        precise_norms: Whether a recipe has to estimate the statistics of its norms anew before a test, likewise.
-        notes: What a reader must know: differences from the paper, readings of unclear parts.
+        interpolation: Interpolation of the evaluation resize.
+        lineups: Benchmark line-ups that include the model.
+        lr_factor: Factor on the recipe's learning rate, for nets that do not train with the common one; `notes` say
+            why.
+        epochs_factor: Factor on the recipe's epochs, for nets that need more; `notes` say why.
+        precise_norms: True if a recipe has to estimate the norms' statistics again before a test; `notes` say why.
+        notes: Facts for a reader: differences from the paper, readings of unclear parts.
         weights: Trained weights by tag, the default first; filled in by the registry from
             ``zoo/data/weights.csv``, and from timm or torchvision where that is the reference.
-        name: Ours; filled in by the registry from the table's key.
-        timm_name: In timm's registry: the same, or ``zoo_<name>`` where timm owns it; filled in by the registry.
-        family: The family file; filled in by the registry.
+        name: Name in the zoo; filled in by the registry from the table's key.
+        timm_name: Name in timm's registry: the same, or ``zoo_<name>`` if timm has the name; filled in by the registry.
+        family: Name of the family's file; filled in by the registry.
     """
 
     build: type[nn.Module]
@@ -235,5 +235,5 @@ class Entry:
 
 
 def cifar_task() -> dict[str, Any]:
-    """Entry fields of a net for 32x32 images and ten classes."""
+    """Return the entry fields of a net for 32x32 images and ten classes."""
     return dict(input_size=(3, 32, 32), num_classes=10, mean=CIFAR_MEAN, std=CIFAR_STD, crop_pct=1.0)

@@ -1,17 +1,17 @@
-"""Packages that only parts of the zoo need, and how to get them."""
+"""Packages that only parts of the zoo need, and how to install them."""
 
 import importlib.util
 
 
 def require(extra: str, *modules: str) -> None:
-    """Check that packages of one extra of pyproject.toml are installed.
+    """Check that the packages of one extra of pyproject.toml are installed.
 
     Args:
         extra: Name of the extra.
         modules: Names under which the packages are imported.
 
     Raises:
-        ValueError: If one is missing; the message names it and the extra.
+        ValueError: If a package is missing; the message names it and the extra.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

@@ -1,8 +1,8 @@
-"""Feature taps as timm hands them out.
+"""Feature wrappers in timm's form.
 
-timm's wrappers return maps in the order in which a net computes them, keep parameters that no tap needs, checkpoint
-whole children or nothing, and fail in torch's words on small images. These keep the order of ``out_indices``, remove
-what is not needed, checkpoint units, and check sizes.
+timm's own wrappers return maps in the order in which a net computes them. They keep parameters that no tap needs,
+checkpoint whole children or nothing, and fail with torch's messages on small images. The wrappers here keep the order
+of ``out_indices``, remove unneeded parts, checkpoint units, and check image sizes.
 """
 
 import inspect
@@ -19,16 +19,16 @@ from zoo.entry import Spec
 
 
 class _CheckpointsUnits(nn.Module):
-    """A wrapper that passes checkpointing on to the units in it."""
+    """Base of wrappers that pass gradient checkpointing on to the units inside."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute units in the backward pass instead of storing their maps; outputs do not change."""
+        """Recompute units in the backward pass instead of storing their maps; outputs stay the same."""
         for child in self.children():
             set_grad_checkpointing(child, enable)
 
 
 class FeatureDict(_CheckpointsUnits, FeatureDictNet):
-    """Children of a chain up to its deepest tap; returns maps by number of the tap."""
+    """Children of a chain up to its deepest tap; returns a dictionary of maps keyed by tap number."""
 
     def __init__(self, model: Backbone, out_indices: Any, **options: Any) -> None:
         take = _cut(model, out_indices)
@@ -38,7 +38,7 @@ class FeatureDict(_CheckpointsUnits, FeatureDictNet):
         self.smallest = model.smallest[max(take)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, C, H, W) -> maps by the number of their tap, as text."""
+        """Compute maps from images (N, C, H, W), keyed by tap number as text."""
         maps = self._collect(check_images(x, self.smallest))
         ordered: dict[str, Tensor] = {}
         for key in self.return_layers.values():
@@ -47,30 +47,30 @@ class FeatureDict(_CheckpointsUnits, FeatureDictNet):
 
 
 class FeatureList(FeatureDict):
-    """The same as a list of maps."""
+    """Children of a chain up to its deepest tap; returns a list of maps."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (N, C, H, W) -> maps."""
+        """Compute a list of maps from images (N, C, H, W)."""
         maps = self._collect(check_images(x, self.smallest))
         return [maps[key] for key in self.return_layers.values()]
 
 
 class FeatureHook(_CheckpointsUnits, FeatureHookNet):
-    """The net itself, with hooks on the modules that its taps are named after."""
+    """The net itself, with hooks on the modules of its taps."""
 
     def __init__(self, model: Backbone, out_indices: Any, **options: Any) -> None:
         super().__init__(model, out_indices=_cut(model, out_indices), **options)
 
 
 class FeatureGraph(FeatureGraphNet):
-    """A traced graph of the net up to its taps."""
+    """Traced graph of the net up to its taps."""
 
     def __init__(self, model: Backbone, out_indices: Any, **options: Any) -> None:
         super().__init__(model, out_indices=_cut(model, out_indices), **options)
         self.order = [str(key) for key in _get_return_layers(self.feature_info, options.get("out_map")).values()]
 
     def forward(self, x: Tensor) -> Any:
-        """Images (N, C, H, W) -> maps; a graph has them in the order in which it computes them."""
+        """Compute maps from images (N, C, H, W), in the order of ``out_indices``, not in the order of computation."""
         maps = self.graph_module(x)
         return {key: maps[key] for key in self.order} if self.return_dict else [maps[key] for key in self.order]
 
@@ -80,13 +80,13 @@ class FeatureGetter(_CheckpointsUnits, FeatureGetterNet):
 
 
 def taps_by_list(model: Backbone, out_indices: Any, output_fmt: str = "NCHW") -> Backbone:
-    """What `FeatureList` is for a chain, for any net."""
+    """Make any net return a list of taps, as `FeatureList` does for a chain."""
     model.give_taps(out_indices)
     return model
 
 
 def taps_by_name(model: Backbone, out_indices: Any, output_fmt: str = "NCHW") -> Backbone:
-    """What `FeatureDict` is for a chain, for any net."""
+    """Make any net return a dictionary of taps, as `FeatureDict` does for a chain."""
     model.give_taps(out_indices, names=True)
     return model
 
@@ -98,9 +98,9 @@ CHAIN: Mapping[str, Any] = {
     "fx": FeatureGraph,
     "getter": FeatureGetter,
 }
-"""Wrappers by timm's words for them."""
+"""Wrappers of chains, by timm's names."""
 OTHER: Mapping[str, Any] = {**CHAIN, "list": taps_by_list, "dict": taps_by_name}
-"""The same for nets whose children are no chain."""
+"""Wrappers of nets whose children are no chain, by timm's names."""
 WORDS = {
     FeatureListNet: "list",
     FeatureDictNet: "dict",
@@ -108,23 +108,23 @@ WORDS = {
     FeatureGraphNet: "fx",
     FeatureGetterNet: "getter",
 }
-"""timm's own classes, in whose place ours are taken."""
+"""timm's wrapper classes that are replaced by ours, with their names."""
 
 
 def check_features(build: Any, spec: Spec, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What timm needs to wrap a net for its taps.
+    """Return the options that timm needs to wrap a net for its taps.
 
     Args:
         build: Class of the net.
-        spec: Of the net.
-        options: ``out_indices`` and ``feature_cls`` as users give them, and whatever timm's wrapper takes besides.
-        name: Of the net, for errors.
+        spec: Specification of the net.
+        options: ``out_indices`` and ``feature_cls`` as the user gave them, and other options of timm's wrapper.
+        name: Name of the net, for errors.
 
     Returns:
-        The options with taps as numbers from 0, and a class.
+        The options with tap numbers from 0, and a class.
 
     Raises:
-        ValueError: If there is no such tap, or no such wrapper.
+        ValueError: If a tap or the wrapper does not exist.
     """
     strides = spec.tap_strides
     remark = f": {name} has {len(strides)} taps, stride {', '.join(map(str, strides))}"
@@ -142,7 +142,7 @@ def check_features(build: Any, spec: Spec, options: Mapping[str, Any], name: str
 
 
 def _is_wrapper(value: Any) -> bool:
-    """Whether a value is a class that takes a net and ``out_indices``."""
+    """Return True if a value is a class that takes a net and ``out_indices``."""
     if not (isinstance(value, type) and issubclass(value, nn.Module)):
         return False
     parameters = inspect.signature(value).parameters
@@ -150,5 +150,5 @@ def _is_wrapper(value: Any) -> bool:
 
 
 def _cut(model: Backbone, out_indices: Any) -> tuple[int, ...]:
-    """Remove what the taps do not need, so that every parameter gets a gradient; returns the taps."""
+    """Remove the parts that the taps do not need, so that every parameter gets a gradient; return the taps."""
     return tuple(model.prune_intermediate_layers(out_indices, prune_norm=True))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and whether they can be written."""
+"""Write files completely or not at all, and check that they can be written."""
 
 import os
 import secrets
@@ -14,9 +14,9 @@ def check_writable(name: str, path: Path, *, folder: bool = False) -> None:
     """Check that a file, or files in a folder, can be written; leave nothing behind.
 
     Args:
-        name: The option or argument, for the message.
+        name: Name of the option or argument, for the message.
         path: The file or folder. It and the folders above it may be missing.
-        folder: Whether the path is a folder.
+        folder: True if the path is a folder.
 
     Raises:
         ValueError: If it cannot be written; the message says why.
@@ -33,16 +33,16 @@ def check_writable(name: str, path: Path, *, folder: bool = False) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace a file in one step, so that no reader and no crash ever sees half of it; its folder must exist."""
+    """Replace a file in one step, so that no reader and no crash ever sees half of it. Its folder must exist."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
-    """Open a file for writing that takes the place of another when it is closed, and vanishes if anything is raised.
+    """Open a file for writing that replaces another when it is closed, and is removed if an error is raised.
 
-    Its permissions are those that `open` would give: the old file's, or what the umask leaves of a new one's.
+    Its permissions are those that `open` would give: those of the old file, or the umask's for a new one.
 
     Args:
         path: The file to replace; its folder must exist. A link is followed.
@@ -66,6 +66,6 @@ def replacing(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
 
 
 def write_in_folder(path: Path, content: bytes) -> None:
-    """Replace a file in one step, and make its folder where there is none."""
+    """Replace a file in one step, and create its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)

@@ -1,6 +1,6 @@
-"""A net over the graph of a fabric: every edge is a layer, every node the sum of the edges that end in it.
+"""A net on the graph of a fabric: every edge is a layer, every node the sum of the edges that end in it.
 
-`zoo.topology` says which edges there are; the family says what an edge computes and what follows a sum.
+`zoo.topology` defines the edges. The family defines the layer of an edge and the layers after a sum.
 """
 
 import warnings
@@ -14,9 +14,9 @@ from zoo import topology
 from zoo.layers import Sum, concatenate, run_checkpointed
 
 Node = tuple[Tensor, Tensor]
-"""A finished map, and what skips read of the node: the sum before a shared norm and activation, else the same map."""
+"""A finished map and the map that skips read: the sum before a shared norm and activation, or else the same map."""
 Nodes = dict[int, Node]
-"""Nodes of a column, by scale."""
+"""Nodes of a column by scale."""
 UNTRAINED = (
     "the head of this net does not read all of these taps, so some of their layers have no gradients: use "
     "features_only=True or prune_intermediate_layers to train them"
@@ -24,16 +24,16 @@ UNTRAINED = (
 
 
 class Cell(nn.Module):
-    """A node: the sum of the edges that end in it, and what follows the sum.
+    """A node: the sum of the edges that end in it, and the layers after the sum.
 
-    Its children are called as the edges are: ``fwd``, ``down``, ``up``, ``zip``; a node has at most one of each.
-    ``finish`` follows the sum; its output is the node's map.
+    Children are named after their edges: ``fwd``, ``down``, ``up``, ``zip``. A node has at most one of each. ``finish``
+    follows the sum; its output is the map of the node.
 
     Args:
         node: Column and scale.
-        edges: The layer of each edge that ends here, by the edge's kind. A layer takes the map of the edge's source,
-            what skips read of the source, and the height and width of the target.
-        finish: What follows the sum.
+        edges: Layer of each edge that ends here, by the kind of the edge. A layer takes the map of the edge's source,
+            the map that skips read there, and the height and width of the target.
+        finish: Layers after the sum.
         shared: Skips read the sum instead of the finished map.
     """
 
@@ -51,7 +51,7 @@ class Cell(nn.Module):
         self.finish = finish
 
     def forward(self, before: Nodes, here: Nodes) -> Node:
-        """Compute the node from the column before and from the nodes of this column that are done."""
+        """Compute the node from the previous column and from the nodes of this column that are done."""
         like = before[self.sized_as][0]
         size = (like.shape[2], like.shape[3])
         parts: list[Tensor] = []
@@ -79,10 +79,10 @@ class Cell(nn.Module):
 
 
 class Column(nn.Sequential):
-    """The nodes of a column in the order of evaluation, named after their scales.
+    """Nodes of a column in order of evaluation, named after their scales.
 
     Attributes:
-        reach: The outputs of the grid that need a node, by its scale.
+        reach: The outputs of the grid that need a node, by the scale of the node.
     """
 
     reach: dict[int, list[int]]
@@ -92,7 +92,7 @@ class Column(nn.Sequential):
         self.reach = {}
 
     def forward(self, before: Nodes, wanted: list[int]) -> Nodes:
-        """Compute the column from the one before it, without the nodes that no wanted output needs."""
+        """Compute the column from the previous one, without the nodes that no wanted output needs."""
         here: dict[int, tuple[Tensor, Tensor]] = {}
         for name, cell in self.named_children():
             if self.needs(int(name), wanted):
@@ -100,7 +100,7 @@ class Column(nn.Sequential):
         return here
 
     def needs(self, scale: int, wanted: list[int]) -> bool:
-        """Tell whether one of the wanted outputs needs a node."""
+        """Return True if one of the wanted outputs needs the node at ``scale``."""
         for output in self.reach[scale]:  # noqa: SIM110 - TorchScript has no generators
             if output in wanted:
                 return True
@@ -116,18 +116,19 @@ class Column(nn.Sequential):
 
 
 class Grid(nn.Sequential):
-    """All columns. The outputs are the nodes of the last column and, at one scale, all columns' nodes concatenated.
+    """All columns of a fabric. Outputs are the nodes of the last column, and all nodes of one scale concatenated.
 
     Args:
-        graph: Type (a key of ``zoo.topology.TYPES``), columns, scales.
+        graph: Type (a key of ``zoo.topology.TYPES``), number of columns, number of scales.
         make_edge: Makes the layer of an edge.
-        make_finish: Makes what follows the sum of a node.
+        make_finish: Makes the layers after the sum of a node.
         shared: Skips read sums instead of finished maps.
-        across: The scale whose nodes are concatenated over the columns; -1 for none.
+        across: Scale whose nodes are concatenated over the columns; -1 for none.
 
     Attributes:
-        outputs: What can be computed: scales of the last column, and the number ``scales`` for the concatenation.
-        trained: The outputs whose nodes have gradients, see `train_for`.
+        outputs: Outputs that can be computed: scales of the last column, and the number ``scales`` for the
+            concatenation.
+        trained: Outputs whose nodes have gradients; see `train_for`.
     """
 
     grad_checkpointing: bool
@@ -162,11 +163,11 @@ class Grid(nn.Sequential):
         """Compute some outputs.
 
         Args:
-            x: What node (0, 0) adds to its sum, (N, C, H, W).
+            x: Input of node (0, 0), added to its sum, (N, C, H, W).
             wanted: Numbers of the outputs.
 
         Returns:
-            The outputs by number, and nodes of the last column that were computed on the way.
+            The outputs by number, and the nodes of the last column that were computed on the way.
 
         Raises:
             ValueError: If a wanted output has been removed.
@@ -193,10 +194,10 @@ class Grid(nn.Sequential):
 
     @torch.jit.ignore
     def train_for(self, outputs: Collection[int]) -> None:
-        """Take the gradients from the nodes that none of the outputs needs.
+        """Turn off gradients of the nodes that none of the outputs needs.
 
-        They would get none in any case, and training on several devices waits for the gradient of every parameter that
-        asks for one. `keep` gives them back.
+        These nodes get no gradient in any case, but training on several devices waits for the gradient of every
+        parameter that requires one. `keep` turns the gradients on again.
         """
         self.trained = list(outputs)
         for cell in self._untrained():
@@ -204,7 +205,7 @@ class Grid(nn.Sequential):
 
     @torch.jit.ignore
     def keep(self, outputs: Collection[int]) -> None:
-        """Remove the nodes that none of the outputs needs; the others have gradients."""
+        """Remove the nodes that none of the outputs needs; the remaining nodes have gradients."""
         for cell in self._untrained():
             cell.requires_grad_()
         for column in self:
@@ -213,7 +214,7 @@ class Grid(nn.Sequential):
         self.trained = list(self.outputs)
 
     def _untrained(self) -> Iterator[nn.Module]:
-        """Nodes that lead to no output with gradients."""
+        """Return the nodes that lead to no trained output."""
         for column in self:
             for scale, reached in cast(Column, column).reach.items():
                 if set(reached).isdisjoint(self.trained):

@@ -1,4 +1,4 @@
-"""Ctrl-C and the processes that this one starts."""
+"""Ctrl-C and child processes."""
 
 import signal
 from collections.abc import Generator
@@ -8,10 +8,10 @@ from multiprocessing import resource_tracker
 
 @contextmanager
 def for_parent_alone() -> Generator[None]:
-    """Let Ctrl-C not reach the processes that are started within, from their first moment on.
+    """Keep Ctrl-C from the processes that are started inside this context, from their start.
 
-    A terminal interrupts all processes of a command at once. The parent ends its own children; each of them would print
-    a traceback before. An interrupt that comes meanwhile is delivered at the end.
+    A terminal interrupts all processes of a command at once. The parent ends its own children; otherwise each of them
+    would print a traceback first. An interrupt that arrives inside the context is delivered at its end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

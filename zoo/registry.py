@@ -1,9 +1,9 @@
-"""From table rows to timm registrations: the only module that touches timm's registry.
+"""Register the rows of all families with timm. Only this module touches timm's registry.
 
-The families are found by walking `zoo.models`; each row of a ``MODELS`` table becomes a timm entrypoint in the module
-bucket ``zoo``. A row keeps its name where timm has none of that name, and becomes ``zoo_<name>`` where timm owns it.
-Trained weights are timm tags (``fishnet150.osmr_in1k``); they are read and checked by `zoo.weights` instead of by timm,
-so that a bad file is one clear error and leaves no half-loaded net behind.
+The families are found by walking `zoo.models`. Each row of a ``MODELS`` table becomes a timm entrypoint in the module
+bucket ``zoo``. A row keeps its name if timm has no model of that name, and becomes ``zoo_<name>`` otherwise. Trained
+weights are timm tags (``fishnet150.osmr_in1k``). `zoo.weights` reads and checks them instead of timm, so that a bad
+file gives one clear error and no half-loaded net.
 """
 
 import difflib
@@ -45,23 +45,24 @@ from zoo.weights.loading import keep_whole, load_pretrained
 from zoo.weights.tags import published_models, tags
 
 BUCKET = "zoo"
-"""Where our entrypoints are at home: this package, and so the name of timm's module bucket."""
+"""Module of our entrypoints: this package, and therefore the name of timm's module bucket."""
 
 _ENTRIES: dict[str, Entry] = {}
 _ENTRYPOINTS: dict[str, Callable[..., nn.Module]] = {}
 FEATURE_OPTIONS = ("out_indices", "feature_cls")
 USUAL = 2**16
-"""Channels or classes up to which a preset needs no look at its size."""
+"""Number of channels or classes up to which a preset needs no check of its size."""
 
 
 def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Module:
     """Create a model by name.
 
     Args:
-        name: One of ours, with or without ``zoo_``; any name of timm's; ``timm:<name>`` for timm's own where both have
-            it; or a source of timm's (``hf-hub:...``, ``local-dir:...``).
-        pretrained: Load weights: those of the tag in the name (``fishnet150.osmr_in1k``), of the first tag, or of
-            ``pretrained_cfg_overlay=dict(url=...)`` or ``dict(file=...)``, in any layout that the family knows.
+        name: A name of the zoo, with or without ``zoo_``; any name of timm's; ``timm:<name>`` for timm's own net if
+            both have the name; or a source of timm's (``hf-hub:...``, ``local-dir:...``).
+        pretrained: Load weights. They come from ``pretrained_cfg_overlay=dict(url=...)`` or ``dict(file=...)`` in any
+            layout that the family knows, else from the tag in the name (``fishnet150.osmr_in1k``), else from the first
+            tag.
         **overrides: Fields of the specification (``body_blocks=(2, 2, 2)``), arguments of the net
             (``num_classes=10, in_chans=1, output_stride=8, drop_path_rate=0.1``), or timm's own
             (``features_only=True, out_indices=(1, 2, 3)``). None means the default.
@@ -70,7 +71,7 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
         The net, or timm's feature wrapper around it with ``features_only=True``.
 
     Raises:
-        ValueError: If the name is unknown, or weights are asked for that do not exist or do not fit.
+        ValueError: If the name is unknown, or the requested weights do not exist or do not fit.
         OSError: If weights cannot be fetched.
         TypeError: If an override is neither a field of the specification nor an argument of the net.
     """
@@ -91,10 +92,10 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
 
 
 def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
-    """Names of our models, in natural order.
+    """Return the names of the zoo's models, in natural order.
 
     Args:
-        filter: A shell-style pattern (``*cifar``), or a part of the name.
+        filter: A shell-style pattern (``*cifar``), or part of a name.
         family: Only this family (a file of `zoo.models`).
 
     Raises:
@@ -112,7 +113,7 @@ def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
 
 
 def expand_names(names: Iterable[str]) -> list[str]:
-    """Replace patterns such as `resnet*_cifar` by the models of the zoo that match; other names pass.
+    """Replace patterns such as `resnet*_cifar` by the matching models of the zoo; keep other names.
 
     Raises:
         ValueError: If a pattern matches nothing.
@@ -127,15 +128,15 @@ def expand_names(names: Iterable[str]) -> list[str]:
 
 
 def families() -> list[str]:
-    """Names of the families."""
+    """Return the names of the families."""
     return sorted({entry.family for entry in _ENTRIES.values()})
 
 
 def model_entry(name: str) -> Entry:
-    """The row of a model of ours, by its name here or in timm.
+    """Return the row of a model of the zoo, by its name here or in timm.
 
     Raises:
-        ValueError: If there is none; the message offers close matches.
+        ValueError: If there is no such model; the message offers close matches.
     """
     entry = _find(arguments.text("name", name))
     if entry is None:
@@ -146,19 +147,19 @@ def model_entry(name: str) -> Entry:
 
 
 def preprocessing_params(name: str) -> dict[str, Any]:
-    """What the published net expects of its images, in the form of segmentation_models_pytorch.
+    """Return the preprocessing of the published net, in the form of segmentation_models_pytorch.
 
     smp's own ``get_preprocessing_params`` answers only for names that have registered weights.
 
     Args:
-        name: Of a model of ours, here or in timm, with a tag of weights or without: then that of its first weights, if
-            it has any. ``tu-`` in front does no harm.
+        name: Name of a model of the zoo, here or in timm, with or without a tag. The default is the tag of its first
+            weights, if it has any. A leading ``tu-`` is ignored.
 
     Returns:
-        ``input_space`` (``"RGB"``), ``input_range`` (before the mean is taken off), ``mean`` and ``std``.
+        ``input_space`` (``"RGB"``), ``input_range`` (before the mean is subtracted), ``mean`` and ``std``.
 
     Raises:
-        ValueError: If there is no such model, or no such tag.
+        ValueError: If the model or the tag does not exist.
     """
     base, _, tag = name.removeprefix("tu-").partition(".")
     entry = model_entry(base)
@@ -174,7 +175,7 @@ def _name_of_timm(name: str) -> str:
     """Return a name of timm's own registry, perhaps with a tag.
 
     Raises:
-        ValueError: If timm has no such net, or the net no such tag.
+        ValueError: If timm has no such net, or the net has no such tag.
     """
     base, _, tag = name.partition(".")
     if not is_model(base):
@@ -185,7 +186,7 @@ def _name_of_timm(name: str) -> str:
 
 
 def _close(name: str, known: Iterable[str]) -> str:
-    """Return what a wrong name may have meant, as the end of a message."""
+    """Return suggestions for a wrong name, as the end of a message."""
     close = difflib.get_close_matches(name, sorted(known), n=4, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else "zoo.list_models() and timm.list_models() show all"
 
@@ -196,7 +197,7 @@ def _find(name: str) -> Entry | None:
 
 
 def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "", **kwargs: Any) -> nn.Module:
-    """What ``timm.create_model`` does with our entrypoint, whatever others have registered under its name since."""
+    """Do what ``timm.create_model`` does with our entrypoint, even if others have registered its name since."""
     switches = {name: kwargs.pop(name, None) for name in ("scriptable", "exportable", "no_jit")}
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if tag:
@@ -211,7 +212,7 @@ def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "",
 
 
 def _specify(entry: Entry, changes: Mapping[str, Any]) -> Spec:
-    """The specification with some fields changed; errors name one of them."""
+    """Return the specification with some fields changed; errors name one of these fields."""
     try:
         return entry.spec.replace(**changes)
     except ValueError as error:
@@ -237,7 +238,7 @@ def _check_names(entry: Entry, given: Mapping[str, Any]) -> None:
 
 
 def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
-    """A function as timm wants it: named after the model, at home in the bucket's module."""
+    """Make an entrypoint as timm needs it: named after the model and belonging to the bucket's module."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         changes = {key: kwargs.pop(key) for key in entry.spec.field_names() if key in kwargs}
@@ -280,9 +281,9 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
 
 
 def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
-    """timm's description of the weights that are asked for: a tag, or a whole description, with changes.
+    """Return timm's description of the requested weights: a tag, or a whole description, with changes.
 
-    Taken from our own table, for timm forgets it when somebody else registers the name.
+    It comes from our own table, because timm forgets it when other code registers the name.
     """
     if given is None or isinstance(given, str):
         tagged = vars(sys.modules[BUCKET])["default_cfgs"][entry.timm_name]
@@ -296,7 +297,7 @@ def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
 
 
 def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
-    """timm's description of a tag, or of a net without weights."""
+    """Return timm's description of a tag, or of a net without weights."""
     channels = weights.input_size or entry.input_size
     cfg = dict(
         url=weights.url,
@@ -319,7 +320,7 @@ def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
 
 
 def _collect() -> dict[str, Entry]:
-    """All rows of all families, named.
+    """Return all rows of all families, with names.
 
     Raises:
         RuntimeError: If two families use one name, or published weights belong to no model.
@@ -343,14 +344,14 @@ def _collect() -> dict[str, Entry]:
 
 
 def _tagged(entry: Entry) -> dict[str, dict[str, Any]]:
-    """timm's keys and cfgs of an entry; the first is the default."""
+    """Return timm's keys and configurations for an entry; the first is the default."""
     if not entry.weights:
         return {entry.timm_name: _default_cfg(entry, Weights(num_classes=entry.num_classes))}
     return {f"{entry.timm_name}.{tag}": _default_cfg(entry, row) for tag, row in entry.weights.items()}
 
 
 def _name_in_timm(name: str) -> str:
-    """The name itself, or ``zoo_<name>`` where timm or somebody else owns it; a warning says so of the latter."""
+    """Return the name, or ``zoo_<name>`` if timm or other code owns it; warn if that code is not timm."""
     owner = _owner(name)
     if owner in ("", BUCKET):  # A reload of this module finds its own registrations.
         return name
@@ -365,7 +366,7 @@ def _name_in_timm(name: str) -> str:
 
 
 def _owner(name: str) -> str:
-    """The module that has registered a name with timm; empty for none."""
+    """Return the module that has registered a name with timm; an empty string for none."""
     return model_entrypoint(name).__module__ if is_model(name) else ""
 
 

@@ -1,8 +1,8 @@
-"""How a net halves: total strides, their trade for dilation, and the sizes that windows need.
+"""Total strides, their trade for dilation, and the sizes that windows need.
 
-The trade: a net that is held at an output stride does not halve any further from there on. The operator that would
-have halved gets stride 1, and every window behind it reads its neighbours twice as far apart. Its own window reads the
-map before it, and so has the dilation of that one. Where nothing is padded or enlarged, each value of the native net is
+The trade: a net held at an output stride does not halve any further from there on. The operator that would have halved
+gets stride 1, and every window after it reads neighbours twice as far apart. The operator's own window reads the map
+before it, and therefore has the dilation of that map. Without padding or enlargement, each value of the native net is
 then one of the values of the held net.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEMS = {"imagenet": (2, 4), "cifar": (1, 1)}
-"""Total stride after the stem's first convolution, and where the trunk begins, by the field ``stem``."""
+"""Total strides after the stem's first convolution and at the start of the trunk, by the field ``stem``."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a net, as it is at some output stride.
+    """One resolution of a net at some output stride.
 
     Attributes:
         native: Total stride at the native output stride.
-        stride: Total stride here.
-        step: Stride of the operator that leads here from the level before; 1 where it was traded for dilation.
-        before: Dilation of that operator's window; 1 where it has a stride.
+        stride: Total stride at the current output stride.
+        step: Stride of the operator that leads here from the level before; 1 if it was traded for dilation.
+        before: Dilation of that operator's window; 1 if the operator has a stride.
     """
 
     native: int
@@ -36,7 +36,7 @@ class Level:
 
     @property
     def within(self) -> "Level":
-        """The same for an operator that begins and ends on this level."""
+        """The same level for an operator that begins and ends on it."""
         return Level(self.native, self.stride, 1, self.dilation)
 
 
@@ -44,11 +44,11 @@ def hold(strides: Sequence[int], output_stride: int | None = None) -> tuple[Leve
     """Hold a chain of operators at an output stride: trade each stride beyond it for dilation.
 
     Args:
-        strides: Total stride after each operator, natively; each is a multiple of the one before.
-        output_stride: Largest total stride, one of ``strides``; None for the native form.
+        strides: Total stride after each operator at the native output stride; each is a multiple of the one before.
+        output_stride: Largest total stride, one of ``strides``; None for the native one.
 
     Returns:
-        A level for each operator.
+        One level per operator.
     """
     levels = []
     last = Level(1, 1, 1, 1)
@@ -60,19 +60,19 @@ def hold(strides: Sequence[int], output_stride: int | None = None) -> tuple[Leve
 
 
 def halvings(first: int, count: int) -> tuple[int, ...]:
-    """Total strides of ``count`` levels, each twice the one before."""
+    """Return the total strides of ``count`` levels, each twice the one before."""
     return tuple(first * 2**i for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What a convolution or pooling without full padding reads for one position.
+    """Window of a convolution or pooling that is not fully padded.
 
     Attributes:
-        kernel: Positions in a row.
-        stride: From one window to the next.
-        dilation: Distance of neighbouring positions.
-        padding: On each side of the map.
+        kernel: Number of positions along one side.
+        stride: Distance from one window to the next.
+        dilation: Distance between neighbouring positions.
+        padding: Padding on each side of the map.
     """
 
     kernel: int
@@ -82,7 +82,7 @@ class Window:
 
 
 def smallest_before(windows: Sequence[Window]) -> int:
-    """Height and width of the smallest map that leaves a position behind windows that follow each other."""
+    """Return the height and width of the smallest map that leaves one position after a chain of windows."""
     size = 1
     for window in reversed(windows):
         size = max(1, (size - 1) * window.stride + window.dilation * (window.kernel - 1) + 1 - 2 * window.padding)

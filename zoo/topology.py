@@ -1,11 +1,11 @@
 """The graph of a neural fabric as data: a grid of columns and scales, and the edges between its nodes.
 
-A node is ``(column, scale)``; scale 0 is the finest, each further scale has half its resolution. A graph is a tuple of
-`Edge`. The functions here are pure: they know neither channels nor operators, so that what they say (what is dead, how
-many ways there are) holds for every net that is built on the graph.
+A node is ``(column, scale)``. Scale 0 is the finest; each further scale has half the resolution. A graph is a tuple of
+`Edge`. The functions here are pure and know neither channels nor operators. Their results (dead nodes, number of paths)
+therefore hold for every net that is built on the graph.
 
-Sources: the grid and its diagonals are those of Saxena & Verbeek 2016 (Convolutional Neural Fabrics, arXiv:1606.02492);
-the types a and d, the zippers and the order of evaluation those of Singh's Residual Neural Fabrics and its released
+Sources: the grid and its diagonals come from Saxena & Verbeek 2016 (Convolutional Neural Fabrics, arXiv:1606.02492).
+The types a and d, the zippers and the order of evaluation come from Singh's Residual Neural Fabrics and its released
 code, which names type b only in passing: "GridNet is a type b encoder with a type b decoder".
 """
 
@@ -18,17 +18,17 @@ Node = tuple[int, int]
 Zipper = Callable[[int, int], str]
 
 KINDS = {"fwd": (1, 0), "down": (1, 1), "up": (1, -1), "zip_down": (0, 1), "zip_up": (0, -1)}
-"""Kind of an edge and the step (columns, scales) that it takes."""
+"""Kinds of edges, with their step (columns, scales)."""
 
 
 @dataclass(frozen=True)
 class Type:
-    """A pattern of edges.
+    """Pattern of edges.
 
     Attributes:
-        diagonals: Whether scales exchange maps between columns.
-        zipper: Which edges run inside a column: from (column, columns) to ``zip_down``, ``zip_up`` or nothing.
-        meaning: For a reader.
+        diagonals: True if scales exchange maps between columns.
+        zipper: Edges inside a column: (column, columns) -> ``zip_down``, ``zip_up`` or an empty word for none.
+        meaning: Description for a reader.
     """
 
     diagonals: bool
@@ -64,7 +64,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Edge:
-    """One operator of the fabric: a kind of `KINDS`, from node to node."""
+    """One operator of the fabric: an edge of some kind (a key of `KINDS`) between two nodes."""
 
     kind: str
     source: Node
@@ -72,10 +72,10 @@ class Edge:
 
 
 def fabric_edges(type: str, columns: int, scales: int) -> tuple[Edge, ...]:
-    """All edges of a fabric, ordered by target (in the order of evaluation) and, at one target, by kind.
+    """Return all edges of a fabric, ordered by target in the order of evaluation, and by kind for one target.
 
     Raises:
-        ValueError: If there is no such type, or fewer than two columns or scales.
+        ValueError: If the type does not exist, or there are fewer than two columns or scales.
     """
     order = node_order(type, columns, scales)
     nodes = set(order)
@@ -91,10 +91,10 @@ def fabric_edges(type: str, columns: int, scales: int) -> tuple[Edge, ...]:
 
 
 def node_order(type: str, columns: int, scales: int) -> tuple[Node, ...]:
-    """Nodes in an order in which every edge runs forwards: columns from left to right, scales along the zipper.
+    """Return nodes in order of evaluation: columns from left to right, scales along the zipper. Edges run forwards.
 
     Raises:
-        ValueError: If there is no such type, or fewer than two columns or scales.
+        ValueError: If the type does not exist, or there are fewer than two columns or scales.
     """
     if type not in TYPES:
         raise ValueError(f"type ({type!r}) must be one of {', '.join(TYPES)}")
@@ -109,7 +109,7 @@ def node_order(type: str, columns: int, scales: int) -> tuple[Node, ...]:
 
 
 def live_nodes(edges: Iterable[Edge], outputs: Collection[Node]) -> frozenset[Node]:
-    """Nodes that a way leads from to one of the outputs, the outputs among them; the others need no computing."""
+    """Return the nodes with a path to one of the outputs, and the outputs. The other nodes need no computing."""
     live = set(outputs)
     for edge in reversed(tuple(edges)):
         if edge.target in live:
@@ -118,19 +118,19 @@ def live_nodes(edges: Iterable[Edge], outputs: Collection[Node]) -> frozenset[No
 
 
 def live_edges(edges: Iterable[Edge], outputs: Collection[Node]) -> tuple[Edge, ...]:
-    """Edges on a way to one of the outputs."""
+    """Return the edges on a path to one of the outputs."""
     edges = tuple(edges)
     live = live_nodes(edges, outputs)
     return tuple(edge for edge in edges if edge.target in live)
 
 
 def out_degrees(edges: Iterable[Edge]) -> Counter[Node]:
-    """Number of edges that leave each node; reading it as an output does not count."""
+    """Return the number of edges that leave each node. Reading a node as an output does not count."""
     return Counter(edge.source for edge in edges)
 
 
 def count_paths(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> int:
-    """Number of ways from one node to another: one net in the ensemble that a fabric is."""
+    """Return the number of paths from one node to another. Each path is one net of the fabric's ensemble."""
     ways: Counter[Node] = Counter({source: 1})
     for edge in edges:
         ways[edge.target] += ways[edge.source]
@@ -138,7 +138,7 @@ def count_paths(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> i
 
 
 def facts(type: str, columns: int, scales: int, outputs: Collection[Node]) -> dict[str, str]:
-    """Describe a graph that is read at some nodes, in words and numbers."""
+    """Describe, in words and numbers, a graph that is read at some nodes."""
     edges = fabric_edges(type, columns, scales)
     live = live_edges(edges, outputs)
     kinds = {kind: sum(edge.kind == kind for edge in edges) for kind in KINDS}
@@ -152,7 +152,7 @@ def facts(type: str, columns: int, scales: int, outputs: Collection[Node]) -> di
 
 
 def skip_flow(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> Fraction:
-    """Copies of the source's map that reach a node by skips alone, where each skip carries 1 / out-degree."""
+    """Return how many copies of the source's map reach a node by skips alone; a skip carries 1 / out-degree."""
     edges = tuple(edges)
     degrees = out_degrees(edges)
     flow: dict[Node, Fraction] = {source: Fraction(1)}

@@ -1,1 +1,1 @@
-"""What a net's structure says about it; nothing here knows a family."""
+"""Analysis of a net's structure; independent of families."""

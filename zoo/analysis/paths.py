@@ -1,7 +1,8 @@
-"""Direct paths: ways from one map to another that no layer with weights and no activation interrupts.
+"""Direct paths between maps: paths without layers that have weights, and without activations.
 
-Sun et al. 2018 (FishNet, arXiv:1901.03495, section 2) call a convolution on the only way between two maps isolated: it
-stands between the gradient of the one and the other. A net without any propagates gradients directly to every stage.
+Sun et al. 2018 (FishNet, arXiv:1901.03495, section 2) call a convolution on the only path between two maps isolated: it
+stands between the gradients of the two. A net without isolated convolutions propagates gradients directly to every
+stage.
 """
 
 import operator
@@ -15,32 +16,32 @@ from torch import nn
 from zoo.layers import DropPath, KeepAll, Scale
 
 PASSING_MODULES = (nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample, DropPath, KeepAll, Scale)
-"""Layers that hand their input on: copied, pooled, up-sampled, times a constant or, in training, dropped as a whole."""
+"""Layers that pass their input on: copied, pooled, up-sampled, scaled or, in training, dropped as a whole."""
 
 PASSING_FUNCTIONS = (operator.add, operator.getitem, torch.add, torch.cat, F.interpolate, F.pad)
-"""Functions that do the same: sums, concatenations, slices, up-sampling, padding."""
+"""Functions that pass their input on: sums, concatenations, slices, up-sampling, padding."""
 
 
 class _Tracer(torch.fx.Tracer):
-    """Keeps the layers above as single nodes, whichever package they come from."""
+    """Tracer that keeps the layers above as single nodes, whatever package they come from."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, PASSING_MODULES) or super().is_leaf_module(m, module_qualified_name)
 
 
 def reached_directly(net: nn.Module, source: str) -> set[str]:
-    """Modules that a module's output reaches by identity, sums, concatenation, pooling and up-sampling alone.
+    """Return the modules that a module's output reaches by identity, sums, concatenation, pooling and up-sampling only.
 
     Args:
-        net: Anything that ``torch.fx`` can trace.
+        net: A net that ``torch.fx`` can trace.
         source: Dotted name of a module of the net.
 
     Returns:
-        Dotted names of all modules whose output a direct path reaches, the source and its parents among them where
-        they return the same map.
+        Dotted names of all modules whose output a direct path reaches. The source is included, and its parents if they
+        return the same map.
 
     Raises:
-        ValueError: If the net has no such module, or runs it nowhere.
+        ValueError: If the net has no such module, or does not run it.
     """
     names = dict(net.named_modules())
     if source not in names:
@@ -57,7 +58,7 @@ def reached_directly(net: nn.Module, source: str) -> set[str]:
 
 
 def _last_nodes(graph: torch.fx.Graph) -> dict[str, torch.fx.Node]:
-    """The node that computes the (first) output of each module, by the module's name."""
+    """Return the node that computes the (first) output of each module, by the name of the module."""
     ends: dict[str, torch.fx.Node] = {}
     for node in graph.nodes:
         for name, _ in (node.meta.get("nn_module_stack") or {}).values():
@@ -73,7 +74,7 @@ def _passes(node: torch.fx.Node, names: dict[str, nn.Module]) -> bool:
 
 
 def _tensor_inputs(node: torch.fx.Node) -> set[torch.fx.Node]:
-    """The maps that a node takes: its first argument or a list of them; a sum takes two. Sizes are no maps."""
+    """Return the maps that a node takes: its first argument, or a list of them; a sum takes two. Sizes are no maps."""
     maps: list[Any] = []
     for argument in node.args[:2] if node.target in (operator.add, torch.add) else node.args[:1]:
         maps += argument if isinstance(argument, list | tuple) else [argument]

@@ -1,7 +1,7 @@
-"""The forms of a checkpoint file: where in it a tensor's numbers are, read when they are asked for.
+"""Forms of a checkpoint file: where a tensor's numbers are. The numbers are read only when they are needed.
 
 Three forms are known: the zip that ``torch.save`` writes, the stream of pickles that it wrote before PyTorch 1.6, and
-safetensors. Each becomes names and `Stored` tensors; names inside nested dicts are joined by dots.
+safetensors. Each becomes names and `Stored` tensors. Names inside nested dicts are joined by dots.
 """
 
 import io
@@ -23,22 +23,22 @@ from zoo.weights.words import first_line, short
 
 CHUNK = 1 << 20
 IN_MEMORY = 64 << 20
-"""Bytes up to which a checkpoint in a zip is unpacked in memory; a larger one goes to a temporary file."""
+"""Largest checkpoint, in bytes, that is unpacked from a zip in memory; larger ones go to a temporary file."""
 
 DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 }
-"""Types of numbers that are read."""
+"""Number types that can be read."""
 
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch's compiler and wrappers of single layers put into names, wherever they stand."""
+"""Parts that torch's compiler and wrappers of single layers insert into names, at any position."""
 
 HEADER = 16 << 20
-"""Bytes that the header of a safetensors file, or the directory of a zip, may have."""
+"""Largest header of a safetensors file, or directory of a zip, in bytes."""
 
 DEPTH, NAMES = 5, 200_000
-"""How deep dicts are looked into, and how many tensors a file may hold."""
+"""Largest depth of nested dicts that is searched, and largest number of tensors in a file."""
 
 _SAFE = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -55,10 +55,10 @@ class Stored:
     """A tensor that has not been read yet.
 
     Attributes:
-        shape: Its sizes.
+        shape: Sizes of the tensor.
         dtype: Type of its numbers.
-        read: Gives the tensor; raises `Refused` if the file is damaged there.
-        odd: Why it is no plain tensor of a listed type, in words; empty if it is one.
+        read: Returns the tensor; raises `Refused` if the file is damaged there.
+        odd: Reason why it is no plain tensor of a listed type, in words; empty for a plain tensor.
     """
 
     shape: torch.Size
@@ -68,7 +68,7 @@ class Stored:
 
     @staticmethod
     def of(tensor: Tensor) -> "Stored":
-        """Wrap a tensor that is in memory already."""
+        """Wrap a tensor that is in memory."""
         odd = ""
         if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
             odd = f"a tensor of the subclass {short(type(tensor).__qualname__)}"
@@ -85,13 +85,14 @@ class Stored:
 
 
 def flat(content: Any) -> dict[str, Any]:
-    """Tensors in nested dicts, by dotted names.
+    """Return the tensors in nested dicts, by dotted names.
 
     Args:
-        content: Dicts of anything; what is under no name or no tensor (`Stored`, `View` or torch's) is left out.
+        content: Dicts of anything. Values that are no tensor (`Stored`, `View` or torch's) or have no text as key are
+            left out.
 
     Raises:
-        Refused: If it holds no dict, or no tensors, or two of one name, or more than `NAMES`.
+        Refused: If it holds no dict, no tensors, two tensors of one name, or more than `NAMES`.
     """
     if not isinstance(content, Mapping):
         kind = "tensor" if isinstance(content, (Tensor, View)) else getattr(content, "name", type(content).__name__)
@@ -129,7 +130,7 @@ def flat(content: Any) -> dict[str, Any]:
 
 
 def read_file(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]:
-    """The tensors of what is a checkpoint itself."""
+    """Return the tensors of a file that is a checkpoint itself."""
     file.seek(0)
     head = file.read(9)
     length = file.seek(0, io.SEEK_END)
@@ -144,10 +145,10 @@ def read_file(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """Open a zip, after a look at how long its directory is: Python keeps all of it in memory.
+    """Open a zip after checking the length of its directory, all of which Python keeps in memory.
 
     Raises:
-        Refused: If it is longer than `HEADER`.
+        Refused: If the directory is longer than `HEADER`.
         zipfile.BadZipFile: If it is no zip.
     """
     file.seek(-min(file.seek(0, io.SEEK_END), 1 << 16), io.SEEK_END)
@@ -163,7 +164,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 
 
 def zip_members(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
-    """The files in a zip, without what macOS adds. Python takes no more from one than the directory says."""
+    """Return the files in a zip, without those that macOS adds. Python reads no more of a file than its entry says."""
     members = [m for m in archive.infolist() if not m.is_dir()]
     members = [m for m in members if "__MACOSX" not in m.filename and not Path(m.filename).name.startswith("._")]
     total = sum(m.file_size for m in members)
@@ -173,7 +174,7 @@ def zip_members(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
 
 
 def _saved(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]:
-    """The tensors of a zip that ``torch.save`` wrote."""
+    """Return the tensors of a zip that ``torch.save`` wrote."""
     try:
         archive = files.enter_context(open_zip(file))
         held = zip_members(archive, limit)
@@ -209,7 +210,7 @@ def _saved(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]:
 
 
 def _saved_before(file: BinaryIO, length: int, limit: int) -> dict[str, Stored]:
-    """The tensors of a stream of pickles, as ``torch.save`` wrote it before PyTorch 1.6."""
+    """Return the tensors of a stream of pickles, as ``torch.save`` wrote it before PyTorch 1.6."""
     start = io.BytesIO(file.read(BYTES))
     magic, version, system = (parse(start, 100) for _ in range(3))
     if magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict):
@@ -237,7 +238,7 @@ def _saved_before(file: BinaryIO, length: int, limit: int) -> dict[str, Stored]:
 def _places(
     file: BinaryIO, at: int, length: int, order: list[str], storages: Mapping[str, Storage]
 ) -> dict[str, tuple[int, int]]:
-    """Where the numbers of an older checkpoint are, by key: first byte and count of bytes."""
+    """Return the position of the numbers of an older checkpoint, by key: first byte and number of bytes."""
     places = {}
     for key in order:
         width = 0 if key not in storages else 1 if (dtype := storages[key].dtype) is None else dtype.itemsize
@@ -252,24 +253,24 @@ def _places(
 
 
 def _check_size(count: int, limit: int) -> None:
-    """Raise for a run of numbers that no tensor of the net could need; a quarter is twice the net in its own type."""
+    """Raise Refused for a storage too large for any tensor of the net. A quarter of the limit is twice the net."""
     if count > (most := IN_MEMORY + limit // 4):
         raise Refused(f"{count:,} bytes for one tensor are more than the {most:,} that are plausible")
 
 
 def _views(content: Any, raw: Callable[[str], bytearray], limit: int) -> dict[str, Stored]:
-    """The tensors that a pickle describes.
+    """Return the tensors that a pickle describes.
 
     Args:
-        content: What the pickle says.
-        raw: Gives the bytes of a storage by its key.
-        limit: Bytes that may be read in all.
+        content: The parsed pickle.
+        raw: Returns the bytes of a storage by its key.
+        limit: Largest number of bytes to read in total.
     """
     last: tuple[str, bytearray] = ("", bytearray())
     total = 0
 
     def bytes_of(key: str) -> bytearray:
-        """Tensors that share a storage follow each other, as a rule; it is then read once."""
+        """Return the bytes of a storage. Tensors that share one are usually adjacent; it is then read once."""
         nonlocal last, total
         if last[0] != key:
             try:
@@ -287,7 +288,7 @@ def _views(content: Any, raw: Callable[[str], bytearray], limit: int) -> dict[st
 
 
 def _stored(view: View, bytes_of: Callable[[str], bytearray]) -> Stored:
-    """A tensor of a pickle that can be read."""
+    """Return a tensor of a pickle in readable form."""
     shape, dtype, storage = torch.Size(view.shape), view.dtype, view.storage
     if view.odd or storage is None or dtype not in DTYPES:
         return Stored(torch.Size(), dtype, _unread, view.odd or _kind(dtype))
@@ -315,7 +316,7 @@ def _stored(view: View, bytes_of: Callable[[str], bytearray]) -> Stored:
 
 
 def _safe(file: BinaryIO, length: int) -> dict[str, Stored]:
-    """The tensors of a safetensors file."""
+    """Return the tensors of a safetensors file."""
     size = int.from_bytes(file.read(8), "little")
     if size > HEADER:
         raise Refused(f"its header has {size:,} bytes, more than the {HEADER:,} that are plausible")
@@ -332,7 +333,7 @@ def _safe(file: BinaryIO, length: int) -> dict[str, Stored]:
 
 
 def _safe_tensor(file: BinaryIO, row: Mapping[str, Any], start: int, length: int) -> Stored:
-    """A tensor that the header of a safetensors file describes."""
+    """Return a tensor that the header of a safetensors file describes."""
     shape, (begin, end) = torch.Size(map(_whole, row["shape"])), map(_whole, row["data_offsets"])
     if start + end > length:
         raise ValueError("it ends too early")
@@ -355,7 +356,7 @@ def _safe_tensor(file: BinaryIO, row: Mapping[str, Any], start: int, length: int
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict from JSON in which no key stands twice."""
+    """Make a dict from JSON pairs; raise ValueError if a key occurs twice."""
     held = dict(pairs)
     if len(held) != len(pairs):
         raise ValueError("a name stands there twice")

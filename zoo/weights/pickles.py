@@ -1,9 +1,9 @@
-"""Pickles of tensors, read as data: nothing is imported, nothing is called, no object is made but plain ones.
+"""Read pickles of tensors as data: nothing is imported or called, and only plain objects are made.
 
-A checkpoint's pickle is a program for a small stack machine. Here that machine knows the few operations that
-``torch.save`` writes, and a name in the program (`GLOBAL`) stays a word: a call of a function that rebuilds a tensor
-becomes a `View` of a `Storage`, a call of something harmless that stands beside the weights becomes a `Note`, and any
-other name is refused before a byte of the weights is read. So the machine cannot be made to run, import or allocate.
+A checkpoint's pickle is a program for a small stack machine. The machine here knows only the operations that
+``torch.save`` writes. A name in the program (`GLOBAL`) stays a word. A call that rebuilds a tensor becomes a `View` of
+a `Storage`. A call of something harmless beside the weights becomes a `Note`. Any other name is refused before a byte
+of the weights is read. Therefore the machine cannot be made to run, import or allocate anything.
 """
 
 import pickletools
@@ -18,17 +18,17 @@ import torch
 from zoo.weights.words import short
 
 STEPS = 2_000_000
-"""Operations that a pickle may have; that of a net of 10,000 tensors with its optimiser has 500,000."""
+"""Largest number of operations in a pickle. A net of 10,000 tensors with its optimizer has 500,000."""
 
 ARGUMENTS = 32
-"""Arguments of a call, sizes of a tensor and metadata of one, at most."""
+"""Largest number of arguments of a call, of sizes of a tensor, and of its metadata."""
 
 BYTES = 64 << 20
-"""Bytes that a pickle may have; the numbers of the tensors lie outside it."""
+"""Largest size of a pickle in bytes. The numbers of the tensors are stored outside it."""
 
 
 class Refused(Exception):
-    """Why a file is not taken, in half a line."""
+    """Reason why a file is rejected, in half a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,10 @@ class Storage:
     """A run of numbers in a file.
 
     Attributes:
-        dtype: Of the numbers; None for bytes whose type the tensor says.
-        key: Its name in the file.
-        numel: How many numbers, as the pickle says.
-        offset: Where they begin in the storage that the file holds, in numbers (views of the oldest files).
+        dtype: Type of the numbers; None for bytes whose type is given by the tensor.
+        key: Name in the file.
+        numel: Number of elements, according to the pickle.
+        offset: First element within the storage that the file holds (views in the oldest files).
     """
 
     dtype: torch.dtype | None
@@ -53,12 +53,12 @@ class View:
     """A tensor in a pickle: part of a storage.
 
     Attributes:
-        storage: Where the numbers are.
-        offset: Of the first, in numbers.
-        shape: Of the tensor.
-        strides: In numbers.
-        dtype: Of the tensor; None if it is none of torch's.
-        odd: What keeps it from being a plain tensor, in words; empty if nothing does.
+        storage: Storage of the numbers.
+        offset: First element.
+        shape: Sizes of the tensor.
+        strides: Steps between elements along each dimension.
+        dtype: Type of the tensor; None if torch has no such type.
+        odd: Reason why it is no plain tensor, in words; empty for a plain tensor.
     """
 
     storage: Storage | None
@@ -71,14 +71,14 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Note:
-    """Something beside the weights that is not looked into, by the name of its type."""
+    """Uninspected object beside the weights, by the name of its type."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Name:
-    """A global that a pickle names; it is never looked up."""
+    """A global that a pickle names. It is never looked up."""
 
     name: str
 
@@ -146,17 +146,17 @@ _OLD = {"__builtin__": "builtins", "torch.tensor": "torch._tensor", "copy_reg": 
 
 @lru_cache(maxsize=1024)
 def _listed(name: str) -> bool:
-    """Whether a pickle may mention a global."""
+    """Return True if a pickle may mention a global."""
     return name in _WORDS or bool(_STORAGE.match(name) or _NOTED.match(name) or _PARTS.match(name))
 
 
 def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] | None = None) -> Any:
-    """Read one pickle as data, from where the file stands to its end mark.
+    """Read one pickle as data, from the position of the file to the end mark.
 
     Args:
-        file: In memory; it stands behind the pickle then.
-        steps: Operations that it may have.
-        storages: Takes up the storages that the pickle names, by key.
+        file: File in memory; afterwards it is positioned after the pickle.
+        steps: Largest number of operations.
+        storages: Collects the storages that the pickle names, by key.
 
     Returns:
         Dicts, lists, tuples, text, numbers, `View` and `Note`.
@@ -182,7 +182,7 @@ def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] 
 
 
 class _Machine:
-    """The stack of a pickle, its marks and what it has put aside for later."""
+    """Stack of a pickle, with its marks and its memo."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
         self.storages = storages
@@ -203,7 +203,7 @@ class _Machine:
         return items
 
     def pack(self, count: int) -> None:
-        """Replace the topmost values by a tuple of them."""
+        """Replace the topmost values by one tuple."""
         items = tuple(self.stack[-count:])
         if len(items) != count:
             raise IndexError("nothing to pack")
@@ -216,7 +216,7 @@ class _Machine:
             raise TypeError("a list was expected")
 
     def put(self, items: list[Any]) -> None:
-        """Add keys and values, in turns, to a dict. Only text and numbers can be keys here: others are left out."""
+        """Add alternating keys and values to a dict. Keys other than text and whole numbers are left out."""
         held = self.stack[-1]
         if isinstance(held, dict):
             held.update({k: v for k, v in zip(items[::2], items[1::2], strict=True) if _is_key(k)})
@@ -227,7 +227,7 @@ class _Machine:
         """Push a global as a word.
 
         Raises:
-            Refused: If it is not listed.
+            Refused: If the global is not listed.
         """
         full = f"{_OLD.get(module, module)}.{name}"
         if not _listed(full):
@@ -235,7 +235,7 @@ class _Machine:
         self.push(Name(full))
 
     def call(self) -> None:
-        """Replace a word and its arguments by what they mean."""
+        """Replace a word and its arguments by the meaning of the call."""
         arguments, called = self.stack.pop(), self.stack[-1]
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
             raise TypeError("something that is no function is called")
@@ -246,13 +246,13 @@ class _Machine:
         self.stack[-1] = _meaning(called.name, arguments)
 
     def state(self) -> None:
-        """Give an object its state: what hangs on a dict, a tensor or a note is left out."""
+        """Give an object its state. The state of a dict, a tensor or a note is ignored."""
         self.stack.pop()
         if not isinstance(self.stack[-1], (dict, View, Note)):
             raise TypeError("something that is no object gets a state")
 
     def storage(self) -> None:
-        """Replace what says where numbers are by a `Storage`."""
+        """Replace the description of a run of numbers by a `Storage`."""
         told = self.stack.pop()
         if not isinstance(told, tuple) or len(told) not in (5, 6) or _text(told[0]) != "storage":
             raise Refused("it asks for something that is no run of numbers")
@@ -268,7 +268,7 @@ class _Machine:
 
 
 def _meaning(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call in a pickle stands for."""
+    """Return the meaning of a call in a pickle."""
     if name in _PLAIN:
         return _view(name, arguments)
     if name in _WRAPPED:
@@ -290,7 +290,7 @@ def _meaning(name: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def _view(name: str, arguments: tuple[Any, ...]) -> View:
-    """A plain tensor, as the three functions of torch that rebuild one are called."""
+    """Return a plain tensor from the arguments of one of torch's three functions that rebuild one."""
     storage, offset, shape, strides, *rest = arguments
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
@@ -314,7 +314,7 @@ _SET, _BYTES = Note("builtins.set"), Note("builtins.bytearray")
 
 
 def _is_key(value: Any) -> bool:
-    """Whether something is a key that is cheap to hash."""
+    """Return True for a key that is cheap to hash."""
     return type(value) is str or (type(value) is int and abs(value) < 1 << 63)
 
 
@@ -390,4 +390,4 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
         _literal,
     ),
 }
-"""What ``torch.save`` writes in the protocols 2 to 5, and nothing else."""
+"""All operations that ``torch.save`` writes in protocols 2 to 5."""

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: addresses, downloaded once, and the Hugging Face hub."""
+"""Fetch checkpoints: from addresses, downloaded once, and from the Hugging Face hub."""
 
 import hashlib
 import http.client
@@ -27,10 +27,10 @@ from zoo.weights.reader import LIMIT, STORED, Unreadable, opened, shards
 from zoo.weights.words import first_line, shown
 
 SECONDS = "ZOO_DOWNLOAD_SECONDS"
-"""Environment variable: seconds that a download may take in all; an hour if it is not set."""
+"""Environment variable: seconds that a whole download may take. Default: one hour."""
 
 SILENCE, SLOWEST = 60.0, 10_000
-"""Seconds that a server may be silent, and bytes a second that have to come in the mean of so many seconds."""
+"""Seconds that a server may be silent, and the least mean of bytes per second over that time."""
 
 HANDLERS = (
     urllib.request.ProxyHandler,
@@ -46,7 +46,7 @@ KEPT = 100
 
 
 def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Say where a download is kept; two addresses never share a file."""
+    """Return the path of a cached download. Two addresses never share a file."""
     name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-KEPT:] or "weights"
     mark = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return Path(folder or Path(torch.hub.get_dir()) / "checkpoints") / f"zoo-{mark}-{name}"
@@ -56,20 +56,20 @@ def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
 def fetched(
     url: str, *, folder: str | os.PathLike[str] | None = None, digest: str = "", limit: int = LIMIT
 ) -> Generator[dict[str, Stored]]:
-    """Open the checkpoint at an address, which is downloaded once.
+    """Open the checkpoint at an address, downloading it once.
 
     Args:
-        url: http, https or file.
-        folder: Of the cache; torch's own, if none is given.
-        digest: As in `opened`; a cached file that does not fit is downloaded again.
-        limit: As in `opened`, and the bytes that may be downloaded.
+        url: Address with http, https or file.
+        folder: Cache folder. Default: torch's own.
+        digest: As in `opened`. A cached file with another digest is downloaded again.
+        limit: As in `opened`, and the largest download in bytes.
 
     Yields:
-        What `opened` does.
+        The tensors by name, as `opened` does.
 
     Raises:
-        OSError: If the download fails; nothing is kept then.
-        ValueError: If what came is no checkpoint, or a damaged one; nothing is kept then either.
+        OSError: If the download fails; nothing is kept.
+        ValueError: If the download is no checkpoint, or a damaged one; nothing is kept.
     """
     path = cached_path(url, folder)
     try:
@@ -87,12 +87,12 @@ def fetched(
 
 
 def download(url: str, path: Path, limit: int = LIMIT) -> None:
-    """Write what lies at an address to a file, all of it or nothing.
+    """Download an address to a file, completely or not at all.
 
     Args:
-        url: http, https or file; what has no place in an address is quoted.
-        path: The file; its folder is made.
-        limit: Bytes that may come.
+        url: Address with http, https or file. Characters that are not allowed in an address are quoted.
+        path: The file. Its folder is created.
+        limit: Largest number of bytes.
 
     Raises:
         OSError: If it cannot be downloaded, is too large, or takes too long.
@@ -116,7 +116,7 @@ def download(url: str, path: Path, limit: int = LIMIT) -> None:
 
 
 class _Clock:
-    """How long a download may still take: in all, and without bytes worth the name."""
+    """Remaining time of a download: in total, and without a sufficient number of bytes."""
 
     def __init__(self) -> None:
         told = os.environ.get(SECONDS) or "3600"
@@ -130,7 +130,7 @@ class _Clock:
         """Return the seconds that the next read may wait.
 
         Raises:
-            TimeoutError: If there are none.
+            TimeoutError: If no time is left.
         """
         left = self.start + self.most - time.monotonic()
         if left <= 0:
@@ -138,7 +138,7 @@ class _Clock:
         return min(left, SILENCE)
 
     def came(self, count: int) -> None:
-        """Count bytes.
+        """Count received bytes.
 
         Raises:
             TimeoutError: If too few have come in the last `SILENCE` seconds.
@@ -151,7 +151,7 @@ class _Clock:
 
 
 class _Timed(io.RawIOBase):
-    """The bytes of a connection, whose every wait is cut by a clock: headers can drip, too."""
+    """Bytes of a connection. A clock limits every wait, because a server can also send headers slowly."""
 
     def __init__(self, raw: io.RawIOBase, sock: Any, clock: _Clock) -> None:
         self.raw, self.sock, self.clock = raw, sock, clock
@@ -161,7 +161,7 @@ class _Timed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what has come."""
+        """Read the bytes that have arrived."""
         self.sock.settimeout(self.clock.left())
         try:
             count = self.raw.readinto(buffer)
@@ -178,10 +178,10 @@ class _Timed(io.RawIOBase):
 
 
 def _open(url: str, clock: _Clock) -> Any:
-    """The answer of a server, or a file.
+    """Open the answer of a server, or a file.
 
     Raises:
-        ValueError: If the address is of no known kind.
+        ValueError: If the address is not http, https or file.
     """
     scheme = url.partition(":")[0].lower()
     if scheme not in ("http", "https", "file"):
@@ -222,16 +222,16 @@ def find_in_hub(repository: str, name: str | None = None, folder: str | os.PathL
     """Find the weights of a repository of the Hugging Face hub, downloaded once.
 
     Args:
-        repository: ``owner/name``, and perhaps ``@revision``.
-        name: Of the file, if it is not one of `STORED`.
-        folder: Of the cache; the hub's own, if none is given.
+        repository: ``owner/name``, optionally with ``@revision``.
+        name: Name of the file. Default: the first of `STORED` that exists.
+        folder: Cache folder. Default: the hub's own.
 
     Returns:
-        The file; for a sharded checkpoint its index, beside which its parts lie.
+        Path of the file. For a sharded checkpoint it is the index; the parts are in the same folder.
 
     Raises:
         OSError: If it cannot be downloaded.
-        ValueError: If the index of a sharded checkpoint is none.
+        ValueError: If the index of a sharded checkpoint is not valid.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
