@@ -1,8 +1,11 @@
-"""Trained weights: what is published, how others name their tensors, and how a file becomes a net's numbers.
+"""Trained weights: published tags, tensor names of other implementations, and the way from a file to a net.
 
-`zoo.weights.tags` says what is published, `zoo.weights.layout` how other implementations name things,
-`zoo.weights.reader` what is in a file, `zoo.weights.sources` where files come from, `zoo.weights.fit` what of a file
-fits a net, and `zoo.weights.loading` does it: one path, whether a net is created, loaded or only compared.
+- `zoo.weights.tags`: what is published.
+- `zoo.weights.layout`: names that other implementations use.
+- `zoo.weights.reader`: reads a file.
+- `zoo.weights.sources`: fetches files.
+- `zoo.weights.fit`: finds the tensors of a file that fit a net.
+- `zoo.weights.loading`: loads. Creating, loading and comparing a net take the same path.
 """
 
 __all__ = ["Layout", "Weights"]

@@ -1,9 +1,9 @@
-"""What of a checkpoint fits a net: under which prefix its names stand, in which layout, and what is left over.
+"""Find the tensors of a checkpoint that fit a net: the prefix and layout of their names, and the leftovers.
 
-No list of prefixes is kept. A file is a set of dotted names, and the keys of the dicts around the tensors are part of
-them. Where a net's first convolution can be read from a name, what stands before it is a prefix to try; the one under
-which most of the net fits is taken, an exponential moving average before plain weights. Only names, shapes and types
-decide; numbers are read at the end, cast to the net's type, and looked at again.
+No list of prefixes is kept. A file is a set of dotted names; keys of the dicts around the tensors are part of the
+names. If a name can be read as the net's first convolution, the text before it is a candidate prefix. The prefix under
+which most of the net fits is taken; an exponential moving average wins over plain weights. Only names, shapes and types
+decide. Numbers are read last, cast to the net's type, and checked again.
 """
 
 import re
@@ -22,33 +22,33 @@ from zoo.weights.layout import Layout
 from zoo.weights.words import number, problem, short, shown, size
 
 NATIVE = "native"
-"""The layout of our own state dicts."""
+"""Layout of our own state dicts."""
 
 FOLLOWED = "num_batches_tracked"
 """Last part of the name of a counter that checkpoints from before PyTorch 0.4.1 lack."""
 
 FIRST_CONV, CLASSIFIER, WIDE = "stem.conv1", "classifier.fc", "wide"
-"""Where a net of ours takes its channels and gives its classes; wide layers come and go with the classifier."""
+"""Names of the first convolution, of the classifier, and of the wide layers, which come and go with the classifier."""
 
 HEADS = ("", "fc", "head", "head.fc", "heads.head", "classifier", "classifier.fc", "linear", "cls_head", "cls_head.fc")
-"""What people call a classifier that stands beside a backbone."""
+"""Usual names of a classifier beside a backbone."""
 
 TRIED, PROBED, PARTS = 64, 500, 12
-"""Readings that are compared, names that are looked at for the first convolution, and parts of a name, at most."""
+"""Largest numbers of readings to compare, of names to search for the first convolution, and of parts in a name."""
 
 COUNTERS = {"n_averaged", "total_ops", "total_params"}
-"""Last parts of names that count something: averages (torch), operations (thop). No net needs them."""
+"""Last parts of names of counters: averages (torch), operations (thop). No net needs them."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What weights go into.
+    """Net that weights are loaded into.
 
     Attributes:
-        title: What errors call it.
-        tensors: Its tensors, under the names that they have in a whole net of its architecture.
-        layouts: Of its family, by name.
-        whole: Gives all names of a whole net; what stands there and not in ``tensors`` has been cut off.
+        title: Name of the net in errors.
+        tensors: Tensors of the net, under the names that they have in a whole net of its architecture.
+        layouts: Layouts of the net's family, by name.
+        whole: Returns all names of a whole net. Names there that are not in ``tensors`` have been cut off.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Target:
 
     @cached_property
     def cut(self) -> frozenset[str]:
-        """Names of what the net has lost against a whole one: a classifier, or what no tap needs."""
+        """Names that a whole net has and this one lacks: a classifier, or parts that no tap needs."""
         return frozenset(self.whole()) - frozenset(self.tensors)
 
     @property
@@ -70,18 +70,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a checkpoint; as text, one line.
+    """Outcome of reading a checkpoint; as text, one line.
 
     Attributes:
         layout: ``native``, or the name of another implementation's layout.
-        prefix: What stood before every name in the file.
-        tensors: How many were taken.
-        types: Types of their numbers in the file.
+        prefix: Text before every name in the file.
+        tensors: Number of tensors that were taken.
+        types: Types of the numbers in the file.
         classes: Classes of the file's classifier; 0 if it has none.
-        channels: Channels that the file's first convolution takes.
-        new: Parts of the net that the file does not fill, with the reason; they stay as they were.
-        adapted: What was changed to fit, in words.
-        left_out: What of the file has no place in the net, in words.
+        channels: Input channels of the file's first convolution.
+        new: Parts of the net that the file does not fill, with the reason; they stay unchanged.
+        adapted: Changes that were made to fit, in words.
+        left_out: Content of the file without a place in the net, in words.
         also: Other prefixes under which the net fits as well.
     """
 
@@ -121,23 +121,23 @@ def fit(
     strict: bool = False,
     prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], Loaded]:
-    """Find a net's tensors in a checkpoint, in the net's shapes and types; the net is only looked at.
+    """Find a net's tensors in a checkpoint, in the net's shapes and types, without changing the net.
 
-    Fully connected layers may be written as convolutions and the other way round; counters of batches may be missing.
-    A classifier of another size, or none, is no error: the net's own is not in the result then, and `Loaded` says so.
-    Kernels for ``channels`` channels become those for as many as the net takes, as in timm: their sum for one channel,
-    their repetition, rescaled, for more.
+    Fully connected layers may be stored as convolutions, and convolutions as fully connected layers. Counters of
+    batches may be missing. A classifier of another size, or none, is no error: the result then has no classifier, and
+    `Loaded` says so. Kernels for ``channels`` channels are adapted to the channels of the net, as in timm: summed for
+    one channel, repeated and rescaled for more.
 
     Args:
         stored: The file's tensors by their dotted names.
-        target: What they go into.
-        source: What errors call the checkpoint.
-        channels: Channels of checkpoints that are adapted.
-        strict: Adapt nothing, and take the classifier, too.
-        prefix: What stands before the names that are meant; found if None.
+        target: The net to load into.
+        source: Name of the checkpoint in errors.
+        channels: Number of input channels of checkpoints that are adapted.
+        strict: Adapt nothing, and require the classifier.
+        prefix: Prefix of the names to load; None finds it.
 
     Returns:
-        New tensors by our names, and what was found.
+        New tensors by our names, and a description of the findings.
 
     Raises:
         ValueError: If a tensor is missing, unknown, of a wrong shape or kind, or not finite in the net's type; the
@@ -184,7 +184,7 @@ def _refusal(source: str, target: Target, found: "_Reading", problems: Sequence[
 
 @dataclass
 class _Reading:
-    """A checkpoint under our names, as one layout reads it under one prefix."""
+    """A checkpoint under our names, as one layout reads it with one prefix."""
 
     name: str
     layout: Layout | None
@@ -203,12 +203,12 @@ class _Reading:
 
     @property
     def rank(self) -> tuple[int, int, bool]:
-        """How badly it fits: problems, parts that stay new, and whether the weights are no moving average."""
+        """Rank of the fit, lowest is best: problems, parts that stay new, and False for a moving average, else True."""
         problems = len(self.unknown) + len(self.doubled) + len(self.wrong) + len(self.missing)
         return problems, len(self.new), not _averaged(self.prefix)
 
     def look_outside(self, stored: Mapping[str, Stored]) -> None:
-        """Count what stands under other prefixes, by the first part in which they differ."""
+        """Count the tensors under other prefixes, by the first part in which the prefixes differ."""
         used = {id(value) for value in self.taken.values()}
         parts = self.prefix.split(".")
         for key, value in stored.items():
@@ -218,7 +218,7 @@ class _Reading:
                 self.outside[".".join(others[: same + 1])] += 1
 
     def loaded(self) -> Loaded:
-        """Say what was found."""
+        """Return the findings as `Loaded`."""
         left_out = [f"{number(count, 'tensor')} under {short(part)}" for part, count in self.outside.most_common(3)]
         if len(self.outside) > 3:
             left_out.append(f"{number(sum(self.outside.values()), 'tensor')} in all elsewhere")
@@ -246,7 +246,7 @@ def _averaged(prefix: str) -> bool:
 def _best(
     stored: Mapping[str, Stored], target: Target, channels: int, strict: bool, prefix: str | None
 ) -> tuple[_Reading, tuple[str, ...]]:
-    """The reading of a checkpoint that fits a net best, and the prefixes under which it would fit as well."""
+    """Return the reading that fits the net best, and the prefixes under which it would fit as well."""
     tried = dict.fromkeys(islice(_candidates(stored, target, channels), TRIED))
     if prefix is not None:
         tried = dict.fromkeys((name, prefix) for name in (NATIVE, *target.layouts))
@@ -260,7 +260,7 @@ def _best(
 
 
 def _candidates(stored: Mapping[str, Stored], target: Target, channels: int) -> Iterator[tuple[str, str]]:
-    """Layouts and prefixes under which the net's first convolution stands in a file."""
+    """Yield layouts and prefixes under which the file has the net's first convolution."""
     anchor = f"{FIRST_CONV}.weight"
     if (want := target.tensors.get(anchor)) is None:
         return
@@ -274,7 +274,7 @@ def _candidates(stored: Mapping[str, Stored], target: Target, channels: int) -> 
 
 
 def _common(names: Collection[str]) -> str:
-    """The longest run of whole parts that all names of tensors begin with."""
+    """Return the longest prefix of whole parts that all tensor names share."""
     first, last = min(names), max(names)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[: first.rfind(".", 0, same) + 1]
@@ -283,7 +283,7 @@ def _common(names: Collection[str]) -> str:
 def _reading(
     stored: Mapping[str, Stored], target: Target, name: str, prefix: str, channels: int, strict: bool
 ) -> _Reading:
-    """Read a checkpoint in one layout under one prefix; only names, shapes and types are looked at."""
+    """Read a checkpoint in one layout with one prefix, by names, shapes and types only."""
     layout = target.layouts.get(name)
     reading = _Reading(name, layout, prefix)
     own = target.tensors
@@ -314,14 +314,14 @@ def _reading(
 
 
 def _counts(name: str, value: Stored) -> bool:
-    """Whether a tensor that no net needs counts something: a whole number, or a counter's name."""
+    """Return True if a tensor is a counter that no net needs: a whole number, or a counter's name."""
     last = name.rpartition(".")[2]
     whole = value.dtype is not None and not value.dtype.is_floating_point and not value.dtype.is_complex
     return not value.odd and value.shape.numel() == 1 and last != FOLLOWED and (whole or last in COUNTERS)
 
 
 def _add_classifier(reading: _Reading, stored: Mapping[str, Stored], target: Target) -> None:
-    """Take a classifier that stands beside the backbone, if there is exactly one: ``backbone.`` and ``head.fc.``."""
+    """Take a classifier beside the backbone if there is exactly one, such as ``backbone.`` and ``head.fc.``."""
     weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"
     if not reading.prefix or weight in reading.taken or weight not in target.tensors:
         return
@@ -337,7 +337,7 @@ def _add_classifier(reading: _Reading, stored: Mapping[str, Stored], target: Tar
 
 
 def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> None:
-    """Compare shapes and kinds, and say what stays new."""
+    """Compare shapes and kinds, and record the parts that stay new."""
     own, taken = target.tensors, reading.taken
     constants = () if reading.layout is None else reading.layout.constants
     wrong: dict[str, str] = {}
@@ -363,7 +363,7 @@ def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> No
 
 
 def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str]) -> None:
-    """Let a classifier stay new that the file has not, or has in another size; nothing else may be wrong then."""
+    """Accept a missing classifier, or one of another size, which then stays new; there must be no other problem."""
     own, taken = target.tensors, reading.taken
     parts = {key for key in own if key.startswith(f"{CLASSIFIER}.")}
     wide = {key for key in own if key.startswith(f"{WIDE}.")}
@@ -384,7 +384,7 @@ def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str])
 
 
 def _same_layer(shape: Sequence[int], want: torch.Size) -> bool:
-    """Whether two shapes differ at most as a fully connected layer differs from a convolution over the whole map."""
+    """Return True if two shapes are equal, or those of a linear layer and of a convolution over the whole map."""
     shape = torch.Size(shape)
     flat = len(shape) == 2 or len(want) == 2
     return shape == want or (flat and shape[:1] == want[:1] and shape.numel() == want.numel())

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of a family, as tables of regular expressions."""
+"""Tensor names of other implementations, as tables of regular expressions."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,22 +10,23 @@ from torch import Tensor
 Table = Sequence[tuple[str, str]]
 
 LONGEST = 500
-"""Characters of the longest name that is looked at; ours have less than 100."""
+"""Characters of the longest foreign name that is matched; our names have less than 100."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    r"""How another implementation names the tensors of a family.
+    r"""Names that another implementation uses for the tensors of a family.
 
-    A rule is a regular expression for the start of a foreign name and what replaces it: text with ``\1`` for the
-    first group, or ``{1-1}`` for the number in it less one. The first rule that matches decides; all names of a state
-    dict are replaced at once, so that old and new names may overlap.
+    A rule is a regular expression for the start of a foreign name, and its replacement. A replacement is text with
+    ``\1`` for the first group, or ``{1-1}`` for the number in the first group minus one. The first rule that matches
+    applies. All names of a state dict are replaced at once, so old and new names may overlap.
 
     Attributes:
         rules: Patterns and replacements.
-        constants: By our name, the value that fills a tensor which this layout has not.
-        dropped: Patterns of foreign names that have no place with us, such as those of auxiliary classifiers.
-        arrange: Puts the numbers of a tensor in our order, where the other implementation has another order of
+        constants: Value that fills a tensor which this layout lacks, by our name of the tensor.
+        dropped: Patterns of foreign names without a counterpart here, such as those of auxiliary classifiers.
+        arrange: Reorders a tensor where the other implementation has another order of channels. It takes our name of
+            the tensor, the tensor, and all names of the net.
             channels. It takes our name of the tensor, the tensor, and all names of the net.
     """
 
@@ -35,7 +36,7 @@ class Layout:
     arrange: Callable[[str, Tensor, Collection[str]], Tensor] | None = None
 
     def rename(self, key: str) -> str | None:
-        """Return our name of a foreign one; None if no rule matches."""
+        """Return our name for a foreign one; None if no rule matches."""
         if len(key) > LONGEST:
             return None
         for pattern, replacement in self.rules:
@@ -45,7 +46,7 @@ class Layout:
         return None
 
     def drops(self, key: str) -> bool:
-        """Whether a foreign name has no place with us."""
+        """Return True if a foreign name has no counterpart here."""
         return any(_compiled(pattern).match(key) for pattern in self.dropped)
 
 

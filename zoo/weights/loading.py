@@ -1,6 +1,7 @@
-"""Weights go into nets: one path for a file of one's own, a published tag, and a check that writes nothing.
+"""Load weights into nets: one path for own files, published tags, and checks that write nothing.
 
-A file is read (`zoo.weights.reader`), fitted (`zoo.weights.fit`) and cast whole before the first number is written.
+A file is read (`zoo.weights.reader`), fitted (`zoo.weights.fit`) and cast completely before the first number is
+written.
 """
 
 import logging
@@ -27,7 +28,7 @@ from zoo.weights.words import shown
 log = logging.getLogger("zoo.weights")
 
 WHOLE = "zoo_whole"
-"""Attribute of a feature wrapper: the `Whole` that it was cut from."""
+"""Attribute of a feature wrapper that holds the `Whole` it was cut from."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +36,37 @@ class Whole:
     """The net that a feature wrapper was cut from.
 
     Attributes:
-        kind: Its class.
-        spec: Its specification.
+        kind: Class of the net.
+        spec: Specification of the net.
     """
 
     kind: type[nn.Module]
     spec: Any
 
     def names(self) -> list[str]:
-        """Return the names of all its tensors."""
+        """Return the names of all tensors of the net."""
         return list(self.kind(self.spec, device="meta").state_dict())
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str | None = None) -> Loaded:
-    """Load a checkpoint into a net of ours, whole or not at all.
+    """Load a checkpoint into a net of the zoo, completely or not at all.
 
-    The file is asked, not the net's description: a classifier of another size, or none, leaves the net's own as it is,
-    and kernels for three channels are adapted to the net's. What was taken, what stays new and what was left out is in
-    the result, and logged as a warning where a part stays new.
+    The file decides, not the net's description. If the file has a classifier of another size, or none, the net keeps
+    its own. Kernels for three channels are adapted to the channels of the net. The result lists which tensors were
+    taken, which parts stay new and what was left out. A warning is logged if a part stays new.
 
     Args:
-        model: A net of ours; also in DataParallel, compiled, averaged, or cut to features by ``features_only=True``.
-        path: What ``torch.save`` or safetensors wrote, the index of a sharded checkpoint, a folder or a zip with one;
-            in any layout of the net's family.
-        prefix: What stands before the names that are meant, such as ``teacher.``; found if None.
+        model: A net of the zoo; also in DataParallel, compiled, averaged, or cut to features by ``features_only=True``.
+        path: A file written by ``torch.save`` or safetensors, the index of a sharded checkpoint, or a folder or zip
+            with one of these; in any layout of the net's family.
+        prefix: Prefix of the names to load, such as ``teacher.``; None finds it.
 
     Returns:
-        What was loaded; printed, it is one line.
+        Description of the loaded tensors. As text it is one line.
 
     Raises:
-        ValueError: If the file is no checkpoint, or does not fit in names, shapes or numbers; the net is as before.
-        TypeError: If the net is none of ours.
+        ValueError: If the file is no checkpoint, or does not fit in names, shapes or numbers; the net is unchanged.
+        TypeError: If the net does not belong to the zoo.
     """
     target, net = _target(model)
     _check_memory(target)
@@ -80,16 +81,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str 
 def check_weights(
     model: nn.Module, path: str | os.PathLike[str], *, strict: bool = False, prefix: str | None = None
 ) -> tuple[dict[str, Tensor], Loaded]:
-    """Read a checkpoint as `load_weights` does, and write nothing.
+    """Read a checkpoint as `load_weights` does, but write nothing.
 
     Args:
-        model: A net of ours; one on the meta device will do.
+        model: A net of the zoo; the meta device is enough.
         path: The file.
-        strict: Adapt nothing: classes and channels of the file must be the net's.
+        strict: Adapt nothing: classes and channels of the file must equal those of the net.
         prefix: As in `load_weights`.
 
     Returns:
-        The tensors under our names, and what was found.
+        The tensors under our names, and a description of the findings.
 
     Raises:
         ValueError: As `load_weights`.
@@ -100,13 +101,13 @@ def check_weights(
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict in any layout of the net's family, under our names: what timm calls a checkpoint filter.
+    """Return a state dict in any layout of the net's family under our names: timm's checkpoint filter.
 
-    For ``timm.models.load_checkpoint(net, path, filter_fn=zoo.checkpoint_filter_fn)`` and the like.
+    For ``timm.models.load_checkpoint(net, path, filter_fn=zoo.checkpoint_filter_fn)`` and similar calls.
 
     Args:
-        state_dict: Names and tensors; ours pass unchanged.
-        model: A net of ours.
+        state_dict: Names and tensors. Our names stay unchanged.
+        model: A net of the zoo.
 
     Raises:
         ValueError: If a tensor is missing, unknown, of a wrong shape or kind, or not finite.
@@ -116,13 +117,13 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
 
 
 def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = None) -> Loaded:
-    """Load what timm's pretrained cfg points to into a net of the entry.
+    """Load the weights of timm's pretrained configuration into a net of the entry.
 
-    The order of sources is timm's: a local folder or hub repository that the whole cfg came from, a state dict, a file,
+    The order of sources is timm's: the local folder or hub repository of the whole configuration, a state dict, a file,
     the hub, an address.
 
     Raises:
-        ValueError: If the cfg points to nothing, or to what does not fit; the net is unchanged then.
+        ValueError: If the configuration names no source, or its weights do not fit; the net is unchanged.
         OSError: If weights cannot be fetched.
     """
     target, _ = _target(net)
@@ -138,7 +139,7 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
 
 @contextmanager
 def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Generator[tuple[str, Mapping[str, Stored], bool]]:
-    """Open what a cfg points to: its name, its tensors, and whether it is what a tag of the entry points to."""
+    """Open the source of a configuration: yield its name, its tensors, and True if it is the source of a tag."""
     row = entry.weights.get(cfg.tag or "", Weights())
     published = row.url.rpartition("/")[2]
     if cfg.source == "local-dir":
@@ -166,7 +167,7 @@ def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Generator[tup
 
 
 def _mirrors(cfg: Any, row: Weights) -> bool:
-    """True if an address other than the tag's own was given; it then counts more than the tag's place in the hub."""
+    """Return True if the user passed an address of their own; it takes precedence over the tag's hub repository."""
     return bool(cfg.url and cfg.url != row.url and cfg.hf_hub_id == row.hub_id)
 
 
@@ -184,15 +185,15 @@ def _dotted(prefix: str | None) -> str | None:
 
 
 def plausible(target: Target) -> int:
-    """Bytes that a checkpoint may unpack to: with an optimiser's state, in double precision, not more."""
+    """Return the bytes that a checkpoint may unpack to: enough for double precision and an optimizer's state."""
     return (64 << 20) + 8 * sum(t.numel() * t.element_size() for t in target.tensors.values())
 
 
 def _target(model: nn.Module) -> tuple[Target, nn.Module]:
-    """What weights go into: the net of ours in a model, and its module.
+    """Return the net of the zoo inside a model, as a target for weights and as a module.
 
     Raises:
-        TypeError: If there is none, or if it is a part of something larger.
+        TypeError: If there is no such net, or it is part of something larger.
         ValueError: If its tensors cannot be written.
     """
     if not isinstance(model, nn.Module):
@@ -222,7 +223,7 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
 
 
 def _check_memory(target: Target) -> None:
-    """Raise ValueError for a net that has no numbers to write, or whose numbers must not be written."""
+    """Raise ValueError if the net has no memory to write to, or its tensors must not be written."""
     for key, value in target.tensors.items():
         if value.is_meta:
             raise ValueError(
@@ -234,12 +235,12 @@ def _check_memory(target: Target) -> None:
 
 
 def _inner(model: nn.Module) -> str:
-    """Where in a model the net of ours is, by its name there; timm's list of layers is the net itself."""
+    """Return the name of the zoo's net inside a model. timm's list of layers is the net itself."""
     return next((name for name, module in model.named_modules() if isinstance(module, Backbone)), "")
 
 
 def _write(net: nn.Module, target: Target, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into a net; types and memory formats of its own stay."""
+    """Copy tensors into a net. The net keeps its types and memory formats."""
     own = net.state_dict()
     with torch.no_grad():
         for key, value in tensors.items():
@@ -247,21 +248,21 @@ def _write(net: nn.Module, target: Target, tensors: Mapping[str, Tensor]) -> Non
 
 
 def keep_whole(features: nn.Module, net_type: type[nn.Module], spec: Any) -> None:
-    """Let a feature wrapper take the state dicts of the whole net that it was cut from, by any way of loading.
+    """Let a feature wrapper load state dicts of the whole net that it was cut from, by any way of loading.
 
-    What the wrapper has no place for, because no tap needs it, is left out; other names stay errors.
+    Tensors that the wrapper lacks because no tap needs them are left out. Other unknown names stay errors.
 
     Args:
         features: timm's wrapper.
-        net_type: Class of the net in it.
-        spec: Its specification.
+        net_type: Class of the net inside.
+        spec: Specification of the net inside.
     """
     setattr(features, WHOLE, Whole(net_type, spec))
     features.register_load_state_dict_pre_hook(_leave_out)
 
 
 def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename and leave out what a whole net has and its wrapper not, in a copy that torch has made."""
+    """Rename tensors of the whole net and leave out those that the wrapper lacks, in torch's own copy of the dict."""
     whole = {f"{prefix}{name}": name for name in getattr(module, WHOLE).names()}
     own = module.state_dict().keys()
     inner = f"{_inner(module)}." if _inner(module) else ""

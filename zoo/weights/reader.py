@@ -1,10 +1,10 @@
-"""Checkpoint files, read as data: names, shapes and types first, the numbers of a tensor only when they are asked for.
+"""Read checkpoint files as data: names, shapes and types first, the numbers of a tensor only when they are needed.
 
-`opened` gives the tensors of a file under the names that they have there, one dotted name a tensor, whatever dicts
-stand around them. A checkpoint is what ``torch.save`` wrote (today's zip or the older stream of pickles), a safetensors
-file, the index of a sharded one, a folder with one of these, or a zip that holds one. No code in a file is ever run and
-none of it reaches Python's unpickler (`zoo.weights.pickles`); a file costs no more memory than the largest of its
-tensors that fits the net, and whatever is wrong with it is one `ValueError` of one line that names it.
+`opened` gives the tensors of a file under the names that they have there. Keys of enclosing dicts are joined to one
+dotted name per tensor. A checkpoint is a file written by ``torch.save`` (today's zip or the older stream of pickles), a
+safetensors file, the index of a sharded checkpoint, a folder with one of these, or a zip that holds one. No code in a
+file is ever run, and no part of a file reaches Python's unpickler (`zoo.weights.pickles`). A file costs no more memory
+than the largest of its tensors that fits the net. Any fault of a file is one `ValueError` of one line that names it.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from zoo.weights.pickles import BYTES, Refused
 from zoo.weights.words import first_line, short, shown
 
 LIMIT = 8 << 30
-"""Bytes that a checkpoint may unpack to unless told otherwise; more than any net here has by far."""
+"""Default limit on the bytes that a checkpoint may unpack to; far more than any net here needs."""
 
 STORED = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""What timm and transformers call the weights in a folder or a repository, best first."""
+"""Names that timm and transformers use for the weights in a folder or repository, best first."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".pkl", ".zip")
-"""How checkpoints end, where one has to be told from what stands beside it."""
+"""Endings of checkpoints, used to tell one from other files beside it."""
 
 
 class Unreadable(ValueError):
-    """A file that is no checkpoint, or a damaged one, or not the published one."""
+    """Error for a file that is no checkpoint, or a damaged one, or not the published one."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT
     """Open a checkpoint.
 
     Args:
-        path: The file; its name says nothing, its content decides. Or a folder with one.
+        path: The file, or a folder with one. Its content decides, not its name.
         digest: Known start of the checkpoint's hash, such as ``sha1:93e26daa``.
         limit: Bytes that a zip, or one run of numbers, may unpack to.
 
@@ -50,9 +50,9 @@ def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT
         until the file is closed.
 
     Raises:
-        ValueError: If it is no such file, or not the one that the hash belongs to; the message is one line. Also for
-            what is found to be damaged while tensors are read.
-        TypeError: If the path is none.
+        ValueError: If it is no such file, or not the one with that hash; the message is one line. Also raised for
+            damage that is found while tensors are read.
+        TypeError: If ``path`` is no path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path ({type(path).__name__}) must be the path of a file or folder")
@@ -79,7 +79,7 @@ def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) 
         limit: As in `opened`.
 
     Raises:
-        ValueError: As `opened`; also if one of them is no plain tensor.
+        ValueError: As in `opened`; also if one of the tensors is not a plain one.
     """
     with opened(path, digest=digest, limit=limit) as stored:
         for name, tensor in stored.items():
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) 
 
 
 def _opened(path: Path, digest: str, limit: int, files: ExitStack) -> dict[str, Stored]:
-    """The tensors of a file; what has to stay open is left to ``files``."""
+    """Return the tensors of a file; files that must stay open are entered into ``files``."""
     if not path.is_file():
         raise Refused("it is no regular file" if path.exists() else "there is no such file")
     file: BinaryIO = files.enter_context(path.open("rb"))
@@ -101,10 +101,10 @@ def _opened(path: Path, digest: str, limit: int, files: ExitStack) -> dict[str, 
 
 
 def find_in_folder(folder: str | os.PathLike[str]) -> Path:
-    """Find the weights in a folder: under a name of the hub's, or the only checkpoint there.
+    """Find the weights in a folder: a file with a name that the hub uses, or the only checkpoint there.
 
     Raises:
-        Refused: If there are none, or several.
+        Refused: If there are no checkpoints, or several.
     """
     folder = Path(folder)
     for name in STORED:
@@ -123,10 +123,10 @@ def find_in_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def shards(index: Any) -> list[str]:
-    """Name the files of a sharded checkpoint.
+    """Return the names of the files of a sharded checkpoint.
 
     Args:
-        index: What the index says.
+        index: Content of the index.
 
     Raises:
         Refused: If it is no index, or names files elsewhere.
@@ -142,7 +142,7 @@ def shards(index: Any) -> list[str]:
 
 
 def _sharded(path: Path, file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]:
-    """The tensors of all files that an index names."""
+    """Return the tensors of all files that an index names."""
     try:
         index = json.loads(file.read(BYTES))
     except (ValueError, RecursionError) as error:
@@ -166,7 +166,7 @@ def _sharded(path: Path, file: BinaryIO, limit: int, files: ExitStack) -> dict[s
 
 
 def _unpacked(file: BinaryIO, limit: int, files: ExitStack) -> BinaryIO:
-    """The one checkpoint in a zip, unpacked; the file as it is if it is the checkpoint itself."""
+    """Return the one checkpoint in a zip, unpacked; a file that is a checkpoint itself is returned as it is."""
     if file.read(2) != b"PK":
         return file
     try:
@@ -190,7 +190,7 @@ def _unpacked(file: BinaryIO, limit: int, files: ExitStack) -> BinaryIO:
 
 
 def _check_digest(file: BinaryIO, digest: str) -> None:
-    """Raise if a file is not the one that a known hash, or its start, belongs to."""
+    """Raise Refused if the hash of a file does not start with the known digest."""
     if not digest:
         return
     file.seek(0)

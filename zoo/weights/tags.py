@@ -1,4 +1,4 @@
-"""Published weights: a *tag* says where they lie, how images are prepared for them and what error they reach."""
+"""Published weights. A *tag* names where they are, how their images are prepared and which error they reach."""
 
 import csv
 import re
@@ -11,37 +11,38 @@ from typing import Any
 from timm.models import get_arch_pretrained_cfgs
 
 OSMR = "https://github.com/osmr/imgclsmob/releases/download"
-"""Where pytorchcv's weights lie (O. Semery, MIT licence)."""
+"""Address of pytorchcv's weights (O. Semery, MIT licence)."""
 
 AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
-"""Where the CIFAR-10 nets of Y. Idelbayev lie (BSD-2-Clause licence)."""
+"""Address of the CIFAR-10 nets of Y. Idelbayev (BSD-2-Clause licence)."""
 
 CLASSES = {"in1k": 1000, "c10": 10, "c100": 100, "svhn": 10}
-"""Classes of the data sets that tags end in: ImageNet-1k, CIFAR-10, CIFAR-100, SVHN."""
+"""Number of classes of the data set at the end of a tag: ImageNet-1k, CIFAR-10, CIFAR-100, SVHN."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Trained weights of one model: what a tag stands for.
+    """Trained weights of one model: the content of a tag.
 
-    Where preprocessing is None the model's row decides.
+    If preprocessing is None, the model's row applies.
 
     Attributes:
         url: Address of a checkpoint, or of a zip that holds one.
-        hub_id: Repository of the Hugging Face hub, which has priority over the address, as in timm.
-        digest: Known start of the checkpoint's hash, ``sha1:93e2...`` or ``sha256:0676...``; of what is in the zip.
+        hub_id: Repository of the Hugging Face hub. As in timm, it takes precedence over the address.
+        digest: Known start of the checkpoint's hash, ``sha1:93e2...`` or ``sha256:0676...``. For a zip, it is the hash
+            of the file inside.
         num_classes: Classes of the checkpoint; 0 if it holds no classifier.
-        top1_error: Published, in percent; None where none is.
-        top5_error: Published, in percent.
-        error_source: Who published the errors.
-        licence: As an SPDX identifier in small letters.
-        mean: Of each input channel.
-        std: Of each input channel.
+        top1_error: Published top-1 error in percent; None if none is published.
+        top5_error: Published top-5 error in percent; None if none is published.
+        error_source: Publisher of the errors.
+        licence: SPDX identifier in lower case.
+        mean: Mean of each input channel.
+        std: Standard deviation of each input channel.
         crop_pct: Share of the resized image that the evaluation crop takes.
-        interpolation: Of the evaluation resize.
+        interpolation: Interpolation of the evaluation resize.
         input_size: Channels, height and width in training.
-        test_input_size: In evaluation, if another.
-        test_crop_pct: At that size.
+        test_input_size: Channels, height and width in evaluation, if different.
+        test_crop_pct: ``crop_pct`` at ``test_input_size``.
     """
 
     url: str = ""
@@ -62,20 +63,21 @@ class Weights:
 
 
 def published_tags(model: str) -> dict[str, Weights]:
-    """The tags of a model that ``zoo/data/weights.csv`` lists, the default first."""
+    """Return the tags of a model in ``zoo/data/weights.csv``, the default first."""
     return {row["tag"]: PUBLISHERS[row["publisher"]](row) for row in _rows() if row["model"] == model}
 
 
 def published_models() -> set[str]:
-    """Names of all models that ``zoo/data/weights.csv`` lists."""
+    """Return the names of all models in ``zoo/data/weights.csv``."""
     return {row["model"] for row in _rows()}
 
 
 def _pytorchcv(row: Mapping[str, str]) -> Weights:
-    """A file of pytorchcv's model store; the digest is the SHA-1 of the checkpoint in the zip.
+    """Return the weights of a file in pytorchcv's model store; the digest is the SHA-1 of the checkpoint in the zip.
 
-    The evaluation of its authors is that of the models' rows: for ImageNet a bilinear resize and a crop of 0.875, for
-    the three small sets the mean and deviation of CIFAR-10. A file's name quotes the top-5 error, if there is one.
+    The authors evaluate as the models' rows say: for ImageNet a bilinear resize and a crop of 0.875, for the three
+    small sets the mean and deviation of CIFAR-10. The file name quotes the top-5 error if there is one, else the top-1
+    error.
     """
     quoted = round(100 * float(row["top5_error"] or row["top1_error"]))
     return Weights(
@@ -90,10 +92,10 @@ def _pytorchcv(row: Mapping[str, str]) -> Weights:
 
 
 def _akamaster(row: Mapping[str, str]) -> Weights:
-    """A file of the repository pytorch_resnet_cifar10, whose name quotes the start of its SHA-256.
+    """Return the weights of a file in the repository pytorch_resnet_cifar10. Its name quotes the start of its SHA-256.
 
-    Images are normalised there with ImageNet's mean and deviation. The error is that of the best epoch on the test
-    images; there was no other half to choose on.
+    That repository normalises images with ImageNet's mean and deviation. The error is that of the best epoch on the
+    test images; there was no separate validation set.
     """
     return Weights(
         url=f"{AKAMASTER}/{row['net']}-{row['digest']}.th",
@@ -108,7 +110,7 @@ def _akamaster(row: Mapping[str, str]) -> Weights:
 
 
 PUBLISHERS = {"pytorchcv": _pytorchcv, "akamaster": _akamaster}
-"""How a row of the table becomes a tag, by who published the file."""
+"""Functions that turn a row of the table into a tag, by publisher."""
 
 
 @cache
@@ -117,17 +119,17 @@ def _rows() -> list[dict[str, str]]:
 
 
 def _table(name: str) -> list[dict[str, str]]:
-    """The rows of a table of the package's."""
+    """Return the rows of one of the package's tables."""
     text = resources.files("zoo").joinpath("data", name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
 def tags(model: str, reference: str) -> dict[str, Weights]:
-    """All tags of a model, the default first.
+    """Return all tags of a model, the default first.
 
     Args:
-        model: Its name.
-        reference: The implementation that it equals; weights of timm's and torchvision's belong to it.
+        model: Name of the model.
+        reference: The implementation that the model equals. Weights of timm and torchvision belong to it.
     """
     library, _, net = reference.partition(":")
     of_library = {"timm": lambda: timm_tags(model), "torchvision": lambda: torchvision_tags(net)}
@@ -135,14 +137,14 @@ def tags(model: str, reference: str) -> dict[str, Weights]:
 
 
 _CHANGE_THEIR_INPUT = ("googlenet",)
-"""Nets of torchvision's that take images with ImageNet's mean and deviation, and change these to 0.5 by themselves."""
+"""Nets of torchvision that take images with ImageNet's mean and deviation, and change both to 0.5 themselves."""
 
 
 def torchvision_tags(net: str) -> dict[str, Weights]:
-    """The tags of a net of torchvision's, ``tv_in1k`` first, as the installed torchvision describes them.
+    """Return the tags of a torchvision net, ``tv_in1k`` first, as the installed torchvision describes them.
 
     Args:
-        net: Its name there.
+        net: Name of the net in torchvision.
     """
     from torchvision.models import get_model_weights
     from torchvision.transforms import InterpolationMode
@@ -172,9 +174,9 @@ def torchvision_tags(net: str) -> dict[str, Weights]:
 
 
 def timm_tags(name: str) -> dict[str, Weights]:
-    """The tags of a net of timm's, its default first, as the installed timm describes them.
+    """Return the tags of a timm net, its default first, as the installed timm describes them.
 
-    Errors are those of timm's own evaluation at the tag's test size.
+    Errors come from timm's own evaluation at the tag's test size.
     """
     tags = {}
     for tag, cfg in get_arch_pretrained_cfgs(name).items():
@@ -206,7 +208,7 @@ def timm_tags(name: str) -> dict[str, Weights]:
 
 @cache
 def _timm_errors() -> dict[tuple[str, int], tuple[float, float]]:
-    """Top-1 and top-5 errors on ImageNet that timm publishes beside its releases, by tag and input size."""
+    """Return top-1 and top-5 errors on ImageNet that timm publishes with its releases, by tag and input size."""
     return {
         (row["model"], int(row["input_size"])): (float(row["top1_error"]), float(row["top5_error"]))
         for row in _table("timm_errors.csv")
