@@ -1,15 +1,15 @@
-"""Results: one line of JSON a run or timing, one reader, one rule of aggregation.
+"""Results: one line of JSON per run or timing, one reader, one rule of aggregation.
 
-Everything that shows results stands on this package: the terminal table, the plots, the page of `zoo report`, CSV,
-Markdown and `benchmarks/study.py`. In the order of use:
+Every view of results uses this package: the terminal table, the plots, the page of `zoo report`, CSV, Markdown and
+`benchmarks/study.py`. In order of use:
 
-- `run`, `recipe`: what was asked, and the key that follows from it.
+- `run`, `recipe`: the request and its key.
 - `line`: the schema of a line, and the only checker.
 - `store`: `append`, the only writer, and `read`, the only reader.
-- `group`: which runs are one net, and the mean, spread and standard error of its score.
-- `table`, `plot`: what is shown of it. `escape`: how foreign text is shown safely.
+- `group`: runs of one net, with the mean, spread and standard error of the score.
+- `table`, `plot`: display. `escape`: safe display of foreign text.
 
-Nothing here imports torch, and a line is never built from: it is data.
+Nothing here imports torch. A line is data; nothing is ever built from it.
 """
 
 from zoo.results.group import Comparison, NetResult, group

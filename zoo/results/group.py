@@ -1,16 +1,16 @@
-"""Which runs are one net, and what is said of its score: the only rule of aggregation.
+"""Group runs by net and aggregate their scores: the only rule of aggregation.
 
-**What may be held against each other** (a `Comparison`): runs of one task on one image set. Two sets of one name are
-one set if their fingerprints are the same; a line from before there were fingerprints has none, and stays apart from
-those that have one, except for sets whose name tells their images (`run.NAMED_SETS`).
+**Comparable runs** (a `Comparison`): runs of one task on one image set. Two sets of one name are one set if their
+fingerprints are equal. Lines from before fingerprints have none; they are kept apart from lines with one, except for
+sets whose name identifies their images (`run.NAMED_SETS`).
 
-**What is one net** (a `NetResult`): runs of a comparison with the same name, overrides, head, frozen, and recipe. A
-field that a recipe does not hold has its default, and 0.02 is 0.1 * 0.2. Seed, machine, versions and time have no part
-in it. Of several lines with one seed the last one counts.
+**Runs of one net** (a `NetResult`): runs of a comparison with the same name, overrides, head, frozen, and recipe. A
+field that a recipe lacks has its default. Equal numbers such as 0.02 and 0.1 * 0.2 are one value. Seed, machine,
+versions and time do not matter. If several lines have one seed, the last one counts.
 
-**What is said of its score**: the arithmetic mean over the runs; their sample standard deviation (n - 1), the *spread*;
-and the *standard error* that comes from the finite number of test images, which is the mean of those of the runs. More
-runs do not shrink it, for all meet the same images; the error of a mean is at most the mean of the errors.
+**Figures of a score**: the arithmetic mean over the runs; the *spread*, their sample standard deviation (n - 1); and
+the *standard error* from the finite number of test images, which is the mean of the runs' standard errors. More runs do
+not shrink the standard error, because all use the same images. The error of a mean is at most the mean of the errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zoo.results.recipe import DEFAULTS, words
 from zoo.results.run import CLASSIFY, NAMED_SETS, display_name
 
 DIGITS = 12
-"""Digits of a number that tell two recipes apart."""
+"""Significant digits at which numbers of recipes are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +37,25 @@ class NetResult:
     """One net of a comparison, over all of its seeds.
 
     Attributes:
-        net: As shown: the preset with its overrides, and what it is built into.
-        recipe: What is special in its recipe; empty where it is that of more than half of the runs.
-        family: Of the registry.
-        params: Parameters.
+        net: Display name: the preset with its overrides, and the model that it is built into.
+        recipe: Special features of its recipe; empty for the recipe of more than half of the runs.
+        family: Family of the net.
+        params: Number of parameters.
         macs: Multiply-adds for one image of the dataset.
         activations: Elements that convolutions and linear layers write, for one image.
-        score: Mean of the task's metric over the seeds; for classification the share of the test images that are
-            named correctly.
-        standard_error: Of the score on the test images; None where no run has one.
-        spread: Standard deviation of the score over the seeds; None for a single one.
+        score: Mean of the task's metric over the seeds. For classification it is the share of correctly classified test
+            images.
+        standard_error: Standard error of the score on the test images; None if no run has one.
+        spread: Sample standard deviation of the score over the seeds; None for a single seed.
         seeds: Number of runs.
         seconds: Mean wall time of a run.
-        test_images: Images behind the score.
+        test_images: Number of test images behind the score.
         uncounted: Operators that no figure counts, with the number of calls.
         task: Name of the task.
-        trivial: What the task's trivial answer scores on the same images, where it has one.
-        published_error: Top-1 error in percent that was published of this net on these images, or None.
-        remarks: What a reader of the figures must know; complete sentences.
-        runs: The lines, one a seed, in the order in which they were read.
+        trivial: Score of the task's trivial answer on the same images; None if there is none.
+        published_error: Published top-1 error of this net on these images in percent, or None.
+        remarks: Remarks that a reader of the figures needs; complete sentences.
+        runs: The lines, one per seed, in the order in which they were read.
     """
 
     net: str
@@ -79,12 +79,12 @@ class NetResult:
 
     @property
     def name(self) -> str:
-        """The net, and what is special in its recipe."""
+        """Name of the net, followed by the special features of its recipe."""
         return f"{self.net} [{self.recipe}]" if self.recipe else self.net
 
     @property
     def versus_published(self) -> float | None:
-        """Points by which the score is above what was published; None where nothing was."""
+        """Points by which the score exceeds the published figure; None if none is published."""
         return None if self.published_error is None else 100 * self.score - (100 - self.published_error)
 
 
@@ -93,11 +93,11 @@ class Comparison:
     """Nets of one task on one image set.
 
     Attributes:
-        title: Of all comparisons that were made together, the name of this one.
+        title: Name of this comparison, unique among those made together.
         dataset: Name of the image set.
-        fingerprint: Of the image set; empty where its name tells it, and for lines that hold none.
+        fingerprint: Fingerprint of the image set. Empty if the name identifies the set, and for lines without one.
         task: Name of the task.
-        nets: In the order of the first run of each.
+        nets: The nets, in the order of the first run of each.
     """
 
     title: str
@@ -108,20 +108,20 @@ class Comparison:
 
     @property
     def metric(self) -> Metric:
-        """What the nets are scored by."""
+        """Metric of the score."""
         return METRICS[self.task]
 
     @property
     def remarks(self) -> list[str]:
-        """The remarks of all nets."""
+        """Remarks of all nets, each with the name of its net."""
         return [f"{net.name}: {remark}" for net in self.nets for remark in net.remarks]
 
 
 def group(trainings: Iterable[Line]) -> list[Comparison]:
-    """Return the comparisons that checked lines of finished runs make, in the order of the first run of each.
+    """Group checked lines of finished runs into comparisons, in the order of the first run of each.
 
     Args:
-        trainings: Such as `Results.trainings`.
+        trainings: Lines such as `Results.trainings`.
     """
     places: dict[tuple[str, str, str], list[Line]] = {}
     for line in trainings:
@@ -140,7 +140,7 @@ def group(trainings: Iterable[Line]) -> list[Comparison]:
 
 
 def place_of(line: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return task, image set and fingerprint: lines with the same three may be held against each other."""
+    """Return task, image set and fingerprint. Lines with equal triples are comparable."""
     dataset = line["dataset"]
     fingerprint = "" if dataset["name"] in NAMED_SETS else dataset.get("fingerprint") or ""
     return task_of(line), dataset["name"], fingerprint
@@ -149,7 +149,7 @@ def place_of(line: Mapping[str, Any]) -> tuple[str, str, str]:
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the positions of the points that no other point beats, by rising cost.
 
-    One (cost, value) point beats another if it costs no more and is worth no less, and is better in one of the two.
+    A (cost, value) point beats another if it costs no more, is worth no less, and is better in at least one of the two.
     Equal points do not beat each other.
     """
     front: list[int] = []
@@ -164,7 +164,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def display_of(line: Mapping[str, Any]) -> str:
-    """Return the net of a training as it is shown."""
+    """Return the display name of the net of a training."""
     return display_name(line["name"], line.get("overrides") or {}, line.get("head") or "", bool(line.get("frozen")))
 
 
@@ -175,7 +175,7 @@ def _title(dataset: str, task: str, fingerprint: str, *, ambiguous: bool) -> str
 
 
 def _nets(lines: Sequence[Line]) -> Iterable[NetResult]:
-    """The nets of one comparison."""
+    """Yield the nets of one comparison."""
     recipes = [_plain_recipe(line) for line in lines]
     nets: dict[str, list[Line]] = {}
     for line, recipe in zip(lines, recipes, strict=True):
@@ -187,7 +187,7 @@ def _nets(lines: Sequence[Line]) -> Iterable[NetResult]:
 
 
 def _plain_recipe(line: Line) -> dict[str, Any]:
-    """A recipe with all of its fields, in plain types that compare."""
+    """Return a recipe with all of its fields, in plain types that compare."""
     return _plain({**DEFAULTS, **line["recipe"]})
 
 
@@ -206,9 +206,9 @@ def _text(value: Any) -> str:
 
 
 def _specials(lines: Sequence[Line], recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is special in the recipe of each line: its name, or the fields that differ from what most lines have.
+    """Return the special features of each line's recipe: its name, or the fields that differ from most lines.
 
-    What more than half of the lines have in common is not worth a word.
+    Values that more than half of the lines share are not mentioned.
     """
     texts = [{key: _text(value) for key, value in recipe.items()} for recipe in recipes]
     fields = dict.fromkeys(key for recipe in texts for key in recipe)
@@ -230,7 +230,7 @@ def _specials(lines: Sequence[Line], recipes: Sequence[Mapping[str, Any]]) -> li
 
 
 def _shown(value: Any) -> Any:
-    """A value of a recipe in the types that Python has for it."""
+    """Return a value of a recipe in Python's types: tuples instead of lists."""
     return tuple(map(_shown, value)) if isinstance(value, list) else value
 
 
@@ -270,9 +270,9 @@ def _net(lines: Sequence[Line], recipe: str) -> NetResult:
 
 
 def error_of(line: Mapping[str, Any]) -> float | None:
-    """Return the standard error of a training's score; None where the line holds none and none follows from it.
+    """Return the standard error of a training's score; None if it is neither stored nor derivable.
 
-    Lines of classification from before they held one get the binomial error, which is what later lines hold.
+    Old lines of classification without one get the binomial error, which newer lines store.
     """
     error = line.get("standard_error")
     if error is None and task_of(line) == CLASSIFY:

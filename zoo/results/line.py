@@ -1,14 +1,14 @@
-"""The schema of a result line, and its only checker: what a line must hold, and what each value may be.
+"""The schema of a result line, and its only checker: required fields and permitted values.
 
 A line is one JSON object, of one of three kinds:
 
-- a *training*: a run of `zoo bench` that was finished; it has a score, such as ``test_accuracy``;
-- a *timing*: a case of `zoo speed`; its ``kind`` is ``speed``;
-- a *failure*: a run that ended with an ``error``. Asked for again, it is tried again.
+- a *training*: a finished run of `zoo bench`, with a score such as ``test_accuracy``;
+- a *timing*: a case of `zoo speed`, with ``speed`` as its ``kind``;
+- a *failure*: a run that ended with an ``error``. If requested again, it is tried again.
 
-New lines hold the number of the schema. Lines without one are from before there was a number, and stay readable. A
-reader may rely on every field of its kind in `REQUIRED`, and on every field in `OPTIONAL` where it is there and not
-null. Fields in neither may hold anything that JSON has, within the limits on length, depth and size below.
+New lines hold the number of the schema. Older lines without it stay readable. A reader may rely on every field of its
+kind in `REQUIRED`, and on every field in `OPTIONAL` that is present and not null. Other fields may hold any JSON value
+within the limits on length, depth and size below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zoo.results.run import CLASSIFY
 
 SCHEMA = 1
 SPEED = "speed"
-"""What the field ``kind`` says in a timing."""
+"""Value of the field ``kind`` in a timing."""
 Line = dict[str, Any]
 LineKind = Literal["training", "timing", "failure"]
 
@@ -38,11 +38,11 @@ LARGEST_COUNT = 10**15
 
 @dataclass(frozen=True)
 class Values:
-    """The values that a field may have.
+    """Permitted values of a field.
 
     Attributes:
-        words: What they are, as an error says it.
-        accept: Value -> whether it is one of them.
+        words: Description of the values, as used in errors.
+        accept: Function that returns True for a permitted value.
     """
 
     words: str
@@ -146,7 +146,7 @@ OPTIONAL: Mapping[str, Values] = {
 
 
 class NoJSONError(ValueError):
-    """The text of a line is no JSON, so it may have been cut off."""
+    """Error for text that is no JSON, perhaps because the line was cut off."""
 
 
 def score_key(line: Mapping[str, Any]) -> str:
@@ -155,15 +155,15 @@ def score_key(line: Mapping[str, Any]) -> str:
 
 
 def task_of(line: Mapping[str, Any]) -> str:
-    """Return the task of a line; lines from before there were others are of classification."""
+    """Return the task of a line. Lines without a task, from before there were other tasks, are of classification."""
     return line.get("task") or CLASSIFY
 
 
 def kind_of(line: Mapping[str, Any]) -> LineKind:
-    """Return what a line is.
+    """Return the kind of a line.
 
     Raises:
-        ValueError: If it is none of the three.
+        ValueError: If the line is of none of the three kinds.
     """
     kind = line.get("kind")
     if kind == SPEED:
@@ -181,7 +181,7 @@ def parse(content: bytes) -> Line:
     """Return the line that a text holds.
 
     Raises:
-        NoJSONError: If it is no JSON.
+        NoJSONError: If the text is no JSON.
         ValueError: If it is no result line; the message names the field.
     """
     if len(content) > LONGEST_LINE:
@@ -238,7 +238,7 @@ def _look_up(line: Any, name: str) -> Any:
 
 
 def _check_limits(line: Line) -> None:
-    """Raise ValueError where any value, known or not, is too long, too deep or too large."""
+    """Raise ValueError if any value, known or not, is too long, too deep or too large."""
     for field, whole in line.items():
         pending: list[tuple[Any, int]] = [(field, 1), (whole, 1)]
         while pending:

@@ -1,4 +1,4 @@
-"""What each task is scored by, in the words of lines, tables and axes."""
+"""The metric of each task, with its names in lines, tables and axes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Metric:
     """The score of a task.
 
     Attributes:
-        key: Its name in lines and tables, such as "accuracy" in ``test_accuracy``.
-        title: The same in headings and on axes.
-        trivial_title: What the trivial answer is that ``trivial_<key>`` holds the score of; empty where there is none.
+        key: Name in lines and tables, such as "accuracy" in ``test_accuracy``.
+        title: Name in headings and on axes.
+        trivial_title: Description of the trivial answer whose score is in ``trivial_<key>``; empty if there is none.
     """
 
     key: str
@@ -28,9 +28,9 @@ METRICS = {
     "segment": Metric(key="miou", title="mIoU", trivial_title="all background"),
     "detect": Metric(key="map", title="mAP", trivial_title="no box at all"),
 }
-"""By task. A score is a share in [0, 1], and larger is better."""
+"""Metrics by task. A score is a share in [0, 1], and larger is better."""
 
 
 def standard_error(share: float, images: int) -> float:
-    """Return the binomial standard error of a share that was measured on so many images."""
+    """Return the binomial standard error of a share that was measured on the given number of images."""
     return math.sqrt(share * (1 - share) / images)

@@ -1,4 +1,4 @@
-"""Accuracy (or another task's metric) against cost: one point a net, every point labelled, the Pareto front drawn."""
+"""Plot accuracy (or another task's metric) against cost: one labelled point per net, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ GROWTH = (1.0, 1.25, 1.6, 2.1, 2.8)
 def plot_all(nets: Sequence[NetResult], folder: Path, dataset: str) -> list[Path]:
     """Write `accuracy_vs_params.png` and `accuracy_vs_macs.png` and return their paths.
 
-    For another task than classification its metric stands in place of `accuracy`.
+    For other tasks the key of the metric replaces `accuracy`.
 
     Raises:
         ValueError: If there are no nets.
@@ -62,7 +62,7 @@ def plot_all(nets: Sequence[NetResult], folder: Path, dataset: str) -> list[Path
 
 
 def picture(nets: Sequence[NetResult], cost: str, dataset: str, kind: str) -> bytes:
-    """Return the figure of `draw` as ``png`` or ``svg``; the same nets give the same bytes."""
+    """Return the figure of `draw` as ``png`` or ``svg``. Equal nets give equal bytes."""
     import matplotlib as mpl
 
     figure, _ = draw(nets, cost, dataset)
@@ -75,12 +75,12 @@ def picture(nets: Sequence[NetResult], cost: str, dataset: str, kind: str) -> by
 def draw(nets: Sequence[NetResult], cost: str, dataset: str) -> tuple[Figure, list[Text]]:
     """Draw the score against one of `COSTS`, in a figure as large as its labels need.
 
-    Every net has its name beside it, unless there are more than `MOST_LABELS`, or the names find no room: then only
-    those on the Pareto front have, or none. The figure says so.
+    Every net has its name beside its point. With more than `MOST_LABELS` nets, or if the names do not fit, only nets on
+    the Pareto front are named, or none. The figure then says so.
 
     Args:
-        nets: Of one comparison.
-        cost: Attribute of a net on the horizontal axis.
+        nets: Nets of one comparison.
+        cost: Attribute of a net for the horizontal axis.
         dataset: Name for the vertical axis.
 
     Returns:
@@ -164,7 +164,7 @@ def _axes(nets: Sequence[NetResult], cost: str, dataset: str, growth: float, not
 
 
 def _by_family(nets: Sequence[NetResult]) -> dict[str, list[NetResult]]:
-    """The nets of each family in the legend; it has room for so many."""
+    """Group the nets by family for the legend, which has room for `MOST_FAMILIES`."""
     families = list(dict.fromkeys(net.family for net in nets))
     named = families if len(families) <= MOST_FAMILIES else families[: MOST_FAMILIES - 1]
     groups: dict[str, list[NetResult]] = {family: [] for family in named}
@@ -174,12 +174,12 @@ def _by_family(nets: Sequence[NetResult]) -> dict[str, list[NetResult]]:
 
 
 def _error(net: NetResult) -> float:
-    """Standard error in percent; a net without one has no bar."""
+    """Return the standard error in percent; 0 for a net without one, which then has no bar."""
     return 100 * (net.standard_error or 0.0)
 
 
 def _drawable(text: str) -> str:
-    """Text in letters that the font has; others are shown as escapes, for an empty box says nothing."""
+    """Return text in characters that the font has; other characters become escapes instead of empty boxes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()
@@ -190,7 +190,7 @@ def _drawable(text: str) -> str:
 
 
 def _label(axes: Axes, nets: Sequence[NetResult], named: Sequence[int], cost: str) -> list[Text] | None:
-    """Write the names of some nets beside their points, joined by a line where far; None if there is no room."""
+    """Write names of some nets beside their points, with a line if far away; return None if there is no room."""
     figure = axes.figure
     scale = figure.dpi / 72
     labels = [axes.text(0, 0, _drawable(nets[i].name), fontsize=7.5, ha="left", va="bottom", zorder=4) for i in named]
@@ -226,7 +226,7 @@ def _label(axes: Axes, nets: Sequence[NetResult], named: Sequence[int], cost: st
 
 
 def _front_path(nets: Sequence[NetResult], cost: str, right: float) -> list[tuple[float, float]]:
-    """Corners of the front's staircase: the best score that each cost buys, up to the right edge."""
+    """Return the corners of the front's staircase: the best score up to each cost, up to the right edge."""
     front = [nets[i] for i in pareto_front([(getattr(net, cost), net.score) for net in nets])]
     path = []
     for net in front:
@@ -242,7 +242,7 @@ def _needs_leader(
     points: Sequence[tuple[float, float]],
     scale: float,
 ) -> bool:
-    """Whether a reader could take the label for that of another point, or for that of none."""
+    """Return True if a reader could relate the label to another point, or to none."""
     distances = sorted(dist(other, leader_end(other, box)) for other in points)
     own = dist(point, leader_end(point, box))
     others = distances[1] if distances[0] == own and len(distances) > 1 else distances[0]

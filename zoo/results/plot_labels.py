@@ -1,7 +1,7 @@
-"""Labels for the points of a scatter plot that overlap neither each other nor the points: pure geometry, in pixels.
+"""Place labels of a scatter plot so that they overlap neither each other nor the points: pure geometry, in pixels.
 
-Greedy placement followed by rounds in which each label moves to its best place given all others. No randomness, so a
-figure does not change from one run to the next.
+Greedy placement is followed by rounds in which each label moves to its best place given all others. There is no
+randomness, so a figure does not change from run to run.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def place_labels(
         points: (x, y) of each point.
         sizes: (width, height) of each label.
         area: (x0, y0, x1, y1) that no label may leave.
-        radius: Of a point's marker; no label comes closer to any point.
+        radius: Radius of a point's marker. No label comes closer to any point.
         others: (x, y) of the points without a label.
-        lines: (x0, y0, x1, y1) segments that labels had better not cover, such as error bars.
+        lines: (x0, y0, x1, y1) of segments that labels should not cover, such as error bars.
 
     Returns:
         (x0, y0, x1, y1) of each label, or None if there is no room for all of them.
@@ -75,12 +75,12 @@ def place_labels(
 
 
 def leader_end(point: tuple[float, float], box: tuple[float, float, float, float]) -> tuple[float, float]:
-    """Return the place on a label's box that is nearest to its point."""
+    """Return the position on a label's box that is nearest to its point."""
     return min(max(point[0], box[0]), box[2]), min(max(point[1], box[1]), box[3])
 
 
 def _candidates(centre: Array, size: tuple[float, float], radius: float) -> Array:
-    """(K, 4) boxes around a point, from near to far; the side of the box that faces the point touches a ring."""
+    """Return (K, 4) boxes around a point, from near to far. The side of a box that faces the point touches a ring."""
     width, height = size
     boxes = []
     for ring in RINGS:
@@ -95,7 +95,7 @@ def _candidates(centre: Array, size: tuple[float, float], radius: float) -> Arra
 
 
 def _best(boxes: Array, points: Array, i: int, placed: list[Array], others: Array, segments: Array) -> Array | None:
-    """The cheapest box for label i that overlaps none of the placed boxes, whose points are `others`."""
+    """Return the cheapest box for label i that overlaps none of the placed boxes; their points are `others`."""
     taken = np.array(placed).reshape(-1, 4)
     boxes = boxes[~_overlap(boxes, taken).any(1)] if len(taken) else boxes
     if not len(boxes):
@@ -140,14 +140,14 @@ def _inside(boxes: Array, area: tuple[float, float, float, float]) -> NDArray[np
 
 
 def _overlap(a: Array, b: Array) -> NDArray[np.bool_]:
-    """(A, 4) and (B, 4) -> (A, B): whether two boxes come closer than the margin."""
+    """Return (A, B) for (A, 4) and (B, 4) boxes: True if two boxes come closer than the margin."""
     a, b = a[:, None], b[None]
     across = (a[..., 0] < b[..., 2] + MARGIN) & (b[..., 0] < a[..., 2] + MARGIN)
     return across & (a[..., 1] < b[..., 3] + MARGIN) & (b[..., 1] < a[..., 3] + MARGIN)
 
 
 def _segments_cross(a: Array, b: Array) -> NDArray[np.bool_]:
-    """(A, 4) and (B, 4) -> (A, B): whether two segments cross inside both."""
+    """Return (A, B) for (A, 4) and (B, 4) segments: True if two segments cross inside both."""
     a, b = a[:, None], b[None]
 
     def side(line: Array, x: Array, y: Array) -> Array:
@@ -158,7 +158,7 @@ def _segments_cross(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _segment_meets_box(segments: Array, boxes: Array) -> NDArray[np.bool_]:
-    """(S, 4) and (B, 4) -> (S, B): whether a segment has a point in a box (the slab test)."""
+    """Return (S, B) for (S, 4) segments and (B, 4) boxes: True if a segment meets a box (slab test)."""
     start, step = segments[:, None, :2], (segments[:, 2:] - segments[:, :2])[:, None]
     step = np.where(np.abs(step) < 1e-9, 1e-9, step)
     one, other = (boxes[None, :, :2] - start) / step, (boxes[None, :, 2:] - start) / step

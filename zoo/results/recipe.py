@@ -1,4 +1,4 @@
-"""What a benchmark run trains with: one frozen recipe for all nets, so that only the topology differs."""
+"""The recipe of a benchmark run. It is frozen and the same for all nets, so that only the topology differs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIRST_FIELDS = (
     *("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay"),
     *("warmup_epochs", "label_smoothing", "max_shift", "amp"),
 )
-"""Fields that are always stored; a later one is only where it is not the default, so that keys of old runs hold."""
+"""Fields that are always stored. Later fields are stored only if not the default, so that keys of old runs hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,11 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training set.
-        batch_size: Images a step, over all processes; the incomplete last batch of an epoch is dropped, because a net
+        batch_size: Images per step, over all processes. The incomplete last batch of an epoch is dropped, because a net
             that ends in a 1x1 map cannot normalise a batch of one image.
         lr: Peak learning rate, reached after the warm-up.
-        momentum: Momentum of the gradient average; AdamW takes it for its first beta.
-        nesterov: Whether the momentum looks ahead; sgd only.
+        momentum: Momentum of the gradient average. AdamW uses it as its first beta.
+        nesterov: Use Nesterov momentum; sgd only.
         weight_decay: L2 factor of the decayed weights.
         warmup_epochs: Length of the linear warm-up in epochs; fractions are allowed.
         label_smoothing: Share of the target that is spread over all classes.
@@ -48,29 +48,28 @@ class Recipe:
             the papers. Sets that are read from disk batch by batch are cropped instead, see `crop_scale`.
         amp: Autocast type of the forward pass; empty means float32 throughout. bfloat16 needs no loss scaling.
         optimizer: sgd or adamw (Loshchilov and Hutter 2017, arXiv:1711.05101).
-        schedule: What follows the warm-up: ``cosine`` falls along a half-cosine to zero, ``steps`` multiplies by
+        schedule: Learning rate after the warm-up: ``cosine`` falls along a half-cosine to zero, ``steps`` multiplies by
             `step_factor` at each of `step_at`.
         step_at: Moments of the steps as rising shares of all epochs, so that they move with `epochs`.
         step_factor: See `schedule`.
-        warmup_lr: Learning rate that the warm-up begins with.
-        decay_all: Whether norms and biases decay, too, as they did in the papers' own code before 2018.
-        flip: Whether a training image is mirrored left to right with probability 1/2. Not for digits: a mirrored 2 is
-            not a 2.
-        border: What a moved image shows where it was not: its ``background``, the ``mean`` of all training images
-            (zeros after normalising), or itself, ``reflect``-ed.
+        warmup_lr: Learning rate at the start of the warm-up.
+        decay_all: Decay norms and biases as well, as in the papers' own code before 2018.
+        flip: Mirror a training image left to right with probability 1/2. Not for digits: a mirrored 2 is not a 2.
+        border: Filling of the area that a moved image uncovers: the image's ``background``, the ``mean`` of all
+            training images (zeros after normalising), or the image itself, ``reflect``-ed.
         crop_scale: Smallest share of the area that a training crop of a set on disk takes, before it is resized to
             `image_size`, with aspect ratios from 3/4 to 4/3 (Szegedy et al. 2014, arXiv:1409.4842).
-        image_size: Height and width to which images of a set on disk are brought; 0 for 224.
+        image_size: Height and width of images from a set on disk after resizing; 0 for 224.
         colour: Strength of random changes of brightness, contrast and saturation, as in torchvision's ColorJitter.
-        augment: One random operation an image, ``trivial`` (TrivialAugment, arXiv:2103.10158), or two, ``rand``
-            (RandAugment, arXiv:1909.13719), in torchvision's versions.
+        augment: Random operations on each image, in torchvision's versions: ``trivial`` for one (TrivialAugment,
+            arXiv:2103.10158), ``rand`` for two (RandAugment, arXiv:1909.13719).
         erase: Probability that a rectangle of a training image is erased (arXiv:1708.04896).
         mixup: Alpha of mixup (arXiv:1710.09412); 0 for none.
-        cutmix: Alpha of CutMix (arXiv:1905.04899); where both are given each batch takes one of them by chance.
-        precise_norms: Whether the statistics of norms are estimated anew before each test, from training images that
-            pass the net as it is in evaluation. For nets whose maps differ between training and evaluation, as those
-            with dropped skips do (Li et al. 2018, arXiv:1801.05134).
-        ema: Decay a step of an average of the weights, which is then what is tested; 0 for none.
+        cutmix: Alpha of CutMix (arXiv:1905.04899). If both are given, each batch uses one of them at random.
+        precise_norms: Estimate the statistics of norms again before each test, from training images that pass the net
+            in evaluation mode. For nets whose maps differ between training and evaluation, such as those with dropped
+            skips (Li et al. 2018, arXiv:1801.05134).
+        ema: Decay per step of an average of the weights, which is then tested; 0 for none.
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -144,14 +143,14 @@ class Recipe:
 
     @property
     def rise(self) -> float:
-        """Epochs of warm-up: no more than half of all, for a run of one epoch needs a peak, too."""
+        """Epochs of warm-up. At most half of all epochs, so that a run of one epoch reaches its peak as well."""
         return min(self.warmup_epochs, self.epochs / 2)
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a moment of the run.
 
         Args:
-            epoch: Epochs gone by, with fractions: 0 at the first step, `epochs` after the last.
+            epoch: Elapsed epochs, with fractions: 0 at the first step, `epochs` after the last.
         """
         warmup = self.rise
         if epoch < warmup:
@@ -173,9 +172,9 @@ class Recipe:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types; those that came later only where they are not the default.
+        """Return the fields as plain JSON types. Later fields are included only if they differ from their defaults.
 
-        So the keys of runs that were stored before there was a choice stay as they are.
+        Keys of runs that were stored before these fields existed therefore stay the same.
         """
         return {
             key: list(value) if isinstance(value, tuple) else value
@@ -184,7 +183,7 @@ class Recipe:
         }
 
     def describe(self) -> list[str]:
-        """Return what it does, as sentences without full stops."""
+        """Describe the recipe in sentences without full stops."""
         rate = f"learning rate {self.lr:g}"
         if self.rise:
             rate += f", rising from {self.warmup_lr:g} over {self.rise:g} epoch{'s' * (self.rise != 1)}"
@@ -218,11 +217,11 @@ class Recipe:
 
 
 DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-"""Value of each field that need not be given; of all that a stored line leaves out."""
+"""Default of each optional field, which also applies to fields that a stored line leaves out."""
 
 
 def words(fields: Mapping[str, Any]) -> str:
-    """Return fields as text, ``lr=0.02, epochs=20``, without the digits that a product leaves behind."""
+    """Return fields as text, ``lr=0.02, epochs=20``, without the digits of rounding errors."""
     return ", ".join(
         f"{key}={value:.12g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
     )

@@ -1,4 +1,4 @@
-"""What is asked of the benchmark, and the key that a result is known by."""
+"""A request to the benchmark, and the key of its result."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from zoo.results.recipe import Recipe
 
 KEY_LENGTH = 16
 CLASSIFY = "classify"
-"""The task that results without a task belong to."""
+"""Task of results without a task."""
 NAMED_SETS = ("digits", "scenes", "fashion", "fashion_search", "fashion_scenes")
-"""Image sets whose name tells their images, whether or not a line holds their fingerprint."""
+"""Image sets whose name identifies their images, with or without a fingerprint in the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is asked of the benchmark: one net, trained once.
+    """Request to the benchmark: one net, trained once.
 
     Attributes:
         name: Name of the model in the registry.
         overrides: Changed fields of its specification; values are plain JSON types or tuples of them.
         dataset: Name of the image set.
-        recipe: How it is trained.
+        recipe: Recipe of the training.
         seed: Seed of initialisation, order and augmentation.
         task: Name of the task, see `zoo.bench.tasks`.
-        head: What the net is built into, for tasks that have a choice.
-        frozen: Whether the net keeps its first weights, so that only what is put on top of it learns. The statistics
-            of its norms still follow the batches.
-        fingerprint: Of the image set, see `zoo.bench.data.ImageSet`; empty for a set that its name tells.
+        head: Model that the net is built into, for tasks with a choice.
+        frozen: True if the net keeps its first weights and only the layers on top of it learn. The statistics of its
+            norms still follow the batches.
+        fingerprint: Fingerprint of the image set, see `zoo.bench.data.ImageSet`; empty for a set that its name
+            identifies.
     """
 
     name: str
@@ -46,19 +47,19 @@ class Run:
 
     @property
     def display(self) -> str:
-        """The run as it is shown, without its seed."""
+        """Display name of the run, without its seed."""
         return display_name(self.name, self.overrides, self.head, self.frozen)
 
     @property
     def key(self) -> str:
-        """Short hash of what is asked; versions, device and time have no part in it."""
+        """Short hash of the request. Versions, device and time are not part of it."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types; the last four only where they are not the default.
+        """Return the fields as plain JSON types. The last four are included only if they differ from their defaults.
 
-        So the keys of classification runs on digits are those from before there were other tasks and fingerprints.
+        Keys of classification runs on digits therefore stay the same as before there were other tasks and fingerprints.
         """
         extra = {"task": self.task, "head": self.head, "frozen": self.frozen, "fingerprint": self.fingerprint}
         default = {"task": CLASSIFY, "head": "", "frozen": False, "fingerprint": ""}
@@ -73,7 +74,7 @@ class Run:
 
 
 def display_name(name: str, overrides: Mapping[str, Any], head: str = "", frozen: bool = False) -> str:
-    """Return a net as it is shown: `net`, `frozen net`, `head(net)` or `head(frozen net)`.
+    """Return the display name of a net: `net`, `frozen net`, `head(net)` or `head(frozen net)`.
 
     A preset with overrides is no longer the preset: it is shown as `name + key=value, key=value`.
     """
@@ -85,5 +86,5 @@ def display_name(name: str, overrides: Mapping[str, Any], head: str = "", frozen
 
 
 def _plain(value: Any) -> str:
-    """Text of a value that does not depend on a trip through JSON, which turns tuples into lists."""
+    """Return the text of a value; tuples and the lists that JSON makes of them give the same text."""
     return f"({', '.join(map(_plain, value))})" if isinstance(value, list | tuple) else str(value)

@@ -1,7 +1,7 @@
 """Result files: the only writer, which appends one line, and the only reader.
 
-A file holds one line a run or timing that has ended. A line is appended in one write and never changed. Where several
-lines have one key, the last one counts.
+A file holds one line per finished run or timing. A line is appended in one write and never changed. If several lines
+have one key, the last one counts.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ except ImportError:  # Windows: appending works, two benches at a time in one fi
 RESULTS = "results.jsonl"
 """Name of the file in a folder of results."""
 BEGINNING = b'{"key":'
-"""How every line of ours begins, spaces left out. By it a line that was cut off is told from foreign text."""
+"""Beginning of every line that the zoo writes, without spaces. It tells a line that was cut off from foreign text."""
 
 
 @dataclass(kw_only=True)
 class Results:
-    """The checked lines of some files. Where several have one key, only the last one that was read is here.
+    """The checked lines of some files. If several lines share a key, the last one wins.
 
-    A failure does not replace a finished run: one that was finished and failed when it was forced again is finished.
+    A failure never replaces a finished run, for example one that failed when it was forced again.
 
     Attributes:
         trainings: Finished runs of `zoo bench`.
         timings: Cases of `zoo speed`.
         failures: Runs that ended with an error and were never finished.
-        files: One object a file: name, lines, sha256.
-        warnings: One text for each line that was passed over, with file and line number.
+        files: One object per file: name, lines, sha256.
+        warnings: One text per skipped line, with file and line number.
     """
 
     trainings: list[Line] = field(default_factory=list)
@@ -52,20 +52,20 @@ class Results:
 
     @property
     def finished(self) -> set[str]:
-        """Keys of all that need not be done again."""
+        """Keys of everything that need not be run again."""
         return {line["key"] for line in [*self.trainings, *self.timings]}
 
 
 def read(paths: Sequence[Path]) -> Results:
-    """Return what result files hold.
+    """Read result files.
 
-    A line that is cut off, as a kill or a full disk leaves it, is passed over with a warning, wherever it stands.
+    A line that is cut off, as a kill or a full disk leaves it, is skipped with a warning, at any position.
 
     Args:
         paths: Files, or folders with a ``results.jsonl``. A path that is given twice is read once.
 
     Raises:
-        ValueError: If there is no such file, or a line is no result; the message names file, line number and field.
+        ValueError: If a file does not exist, or a line is no result; the message names file, line number and field.
     """
     results = Results()
     newest: dict[str, Line] = {}
@@ -93,7 +93,7 @@ def read(paths: Sequence[Path]) -> Results:
 
 
 def read_if_there(path: Path) -> Results:
-    """Return what a result file holds, nothing where there is no file yet.
+    """Read a result file; return empty results if it does not exist yet.
 
     Raises:
         ValueError: See `read`; also if the path is a folder or no regular file.
@@ -105,7 +105,7 @@ def read_if_there(path: Path) -> Results:
 
 
 def finished_keys(path: Path) -> set[str]:
-    """Return the keys of all that a result file has finished; none where there is no file yet."""
+    """Return the keys of everything that a result file has finished; an empty set if it does not exist yet."""
     return read_if_there(path).finished
 
 
@@ -130,19 +130,19 @@ def parse_all(path: Path, content: bytes, warnings: list[str]) -> Iterator[Line]
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one record as one line, on disk when this returns.
+    """Append one record as one line; the line is on disk when this returns.
 
-    The line goes out in one write to a descriptor that always appends, under a lock, so that a kill loses no finished
-    run and two benches may share a file. A line that does not fit on the disk is taken back. What an earlier writer
-    left of a line, because it died, is removed. So a file holds whole lines only, but for the moment of a write.
+    The line is written in one call to a descriptor in append mode, under a lock. A kill therefore loses no finished
+    run, and two benches may share a file. A line that does not fit on the disk is removed again. A partial line of an
+    earlier writer that died is removed. Except during a write, a file therefore holds only whole lines.
 
     Args:
-        path: The file; it and its folder are made if missing.
-        record: What is stored, without ``schema``.
+        path: The file. It and its folder are created if missing.
+        record: The record to store, without ``schema``.
 
     Raises:
-        ValueError: If the record does not follow the schema, or the file holds anything but results; it then stays as
-            it is.
+        ValueError: If the record does not follow the schema, or the file holds anything but results; the file is then
+            unchanged.
         OSError: If the line did not fit on the disk.
     """
     if "key" not in record:
@@ -177,10 +177,10 @@ def _locked(descriptor: int) -> Generator[None]:
 
 
 def _end_last_line(descriptor: int, path: Path) -> int:
-    """Return the size of a file of whole lines; a last line without an end is ended, or cut off where it is torn.
+    """Complete the last line of a file, or remove it if it is torn; return the size of the file.
 
     Raises:
-        ValueError: If the file holds anything but our lines; nothing is changed then.
+        ValueError: If the file holds anything but result lines; it is then unchanged.
     """
     refusal = f"{for_terminal(str(path))} holds other things than results"
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -204,7 +204,7 @@ def _end_last_line(descriptor: int, path: Path) -> int:
 
 
 def _begins_as_ours(text: bytes) -> bool:
-    """Whether a line is the beginning of a result, however short; zeros are what a crash of the machine leaves."""
+    """Return True if a line is the beginning of a result, however short. A crash of the machine may leave zeros."""
     start = text.strip(b"\0")[: 2 * len(BEGINNING)].replace(b" ", b"")[: len(BEGINNING)]
     return BEGINNING.startswith(start)
 
@@ -218,7 +218,7 @@ def _is_result(text: bytes) -> bool:
 
 
 def _is_torn(text: bytes) -> bool:
-    """Whether a line that begins as a result is cut off, and long enough to be no other text."""
+    """Return True if a line that begins as a result is cut off, and long enough to be no other text."""
     try:
         parse(text)
     except ValueError as error:

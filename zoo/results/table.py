@@ -1,4 +1,4 @@
-"""Compared nets as a table: for the terminal, and as Markdown, CSV and JSON files."""
+"""Tables of compared nets: for the terminal, and as Markdown, CSV and JSON files."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LONGEST_NOTE = 2000
 
 
 def choose(comparisons: Sequence[Comparison], run: Run | None = None) -> tuple[Comparison | None, list[str]]:
-    """Return the comparison that a table shows, and a text for each other one.
+    """Choose the comparison for a table; return it and one text for each other comparison.
 
     Args:
         comparisons: At least one.
-        run: Shown is what may be held against this run, None if nothing may. By default there must be one comparison.
+        run: The comparison of this run is shown, or None if there is none. Default: the only comparison.
 
     Raises:
-        ValueError: If there are several, whose scores do not compare, and nothing chooses among them.
+        ValueError: If there are several comparisons and no run chooses among them.
     """
     if run is None:
         if len(comparisons) > 1:
@@ -55,7 +55,7 @@ def choose(comparisons: Sequence[Comparison], run: Run | None = None) -> tuple[C
 
 
 def metric_of(nets: Sequence[NetResult]) -> Metric:
-    """Return what compared nets are scored by; that of classification where there are none."""
+    """Return the metric of compared nets; that of classification if there are none."""
     return METRICS[nets[0].task if nets else CLASSIFY]
 
 
@@ -68,15 +68,15 @@ def columns(metric: Metric) -> dict[str, str]:
 
 
 def sort_nets(nets: Sequence[NetResult], column: str = "", metric: Metric | None = None) -> list[NetResult]:
-    """Sort by a column: the score from the best down, every other from the least up; ties by parameters, then name.
+    """Sort by a column: scores in falling order, other columns in rising order; ties by parameters, then name.
 
     Args:
-        nets: Of one comparison.
-        column: One of `columns`; the score by default.
-        metric: Whose columns to choose from; by default that of the nets.
+        nets: Nets of one comparison.
+        column: One of `columns`. Default: the score.
+        metric: Metric that defines the columns. Default: that of the nets.
 
     Raises:
-        ValueError: If there is no such column.
+        ValueError: If the column does not exist.
     """
     metric = metric or metric_of(nets)
     column = column or metric.key
@@ -97,7 +97,7 @@ def format_table(nets: Sequence[NetResult], style: str = "simple") -> str:
     """Return nets of one comparison as a table; score, error and spread are in percent.
 
     Args:
-        nets: In the order of the rows.
+        nets: Nets in the order of the rows.
         style: ``simple`` for a terminal, ``github`` for Markdown.
     """
     escape = for_markdown if style == "github" else for_terminal
@@ -127,11 +127,11 @@ def format_table(nets: Sequence[NetResult], style: str = "simple") -> str:
 
 
 def footnote(nets: Sequence[NetResult], escape: Callable[[str], str] = for_terminal) -> str:
-    """Return what must stand below the table: what was not counted, and what the scores can tell.
+    """Return the notes below a table: uncounted operators, and the meaning of the scores.
 
     Args:
-        nets: Of the table.
-        escape: For the place where it is shown, see `zoo.results.escape`.
+        nets: Nets of the table.
+        escape: Function for the place of display, see `zoo.results.escape`.
     """
     metric = metric_of(nets)
     operators = cut(", ".join(sorted({name for net in nets for name in net.uncounted})) or "nothing", LONGEST_NOTE)
@@ -157,10 +157,10 @@ def footnote(nets: Sequence[NetResult], escape: Callable[[str], str] = for_termi
 
 
 def write_table(nets: Sequence[NetResult], path: Path) -> Path:
-    """Write nets as Markdown, CSV or JSON, by the ending of the path; the latter two hold unrounded numbers.
+    """Write nets as Markdown, CSV or JSON, by the suffix of the path. CSV and JSON hold unrounded numbers.
 
     Raises:
-        ValueError: If the ending is none of the three.
+        ValueError: If the suffix is none of the three.
     """
     kind = path.suffix.removeprefix(".")
     if kind == "md":
@@ -178,7 +178,7 @@ def write_table(nets: Sequence[NetResult], path: Path) -> Path:
 
 
 def to_dict(net: NetResult) -> dict[str, Any]:
-    """Return a net in plain types, the scores under the name of the metric; what only other tasks have is left out."""
+    """Return a net in plain types, with its score under the key of the metric. Fields of other tasks are left out."""
     metric = METRICS[net.task]
     fields = {
         "name": net.name,
@@ -202,7 +202,7 @@ def to_dict(net: NetResult) -> dict[str, Any]:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV with a heading; texts are made safe for spreadsheets, numbers are as they are."""
+    """Return rows as CSV with a heading. Texts are made safe for spreadsheets; numbers are unchanged."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for cells in (header, *rows):
