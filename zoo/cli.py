@@ -1,4 +1,4 @@
-"""Where the command's `main` was before it moved to `zoo_cli`, for those who call it in Python."""
+"""Old place of the command's `main`, which has moved to `zoo_cli`; kept for callers in Python."""
 
 from zoo_cli import main
 

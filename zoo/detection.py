@@ -1,7 +1,7 @@
-"""Feature pyramids for torchvision's detectors, over the taps of any net.
+"""Feature pyramids over the taps of any net, for torchvision's detectors.
 
-torchvision's own `BackboneWithFPN` takes nets apart into children that pass one tensor on. Fish and fabrics pass more,
-and the nets of other packages keep their taps deeper inside; here the net stays whole and is asked for its taps.
+torchvision's own `BackboneWithFPN` splits a net into children that pass one tensor on. Fish and fabrics pass several,
+and nets of other packages have their taps deeper inside. Here the net stays whole and returns its taps.
 """
 
 import copy
@@ -26,23 +26,23 @@ from zoo.registry import create_model, model_entry
 STRIDES = (4, 8, 16, 32)
 """Total strides of the maps of a feature pyramid (Lin et al. 2017, arXiv:1612.03144)."""
 WIDEST = 4096
-"""Bound of the channels of a pyramid, whose convolutions have nine times their square in numbers."""
+"""Largest number of channels of a pyramid. Its convolutions have nine times the square of this number of weights."""
 EXTRA_BLOCKS = ("pool", "p6p7", "none")
 
 
 class PyramidBackbone(nn.Module):
-    """Taps of a net and a feature pyramid over them: what torchvision's detectors call a backbone.
+    """Taps of a net with a feature pyramid over them: a backbone for torchvision's detectors.
 
     Args:
         body: Images -> list of maps.
-        take: Which of the list go into the pyramid, finest first.
+        take: Positions in the list of the maps for the pyramid, finest first.
         fpn: The pyramid.
-        out_channels: Channels of each of its maps.
+        out_channels: Channels of each map of the pyramid.
         strides: Total stride of each map that the body feeds into it.
 
     Attributes:
         out_channels: As given; the detectors read it.
-        strides: As given; coarser maps of the extra blocks come behind them.
+        strides: As given. Coarser maps of the extra blocks come after them.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PyramidBackbone(nn.Module):
         self.strides = list(strides)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, C, H, W) -> maps (N, out_channels, H / stride, W / stride), named ``"0"`` for the finest."""
+        """Compute maps (N, out_channels, H / stride, W / stride) from images (N, C, H, W); ``"0"`` is the finest."""
         taps = self.body(x)
         # What a wrapper of forward_intermediates returns is a union of types to TorchScript.
         assert torch.jit.isinstance(taps, list[Tensor])
@@ -87,33 +87,34 @@ def detection_backbone(
     fpn_norm: Callable[..., nn.Module] | None = None,
     **overrides: Any,
 ) -> PyramidBackbone:
-    """A backbone for torchvision's Faster R-CNN, Mask R-CNN, RetinaNet and FCOS.
+    """Make a backbone for torchvision's Faster R-CNN, Mask R-CNN, RetinaNet and FCOS.
 
     >>> from torchvision.models.detection import FasterRCNN
     >>> detector = FasterRCNN(zoo.detection_backbone("fishnet99"), num_classes=91)
 
-    Their default anchors ask for five maps. Four taps and ``extra_blocks="pool"`` make five (the R-CNNs); so do
+    The detectors' default anchors expect five maps. Four taps and ``extra_blocks="pool"`` make five (the R-CNNs); so do
     ``strides=(8, 16, 32)`` and ``extra_blocks="p6p7"`` (RetinaNet, FCOS). A net with fewer taps, or one with
     ``output_stride``, needs an anchor generator of its own.
 
     Args:
-        net: A name that `zoo.create_model` takes; a net of ours, of which a copy is taken, with its weights and without
-            its classifier; or a wrapper of timm's (``features_only=True``), used as it is.
+        net: A name for `zoo.create_model`; a net of the zoo, which is copied with its weights and without its
+            classifier; or a wrapper of timm's (``features_only=True``), which is used as it is.
         out_channels: Channels of each map of the pyramid.
-        strides: Total strides of the maps that go into it; None for those of 4, 8, 16 and 32 that the net has. Where
-            ``output_stride`` gives several taps one stride, the deepest of them goes in.
-        trainable_stages: How many stages learn, counted from the deepest; None for all. A stage is a part of the net
-            between two taps that has parameters: five in most nets, two in a fabric, whose scales are equally deep.
-            The others get no gradient; their norms still follow the batch unless ``freeze_norms``.
-        freeze_norms: Make each batch norm of the net the affine map that its statistics describe, for good. For small
-            batches and trained weights; other norms have no statistics and stay as they are.
-        extra_blocks: Coarser maps behind the pyramid: ``pool`` for one, by sub-sampling; ``p6p7`` for two, by
+        strides: Total strides of the maps for the pyramid. None for those of 4, 8, 16 and 32 that the net has. If
+            ``output_stride`` gives several taps one stride, the deepest of them is used.
+        trainable_stages: Number of stages that learn, counted from the deepest; None for all. A stage is a part of the
+            net between two taps that has parameters: five in most nets, two in a fabric, whose scales are equally deep.
+            The other stages get no gradient; their norms still follow the batch unless ``freeze_norms``.
+        freeze_norms: Replace each batch norm of the net permanently by the affine map of its statistics. For small
+            batches and trained weights. Other norms have no statistics and stay unchanged.
+        extra_blocks: Coarser maps after the pyramid: ``pool`` for one, by sub-sampling; ``p6p7`` for two, by
             convolutions; ``none``; or a block of torchvision's.
-        fpn_norm: Norm behind each convolution of the pyramid; None for biases instead.
-        **overrides: As in `zoo.create_model`, where a name is given.
+        fpn_norm: Norm after each convolution of the pyramid; None for biases instead.
+        **overrides: As in `zoo.create_model`; only if ``net`` is a name.
 
     Returns:
         Images (N, C, H, W) -> dict of maps (N, out_channels, H / stride, W / stride), named ``"0"``, ``"1"``, ... from
+        the finest, followed by ``"pool"``, or ``"p6"`` and ``"p7"``.
         the finest, and ``"pool"``, or ``"p6"`` and ``"p7"``, behind them.
 
     Raises:
@@ -149,7 +150,7 @@ def detection_backbone(
 def _body(
     net: str | nn.Module, strides: Sequence[int] | None, overrides: dict[str, Any]
 ) -> tuple[nn.Module, list[int], list[int]]:
-    """What returns the list of taps, with their strides and channels; of a net of ours only what the pyramid reads."""
+    """Return a body with its strides and channels. A net of the zoo returns only the taps that the pyramid reads."""
     if isinstance(net, str):
         if _is_ours(net):
             net = create_model(net, num_classes=0, **overrides)
@@ -184,7 +185,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _freeze_stages(body: nn.Module, trainable: int | None, title: str) -> None:
-    """Take the gradient from all stages but the deepest ones."""
+    """Turn off the gradients of all stages but the deepest ones."""
     if trainable is None:
         return
     net: Any = body.model if isinstance(body, FeatureGetter) else body

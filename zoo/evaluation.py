@@ -1,4 +1,4 @@
-"""Errors of a trained net on labelled images, prepared as its weights ask for."""
+"""Errors of a trained net on labelled images, with the preprocessing of its weights."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ from zoo.imagesets.half import Half, Prepared, read_batches
 from zoo.imagesets.library import open_half
 
 MODES = {1: "L", 3: "RGB"}
-"""What Pillow calls pictures of so many channels."""
+"""Pillow's mode for pictures with this number of channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class Errors:
     """Outcome of an evaluation.
 
     Attributes:
-        images: Number of them.
+        images: Number of images.
         top1_error: Percent of images whose best class is wrong.
         top5_error: Percent of images whose class is not among the best five.
-        standard_error: Of the top-1 error, in percentage points, from the number of images alone.
-        left_out: Pictures that could not be read and have no part in the above.
+        standard_error: Standard error of the top-1 error in percentage points, from the number of images alone.
+        left_out: Number of pictures that could not be read and are not part of the figures above.
     """
 
     images: int
@@ -43,19 +43,19 @@ class Errors:
 
     @property
     def standard_error(self) -> float:
-        """Of the top-1 error, in percentage points, from the number of images alone."""
+        """Standard error of the top-1 error in percentage points, from the number of images alone."""
         p = self.top1_error / 100
         return 100 * math.sqrt(p * (1 - p) / self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields, the standard error among them."""
+        """Return the fields and the standard error as a dictionary."""
         return asdict(self) | {"standard_error": self.standard_error}
 
 
 def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """Return size, crop, interpolation, mean and deviation of the net's weights, at the size of their evaluation.
+    """Return size, crop, interpolation, mean and deviation of the net's weights, at their evaluation size.
 
-    A net of other than three channels gets the mean over the channels in each of its own.
+    A net with other than three channels gets the mean over the channels for each of its own.
     """
     config = resolve_data_config(model=model, use_test_size=True)
     channels = getattr(model, "in_chans", None) or config["input_size"][0]
@@ -71,15 +71,15 @@ def open_dataset(
     """Open labelled images.
 
     Args:
-        name: ``folder`` for one folder a class (with the split's folder in between or not), ``torch/cifar10``,
+        name: ``folder`` for one folder per class (with or without the split's folder above), ``torch/cifar10``,
             ``torch/cifar100``, ``torch/imagenet``, ..., and ``hfds/NAME``; see `zoo.imagesets.library`.
-        folder: Where they lie.
+        folder: Folder of the images.
         split: Part of the set.
-        class_map: File with one class name a line, in the order of the net's classes; for folders.
-        download: Whether torchvision may fetch a set of its own into the folder.
+        class_map: File with one class name per line, in the order of the net's classes; for folders.
+        download: True if torchvision may download a set of its own into the folder.
 
     Raises:
-        ValueError: If there is no such set or split, or no images of it; the message lists what there is.
+        ValueError: If the set or split does not exist, or has no images; the message lists those that exist.
     """
     return open_half(name, Path(folder), split, class_map=Path(class_map) if class_map else None, download=download)
 
@@ -98,17 +98,17 @@ def evaluate(
     """Count the wrong answers of a net.
 
     Args:
-        model: The net; it is moved to the device and set to evaluation.
-        dataset: What `open_dataset` returns, or any that gives pictures with labels.
-        batch_size: Images at a time.
-        workers: Processes that read images; 0 for none.
-        device: Where the net runs.
-        prepared: As `preprocessing` returns it; that of the net if None.
-        skip_broken: Whether pictures that cannot be read are left out, with their labels; told in a warning.
+        model: The net. It is moved to the device and set to evaluation mode.
+        dataset: A set from `open_dataset`, or any dataset of pictures with labels.
+        batch_size: Images per batch.
+        workers: Number of processes that read images; 0 for none.
+        device: Device of the net.
+        prepared: Preprocessing as `preprocessing` returns it. Default: that of the net.
+        skip_broken: Leave out unreadable pictures with their labels, and warn.
 
     Raises:
-        PictureError: If one cannot be read, unless such are left out; the message names it.
-        ValueError: If there are no images, or a label that the net has no class for.
+        PictureError: If a picture cannot be read, unless ``skip_broken``; the message names it.
+        ValueError: If there are no images, or a label has no class in the net.
     """
     model = model.to(device).eval()
     items = Prepared(dataset, _transform(prepared or preprocessing(model)))
@@ -152,7 +152,7 @@ def evaluate(
 
 
 def _transform(prepared: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-    """What makes a net's input of a picture in RGB; grey for a net of one channel."""
+    """Return the transform from an RGB picture to the net's input; grey for a net with one channel."""
     channels = prepared["input_size"][0]
     if channels not in MODES:
         raise ValueError(f"in-chans must be 1 or 3 to measure on pictures, got {channels}")

@@ -1,7 +1,8 @@
-"""Folders in the form of the Hugging Face hub, for timm and for transformers alike.
+"""Write folders in the form of the Hugging Face hub, for timm and for transformers.
 
-timm and zoo read what `save_for_hf` writes by the name ``local-dir:FOLDER``, and, uploaded as it is, by
-``hf-hub:OWNER/NAME``; transformers by ``AutoModelForImageClassification.from_pretrained``, once zoo is imported.
+timm and zoo read the output of `save_for_hf` by the name ``local-dir:FOLDER`` and, after an upload without changes, by
+``hf-hub:OWNER/NAME``. transformers reads it by ``AutoModelForImageClassification.from_pretrained`` once zoo is
+imported.
 """
 
 import json
@@ -17,13 +18,14 @@ from zoo.files import write_atomically
 def save_for_hf(model: nn.Module, folder: str | Path, **options: Any) -> Path:
     """Write ``model.safetensors`` and ``config.json``.
 
-    timm 1.0.31 writes the number of classes twice, and transformers 5 then passes it twice and fails; here it stands
+    timm 1.0.31 writes the number of classes twice; transformers 5 then passes it twice and fails. Here it is written
     once, where both read it. The rest is timm's.
 
     Args:
-        model: A net that `create_model` made; overrides of its specification are written, too.
-        folder: Made if it is not there.
-        **options: Of timm's function: ``model_config`` (``dict(label_names=[...])``), ``model_args``, ``data_config``.
+        model: A net from `create_model`. Overrides of its specification are written as well.
+        folder: Created if missing.
+        **options: Options of timm's function: ``model_config`` (``dict(label_names=[...])``), ``model_args``,
+            ``data_config``.
 
     Returns:
         The folder.
@@ -45,6 +47,6 @@ def save_for_hf(model: nn.Module, folder: str | Path, **options: Any) -> Path:
 
 
 def _contiguous(_: nn.Module, state_dict: dict[str, Any], *__: Any) -> None:
-    """Bring tensors into the order that safetensors asks for; those of a net in channels_last are in another."""
+    """Make tensors contiguous, as safetensors requires; tensors of a net in channels_last are not."""
     for key, value in state_dict.items():
         state_dict[key] = value.contiguous()

@@ -1,6 +1,6 @@
-"""Where to find what the papers describe: architectures, units and analyses, by the text that they come from.
+"""Places of everything that the papers describe: architectures, units and analyses, by the text that they come from.
 
-The rows are in ``zoo/data/papers.toml``; the command line and the documentation present them. Tests look up every name
+The rows are in ``zoo/data/papers.toml``. The command line and the documentation present them. Tests look up every name
 in them.
 """
 
@@ -19,21 +19,21 @@ KINDS = {
     "planned": "not built yet",
     "cited": "only mentioned, and no part of the package",
 }
-"""What the answer is, and how a reader shall take it."""
+"""Kinds of answers, and their meaning for a reader."""
 
 
 @dataclass(frozen=True)
 class System:
-    """Something that a text names.
+    """An architecture, unit or analysis that a text names.
 
     Attributes:
-        name: As the text calls it.
-        source: The paper that it is from.
+        name: Name in the text.
+        source: Paper that it is from.
         kind: A key of ``KINDS``.
         models: Names for ``zoo.create_model``.
-        overrides: Its arguments, the same for all of them.
+        overrides: Arguments for ``zoo.create_model``, the same for all models.
         where: Names in Python, or files of the repository.
-        note: What else is to be said.
+        note: Further remarks.
     """
 
     name: str
@@ -45,14 +45,14 @@ class System:
     note: str = ""
 
     def found(self, code: str = "{}") -> str:
-        """The answer in one line; ``code`` formats names of models and of Python."""
+        """Return the answer in one line; ``code`` formats names of models and of Python."""
         arguments = "".join(f" + {key}={value}" for key, value in self.overrides.items())
         names = [code.format(name + arguments) for name in self.models] + [code.format(name) for name in self.where]
         return "; ".join(part for part in (", ".join(names), self.note) if part)
 
 
 def _system(fields: Mapping[str, Any]) -> System:
-    """A row of the file; its lists become tuples."""
+    """Return a row of the file, with lists as tuples."""
     row: dict[str, Any] = _with_tuples(fields)
     row["overrides"] = _with_tuples(row.get("overrides", {}))
     return System(**row)
@@ -72,11 +72,11 @@ SYSTEMS = _read()
 
 
 def systems(filter: str = "") -> list[tuple[str, System]]:
-    """Subjects and systems that match.
+    """Return the matching subjects and systems.
 
     Args:
         filter: A shell-style pattern (``*net``), or a part, of the subject, the name, the source, the kind, a model or
-            a name in Python; upper and lower case are one.
+            a name in Python; case does not matter.
     """
     pattern = (filter if any(c in filter for c in "*?[") else f"*{filter}*").lower()
     return [

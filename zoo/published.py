@@ -1,8 +1,8 @@
-"""What papers, authors and other collections have published about nets: one row a figure, none measured here.
+"""Results that papers, authors and other collections have published about nets: one row per figure.
 
-The table is ``zoo/data/published.csv``; docs/published.md tells where it comes from and how it was cleaned. Figures of
-two rows compare only where series and protocol say that they were got alike. `primary` picks the one that a run of a
-registered net may be held against.
+Nothing here was measured by the zoo. The table is ``zoo/data/published.csv``; docs/published.md describes its sources
+and how it was cleaned. Figures of two rows compare only if series and protocol show that they were obtained alike.
+`primary` picks the figure that a run of a registered net may be compared with.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SERIES = {
     "convnet-burden": "MatConvNet's and PyTorch's imports, and a column of errors of unstated protocol",
     "other sources": "single figures of web pages, lectures and small repositories",
 }
-"""Who measured with what recipe, and what that means. Errors of different series do not compare."""
+"""Who measured, and with what recipe. Errors of different series do not compare."""
 
 VIEWS = {
     "single crop": "one crop of one image size",
@@ -55,7 +55,7 @@ VIEWS = {
     "segmentation": "score of a segmentation, in the note",
     "not stated": "the source does not say",
 }
-"""First part of a protocol: what the net saw of a test image."""
+"""First part of a protocol: the part of a test image that the net saw."""
 ONE_VIEW = ("single crop", "whole image")
 RUNS = r"one run|(mean|median) of \d+"
 
@@ -75,24 +75,24 @@ class Published:
     """A published figure.
 
     Attributes:
-        model: As the source calls it, with who built it in brackets where several did.
-        entry: Our registered name; empty where none of ours is the same net.
-        near: Registered name of the nearest net where none is the same; the note says what differs.
-        family: As the table groups them; not the registry's families.
+        model: Name in the source, with the author in brackets if several have built it.
+        entry: Our registered name; empty if none of our nets is the same.
+        near: Registered name of the nearest net if none is the same; the note gives the differences.
+        family: Family in the table's grouping, which is not the registry's.
         dataset: Test images, such as ``CIFAR-10`` or ``ImageNet-1k``.
-        input_size: Height and width in pixels; None where there is no single one.
-        params: Parameters; None where not given.
-        params_printed: The same as printed, in millions, without trailing zeros; its digits tell the precision.
-        macs: Multiply-adds for one image of `input_size`, by the source's way of counting. Where the source prints none
-            they are counted by us, if `entry` is the same net; None where neither is there.
-        macs_printed: The same as printed, in thousand millions.
-        top1_error: In percent.
-        top5_error: In percent.
-        series: Who measured with what recipe: a key of `SERIES`.
-        protocol: A key of `VIEWS`, then what else matters, after semicolons: ``10-crop``,
+        input_size: Height and width in pixels; None if there is no single one.
+        params: Number of parameters; None if not given.
+        params_printed: Parameters as printed, in millions, without trailing zeros. The digits show the precision.
+        macs: Multiply-adds for one image of `input_size`, counted as the source does. If the source prints none, they
+            are our count, if `entry` is the same net; otherwise None.
+        macs_printed: Multiply-adds as printed, in thousand millions.
+        top1_error: Top-1 error in percent.
+        top5_error: Top-5 error in percent.
+        series: Who measured, and with what recipe: a key of `SERIES`.
+        protocol: A key of `VIEWS`, followed by other conditions after semicolons: ``10-crop``,
             ``whole image; median of 5; ZCA whitening``.
         source: Paper and table, or repository and file.
-        note: What else the source says, and warnings.
+        note: Other statements of the source, and warnings.
     """
 
     model: str
@@ -114,42 +114,42 @@ class Published:
 
     @property
     def view(self) -> str:
-        """What the net saw of a test image: the first part of the protocol."""
+        """View of the test images: the first part of the protocol."""
         return self.protocol.partition("; ")[0]
 
     @property
     def counted(self) -> bool:
-        """Whether the multiply-adds are not the source's but counted by us."""
+        """True if the multiply-adds are our count instead of the source's."""
         return self.macs is not None and not self.macs_printed
 
     @property
     def departures(self) -> tuple[str, ...]:
-        """What else the protocol names besides the view and a number of runs that tells nothing but the spread."""
+        """Conditions in the protocol besides the view, and besides a number of runs, which only affects the spread."""
         return tuple(part for part in self.protocol.split("; ")[1:] if not re.fullmatch(RUNS, part))
 
 
 def results(entry: str | None = None) -> tuple[Published, ...]:
-    """The published figures, in the table's order.
+    """Return the published figures, in the order of the table.
 
     Args:
-        entry: Only those of this registered net, which they have to be the same net as; None for all.
+        entry: Only figures of this registered net, for exactly the same net; None for all.
     """
     return tuple(row for row in _table() if entry is None or row.entry == entry)
 
 
 def primary(entry: str, dataset: str) -> Published | None:
-    """The published figure of a registered net that a run of one net on that dataset is best held against.
+    """Return the published figure that is best compared with one run of a registered net on a dataset.
 
-    Of the paper's figures and those of its authors' code (one net, never an ensemble, with an error) the one that saw a
-    single crop or the whole image goes first, then the one whose protocol departs least from the paper's standard
-    (no whitening, no choice of the best run, no other test size), then the paper's.
+    Candidates are the paper's figures and those of its authors' code (one net, never an ensemble, with an error).
+    Figures of a single crop or the whole image come first. Next are those whose protocol departs least from the paper's
+    standard (no whitening, no choice of the best run, no other test size). Ties go to the paper.
 
     Args:
         entry: A registered name.
-        dataset: As in the table, or as datasets are called elsewhere (``torch/cifar10``).
+        dataset: Name in the table, or a name used elsewhere (``torch/cifar10``).
 
     Returns:
-        None where neither paper nor authors give one.
+        The figure; None if neither the paper nor its authors give one.
     """
     name = dataset_name(dataset)
     rows = [
@@ -167,10 +167,10 @@ def primary(entry: str, dataset: str) -> Published | None:
 
 
 def published_error(record: Mapping[str, Any]) -> float | None:
-    """Return the published top-1 error in percent of what a result measured, or None where there is none.
+    """Return the published top-1 error, in percent, for the net of a result; None if there is none.
 
-    There is none for a preset with overrides, for a net that kept its random weights, for images of another size than
-    the published figure's, and where all that was published comes from several crops.
+    There is none for a preset with overrides, for a net with frozen random weights, for images of another size than
+    those of the published figure, and if all published figures come from several crops.
 
     Args:
         record: A result of classification, with ``name`` and ``dataset.name``.
@@ -188,7 +188,7 @@ CROPS = ("10-crop", "144 crops", "dense", "multi-scale dense")
 
 
 def dataset_name(text: str) -> str:
-    """The table's name of a dataset that is called otherwise elsewhere; the text itself where none is meant."""
+    """Return the table's name for a dataset with another name elsewhere; unknown names stay unchanged."""
     return DATASETS.get(re.sub(r"[^a-z0-9]", "", text.lower().rpartition("/")[2]), text)
 
 
@@ -212,7 +212,7 @@ def _row(cells: dict[str, str]) -> Published:
 
 @cache
 def _counts() -> dict[tuple[str, str, int | None], int]:
-    """Multiply-adds by registered net, dataset (for its number of classes) and size, as `benchmarks` counted them."""
+    """Return multiply-adds, as `benchmarks` counted them, by net, dataset (for its number of classes) and size."""
     text = resources.files("zoo").joinpath("data", "published_counts.csv").read_text(encoding="ascii")
     rows = csv.DictReader(text.splitlines())
     return {(row["entry"], row["dataset"], int(row["input_size"])): int(row["macs"]) for row in rows}
@@ -227,11 +227,11 @@ COLUMNS = tuple(f.name for f in fields(Published) if f.name not in ("params", "m
 
 
 def select(name: str = "", dataset: str | None = None, series: str | None = None) -> list[Published]:
-    """Return the rows that match, those of the same net first.
+    """Return the matching rows, those of the same net first.
 
     Args:
-        name: A registered model: its rows and those that are near it. Else a pattern or a part of a name, of ours or
-            of the source, in small or capital letters. Empty for all.
+        name: A registered model, for its rows and those near it. Otherwise a pattern or part of a name, ours or the
+            source's; case does not matter. Empty for all.
         dataset: Only these test images.
         series: Only this series.
 

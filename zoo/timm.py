@@ -1,7 +1,8 @@
-"""Run a script that knows timm's models, and let it know ours: ``python -m zoo.timm train.py ...``.
+"""Run a script that uses timm's models, with the models of the zoo registered: ``python -m zoo.timm train.py ...``.
 
-timm looks models up by name when they are created, but imports nobody's. Its own ``train.py`` can be told to
-(``--device-modules zoo``); ``validate.py``, ``inference.py``, ``benchmark.py`` and ``onnx_export.py`` cannot.
+timm looks models up by name when they are created, but imports no other package. Its own ``train.py`` has an option for
+imports (``--device-modules zoo``); ``validate.py``, ``inference.py``, ``benchmark.py`` and ``onnx_export.py`` have
+none.
 """
 
 import argparse
@@ -30,10 +31,10 @@ A folder that holds the sources of timm is preferred to the installed timm if it
 
 
 class PooledLogits(nn.Module):
-    """Test-time pooling of a net with wide layers: its logits at every place of their window, pooled.
+    """Test-time pooling of a net with wide layers: its logits at every position of their window, pooled.
 
-    timm's own pools the features by their size at the published input, which is what the window of the wide layers
-    reads as a whole, and takes the classifier's input for features.
+    timm's own pools the features by their size at the published input. For these nets that is the whole window of the
+    wide layers. It also takes the classifier's input for features.
 
     Args:
         base: The net, with its classifier.
@@ -44,7 +45,7 @@ class PooledLogits(nn.Module):
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> logits (N, num_classes), half their mean and half their maximum over all places."""
+        """Compute logits (N, num_classes), half mean and half maximum over all positions, from images (N, C, H, W)."""
         wide: Any = self.base.wide
         fc: Any = self.base.get_classifier()
         places = F.conv2d(wide(self.base.forward_features(x)), fc.weight[:, :, None, None], fc.bias)
@@ -52,7 +53,7 @@ class PooledLogits(nn.Module):
 
 
 def pool_at_test_time(timms: Callable[..., tuple[nn.Module, bool]]) -> Callable[..., tuple[nn.Module, bool]]:
-    """What stands in for ``timm.layers.apply_test_time_pool``: the same but for nets of ours with wide layers."""
+    """Return a replacement for ``timm.layers.apply_test_time_pool`` that also handles nets with wide layers."""
 
     def apply(model: Any, config: Mapping[str, Any], use_test_size: bool = False) -> tuple[nn.Module, bool]:
         fc = model.get_classifier() if isinstance(model, Backbone) and model.wide is not None else None
@@ -67,7 +68,7 @@ def pool_at_test_time(timms: Callable[..., tuple[nn.Module, bool]]) -> Callable[
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; what follows the script is the script's own."""
+    """Make the parser. Arguments after the script are the script's own."""
     parser = argparse.ArgumentParser(
         prog="python -m zoo.timm",
         description="Run a Python script in a process in which timm knows the models of the zoo.",

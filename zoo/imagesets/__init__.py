@@ -1,5 +1,5 @@
-"""Labelled pictures from folders and libraries, for training and for measuring: found, read, checked, told apart.
+"""Labelled pictures from folders and libraries, for training and evaluation: find, read, check and identify them.
 
-Pictures and their names are foreign: they are read in few formats, up to a size, and nothing of them is run or printed
-as it is. A picture that cannot be read is an error that names it; no other takes its place.
+Pictures and their names are foreign. Only few formats are read, up to a size. Nothing in them is run, or printed
+without escapes. A picture that cannot be read is an error that names it; no other picture takes its place.
 """

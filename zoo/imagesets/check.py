@@ -1,4 +1,4 @@
-"""All pictures of a set read once before anything is trained on them; what was found is remembered in a file."""
+"""Read all pictures of a set once before anything is trained on them, and store the findings in a file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from zoo.imagesets.half import Half
 from zoo.interrupts import for_parent_alone
 
 VERSION = 1
-"""Of the rules; another one looks at everything again."""
+"""Version of the rules. A new version checks everything again."""
 BATCH = 16
 PATIENCE = 2.0
-"""Seconds until a bar shows."""
+"""Seconds until a progress bar appears."""
 SHOWN = 5
-"""Pictures that a message names before it counts."""
+"""Number of pictures that a message names before it only counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What is wrong with a set.
+    """Findings about a set.
 
     Attributes:
-        broken: For each half, position among those found -> why the picture cannot be read, beginning with its name.
+        broken: One mapping per half: position among the found pictures -> reason why the picture cannot be read,
+            beginning with its name.
         twins: Names of a training picture and a test picture with the same content.
     """
 
@@ -53,11 +54,11 @@ def check_halves(
     """Read every picture of the training and the test half.
 
     Args:
-        halves: The two.
-        title: What the bar calls them.
-        workers: Processes that read; 0 for none.
-        memory: File that remembers: a set of which no file was changed, added or removed since is not read again.
-        looked_at: Which of them are read.
+        halves: The training half and the test half.
+        title: Name of the set in the progress bar.
+        workers: Number of reading processes; 0 for none.
+        memory: File for the findings. A set is not read again if no file was changed, added or removed since.
+        looked_at: True for each half that is read.
     """
     state = digest([VERSION, PIL.__version__, looked_at, *(half.state() for half in halves)])
     remembered = _read(memory)
@@ -89,7 +90,7 @@ def check_halves(
 
 
 def refuse_twins(found: Found) -> None:
-    """Raise a ValueError that names two files, if a picture is in both halves."""
+    """Raise a ValueError that names two files if a picture is in both halves."""
     if found.twins:
         first, second = found.twins[0]
         more = f", and so are {len(found.twins) - 1} more" if len(found.twins) > 1 else ""
@@ -99,10 +100,10 @@ def refuse_twins(found: Found) -> None:
 
 
 def leave_out(halves: Sequence[Half], found: Found, *, skip: bool) -> tuple[Half, ...]:
-    """Return the halves without what cannot be read, with a warning that names it.
+    """Return the halves without unreadable pictures, with a warning that names them.
 
     Raises:
-        ValueError: If there is such and it is not to be skipped, or if a class is empty without it.
+        ValueError: If there are unreadable pictures and ``skip`` is false, or if a class is empty without them.
     """
     reasons = [reason for broken in found.broken for reason in broken.values()]
     if not reasons:
@@ -126,7 +127,7 @@ def leave_out(halves: Sequence[Half], found: Found, *, skip: bool) -> tuple[Half
 
 @dataclass(frozen=True)
 class _Looks(Dataset):
-    """Position among those found, digest of the content, and why there is none."""
+    """Dataset of (position among the found pictures, digest of the content, reason why it cannot be read)."""
 
     half: Half
 
@@ -142,7 +143,7 @@ class _Looks(Dataset):
 
 
 def _read(memory: Path | None) -> dict[str, Found]:
-    """What is remembered; nothing where the file is none of ours, for all can be looked at again."""
+    """Read stored findings. A file of another form gives an empty result, because everything can be checked again."""
     if memory is None or not memory.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""One picture from a foreign file to RGB, or an error that names the file and says what is wrong with it."""
+"""Decode one picture from a foreign file to RGB, or raise an error that names the file and the fault."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read, whatever a file is called. Pillow knows more; each is one more parser of foreign bytes."""
+"""Formats that are read, whatever the name of the file. Pillow knows more; each is one more parser of foreign bytes."""
 ENDINGS = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
-"""Of names of files that are taken for pictures, in small letters."""
+"""Endings of file names, in lower case, that are treated as pictures."""
 MAX_BYTES = 2**30
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
-"""A picture of more is refused before it is unpacked."""
+"""Largest number of pixels. A larger picture is refused before it is unpacked."""
 MAX_RATIO = 100
-"""Of the longer side to the shorter: resized by its shorter side, a longer strip would fill the memory."""
+"""Largest ratio of the longer to the shorter side. Resized by its shorter side, a longer strip would fill memory."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,27 +32,27 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by the orientation that its EXIF data tell."""
+"""Transposition that brings a picture upright, by the orientation in its EXIF data."""
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
 """Tags of EXIF and TIFF."""
 REASON_LENGTH = 200
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read; the message begins with its name."""
+    """Error for a picture that cannot be read. The message begins with the name of the picture."""
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """Return a name from outside with escapes for all that a terminal would not show as a character."""
+    """Return a foreign name with escapes for all characters that a terminal would not show."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Return what a regular file holds.
+    """Return the content of a regular file.
 
     Raises:
-        PictureError: If it is none (a pipe would never end), is empty, too large or cannot be read; it begins with the
-            name.
+        PictureError: If it is no regular file (a pipe would never end), is empty, too large or cannot be read. The
+            message begins with the name.
     """
     try:
         # A pipe without a writer lets nobody open it, unless it is asked not to wait.
@@ -72,14 +72,14 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def decode(source: bytes | IO[bytes] | Image.Image, name: str) -> Image.Image:
-    """Return a picture in RGB, upright, the first one of several in a file.
+    """Return a picture in RGB, upright. If a file has several, the first is taken.
 
-    Grey becomes three equal channels; 16 bits are scaled to 8; transparency is left out, so that the colours beneath
-    show. 32-bit and floating-point pixels are refused, for nobody tells what white is.
+    Grey becomes three equal channels. 16 bits are scaled to 8. Transparency is dropped, so that the colours beneath
+    show. 32-bit and floating-point pixels are refused, because their white level is unknown.
 
     Args:
-        source: A file's content, an open file, or a picture that a library has opened.
-        name: What an error begins with.
+        source: Content of a file, an open file, or a picture that a library has opened.
+        name: Name at the beginning of an error.
 
     Raises:
         PictureError: If it is no picture, is damaged, too large, or of a kind that cannot be shown in RGB.
@@ -131,7 +131,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits of a grey value, as a TIFF may tell."""
+    """Return the number of bits of a grey value, from the tags of a TIFF if it has them."""
     told = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
     return int(told[0])
 

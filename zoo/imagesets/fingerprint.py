@@ -1,4 +1,4 @@
-"""Digests of image sets: two sets that share a name, or one that has changed, are two to the benchmark."""
+"""Digests of image sets. They tell apart sets that share a name, and versions of a set that has changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.imagesets.decode import PictureError, read_file
 
 LENGTH = 16
 SMALL = 2**26
-"""Bytes of files up to which all of them are read for a fingerprint; of larger sets `SAMPLED` files are."""
+"""Total file size, in bytes, up to which a fingerprint reads all files; of larger sets it reads `SAMPLED` files."""
 SAMPLED = 64
 
 
@@ -27,10 +27,11 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def file_digest(files: Sequence[tuple[str, Path, int, int]]) -> str:
-    """Return the digest of labelled files: names, labels, sizes, and what is in them.
+    """Return the digest of labelled files: names, labels, sizes and contents.
 
     Args:
-        files: Name (relative, so that a copy of the folder is the same set), path, label and bytes of each.
+        files: Name (relative, so that a copy of the folder is the same set), path, label and size in bytes of each
+            file.
     """
     files = sorted(files, key=lambda file: file[0])
     whole = sum(size for *_, size in files) <= SMALL
@@ -47,14 +48,14 @@ def _content(path: Path) -> bytes:
 
 
 def evenly(total: int, wanted: int) -> list[int]:
-    """Return positions at even distances, the first and the last among them."""
+    """Return positions at even distances, including the first and the last."""
     if total <= wanted:
         return list(range(total))
     return [i * (total - 1) // (wanted - 1) for i in range(wanted)]
 
 
 def _add(total: Any, part: Any) -> None:
-    """Add a part with its kind and length, so that no two lists of parts read the same."""
+    """Add a part with its kind and length, so that different lists of parts never give the same bytes."""
     if isinstance(part, Tensor):
         part = part.detach().cpu().contiguous().numpy()
     if isinstance(part, np.ndarray):

@@ -1,4 +1,4 @@
-"""Folders of pictures: one folder a class, in one folder a half. What is there is found, named and told apart."""
+"""Folders of pictures: one folder per class, inside one folder per half."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ TRAIN = ("train", "training")
 VALIDATION = ("validation", "valid", "val", "dev", "eval", "evaluation")
 TEST = ("test", "testing", "holdout")
 HALVES = TRAIN + VALIDATION + TEST
-"""Names of folders that are halves, not classes, in capital or small letters."""
+"""Names of folders that are halves, not classes; case does not matter."""
 LITTER = frozenset(("thumbs.db", "desktop.ini"))
-"""What systems leave in folders of pictures, in small letters; hidden files are left out, too."""
+"""Names of files that systems leave in folders of pictures, in lower case. Hidden files are left out as well."""
 SHOWN = 5
-"""Names that a message lists before it counts."""
+"""Number of names that a message lists before it only counts."""
 SIZE, TIME, DEVICE, NUMBER = range(4)
-"""Columns of what is known of a file: bytes, time of change in ns, and what identifies it under any name."""
+"""Columns of a file's record: size in bytes, time of change in ns, and device and number, which identify the file."""
 SIGNED = 2**63 - 1
-"""What fits into a column; some file systems count their files from the top."""
+"""Largest value of a column; some file systems number their files from the top."""
 UNKNOWN = (0, 0, 0, 0)
-"""Of a link that leads nowhere."""
+"""Record of a link that leads nowhere."""
 
 
 @dataclass(kw_only=True, eq=False)
 class FolderHalf(Half):
-    """The pictures of a folder with one folder a class.
+    """The pictures of a folder with one folder per class.
 
     Attributes:
         root: The folder.
-        names: Of the files, relative to the root, with slashes.
-        known: (N, 4) what is known of each file, see `SIZE`.
+        names: Names of the files, relative to the root, with slashes.
+        known: (N, 4) record of each file, see `SIZE`.
     """
 
     root: Path
@@ -54,17 +54,17 @@ class FolderHalf(Half):
         return decode(read_file(self.root / self.names[found], self.name(found)), self.name(found))
 
     def look(self, found: int) -> bytes:
-        """See `Half.look`; the digest is that of the file."""
+        """See `Half.look`. The digest is that of the file."""
         content = read_file(self.root / self.names[found], self.name(found))
         decode(content, self.name(found))
         return hashlib.sha256(content).digest()
 
     def name(self, found: int) -> str:
-        """Path of the file."""
+        """Return the path of the file."""
         return printable(self.root / self.names[found])
 
     def digest(self) -> str:
-        """See `Half.digest`: names, sizes and labels, and bytes as `file_digest` reads them."""
+        """See `Half.digest`. It covers names, sizes and labels, and bytes as `file_digest` reads them."""
         return file_digest(
             [
                 (self.names[i], self.root / self.names[i], int(self.all_labels[i]), int(self.known[i, SIZE]))
@@ -78,11 +78,11 @@ class FolderHalf(Half):
 
 
 def open_halves(root: Path) -> tuple[FolderHalf, FolderHalf]:
-    """Open the training folder and the test folder that lie in a folder.
+    """Open the training folder and the test folder inside a folder.
 
     Raises:
-        ValueError: If there are none of the names, or several, if one is the other or lies in it, if their classes are
-            not the same or fewer than two, if a picture is in both, or for what `open_classes` refuses.
+        ValueError: If a half is missing or ambiguous, if one is the other or lies in it, if their classes differ or are
+            fewer than two, if a picture is in both, or for the reasons in `open_classes`.
     """
     train, test = (open_classes(folder) for folder in find_halves(root))
     if train.classes != test.classes:
@@ -106,10 +106,10 @@ def open_halves(root: Path) -> tuple[FolderHalf, FolderHalf]:
 def find_halves(root: Path) -> tuple[Path, Path]:
     """Return the folders of the training images and of the test images.
 
-    The first is called as one of `TRAIN`, the second as one of `VALIDATION` or, where there is none, of `TEST`.
+    The first has a name of `TRAIN`. The second has a name of `VALIDATION` or, if there is none, of `TEST`.
 
     Raises:
-        ValueError: See `open_halves`; the message lists what is there.
+        ValueError: See `open_halves`; the message lists the folders that exist.
     """
     there = subfolders(root)
     train, validation, test = (_called(there, names) for names in (TRAIN, VALIDATION, TEST))
@@ -132,12 +132,12 @@ def find_halves(root: Path) -> tuple[Path, Path]:
 
 
 def find_split(root: Path, split: str) -> Path:
-    """Return the folder of a split, or the root itself for a test split where no folder in it is a half.
+    """Return the folder of a split; the root itself for a test split if no folder in it is a half.
 
-    Names of one kind stand for each other: validation, val and the like, and train and training.
+    Names of one kind are interchangeable: validation, val and so on, or train and training.
 
     Raises:
-        ValueError: If there is no such folder, or several; the message lists what is there.
+        ValueError: If there is no such folder, or several; the message lists the folders that exist.
     """
     there = subfolders(root)
     if split in there:
@@ -156,19 +156,19 @@ def find_split(root: Path, split: str) -> Path:
 
 
 def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
-    """Find the pictures of a folder with one folder a class, at any depth below it.
+    """Find the pictures of a folder with one folder per class, at any depth below it.
 
-    A class is a folder right below the root. Classes and files are ordered by their names, numbers in them by size.
-    Hidden files and folders are left out; files with endings of no picture are, with a warning that counts them, and so
-    are classes without any.
+    A class is a folder directly below the root. Classes and files are sorted by name, with numbers in the names sorted
+    by size. Hidden files and folders are left out. Files with other endings than pictures are left out with a warning
+    that counts them. Classes without pictures are left out with a warning.
 
     Args:
         root: The folder.
-        class_map: Names of the classes in the order of their labels; their own order unless given.
+        class_map: Names of the classes in the order of their labels. Default: sorted names.
 
     Raises:
-        ValueError: If there is no picture, one lies beside the classes, a folder comes twice by links or leads back, or
-            a class is not in the map.
+        ValueError: If there is no picture, one lies beside the classes, a folder occurs twice through links or leads
+            back, or a class is not in the map.
     """
     walk = _Walk(root)
     own = subfolders(root)
@@ -208,10 +208,10 @@ def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
 
 
 def read_class_map(path: Path) -> tuple[str, ...]:
-    """Return the names of classes in a text file with one a line.
+    """Return the class names in a text file with one name per line.
 
     Raises:
-        ValueError: If it cannot be read, is empty, or names a class twice.
+        ValueError: If the file cannot be read, is empty, or names a class twice.
     """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
@@ -225,10 +225,10 @@ def read_class_map(path: Path) -> tuple[str, ...]:
 
 
 def subfolders(root: Path) -> dict[str, Path]:
-    """Return the folders right below a folder, links to folders too, by name; none that is hidden.
+    """Return the visible folders directly below a folder by name, including links to folders.
 
     Raises:
-        ValueError: If it cannot be listed.
+        ValueError: If the folder cannot be listed.
     """
     try:
         with os.scandir(root) as entries:
@@ -238,7 +238,7 @@ def subfolders(root: Path) -> dict[str, Path]:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Return what names are ordered by: numbers by size, letters by the alphabet; then the name itself."""
+    """Return a sorting key: numbers by size, letters by alphabet, ties by the name itself."""
     parts = re.split(r"([0-9]+)", name.lower())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
@@ -247,7 +247,7 @@ class _Walk:
     """A walk through the folders of one half.
 
     Attributes:
-        others: How many files have each ending that is no picture's.
+        others: Number of files of each ending that is no picture's.
     """
 
     def __init__(self, root: Path) -> None:
@@ -257,7 +257,7 @@ class _Walk:
         self._enter(root)
 
     def below(self, folder: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
-        """Relative name and what is known of each picture in a folder, and in those below it, in order."""
+        """Return relative name and record of each picture in a folder and below it, in order."""
         found, folders = [], [folder]
         while folders:
             place = folders.pop()
@@ -273,7 +273,7 @@ class _Walk:
 
     @staticmethod
     def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-        """What is in a folder and not hidden."""
+        """Yield the visible entries of a folder."""
         try:
             with os.scandir(folder) as entries:
                 yield from (entry for entry in entries if not entry.name.startswith("."))
@@ -282,7 +282,7 @@ class _Walk:
 
     @staticmethod
     def is_picture(entry: os.DirEntry[str]) -> bool:
-        """Whether a name ends as a picture's, and is that of no folder."""
+        """Return True if the name has a picture's ending and is not that of a folder."""
         return os.path.splitext(entry.name)[1].lower() in ENDINGS and not _is_folder(entry)
 
     def _enter(self, folder: Path) -> None:
@@ -322,7 +322,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """A few of the names and how many more there are, for a message."""
+    """Return a few of the names and the number of the others, for a message."""
     shown = sorted(names, key=natural)
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(repr(printable(name)) for name in shown[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Half of an image set: pictures with labels, by position; each comes with its own label or not at all."""
+"""One half of an image set: pictures with labels, by position. A picture comes with its own label or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.imagesets.decode import PictureError
 from zoo.interrupts import for_parent_alone
 
 Item = tuple[Tensor, int] | PictureError
-"""A picture as a tensor with its label, or why there is none."""
+"""A picture as a tensor with its label, or the error that it gave."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,8 +25,8 @@ class Half(Dataset):
 
     Attributes:
         classes: Names of the classes, in the order of the labels.
-        all_labels: (N,) int64 class of each picture that was found.
-        kept: Positions of those that are used, in ascending order; None for all.
+        all_labels: (N,) int64 class of each found picture.
+        kept: Positions of the used pictures, in ascending order; None for all.
     """
 
     classes: tuple[str, ...]
@@ -34,7 +34,7 @@ class Half(Dataset):
     kept: np.ndarray | None = None
 
     def picture(self, found: int) -> Image.Image:
-        """Return picture number ``found`` of those that were found, in RGB.
+        """Return the picture at position ``found`` among those that were found, in RGB.
 
         Raises:
             PictureError: If it cannot be read.
@@ -42,7 +42,7 @@ class Half(Dataset):
         raise NotImplementedError
 
     def look(self, found: int) -> bytes:
-        """Read a picture as a whole and return a digest of what it holds.
+        """Read a whole picture and return a digest of its content.
 
         Raises:
             PictureError: If it cannot be read.
@@ -50,29 +50,29 @@ class Half(Dataset):
         raise NotImplementedError
 
     def name(self, found: int) -> str:
-        """What errors call a picture."""
+        """Return the name of a picture in errors."""
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Return a digest of the pictures that are used, for the fingerprint of a set."""
+        """Return a digest of the used pictures, for the fingerprint of a set."""
         raise NotImplementedError
 
     def state(self) -> str:
-        """Return a digest that changes when a picture is changed, added or removed; nothing is read for it."""
+        """Return a digest that changes when a picture is changed, added or removed; no picture is read."""
         raise NotImplementedError
 
     @property
     def positions(self) -> np.ndarray:
-        """Positions of the pictures that are used among those that were found."""
+        """Positions of the used pictures among the found ones."""
         return np.arange(len(self.all_labels)) if self.kept is None else self.kept
 
     @property
     def labels(self) -> np.ndarray:
-        """Class of each picture that is used."""
+        """Class of each used picture."""
         return self.all_labels if self.kept is None else self.all_labels[self.kept]
 
     def without(self, found: Collection[int]) -> Self:
-        """Return the half without some of the pictures that were found."""
+        """Return the half without some of the found pictures."""
         return replace(self, kept=np.setdiff1d(self.positions, np.fromiter(found, dtype=np.int64)))
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Half(Dataset):
 
 @dataclass(frozen=True)
 class Prepared(Dataset):
-    """Pictures as tensors; what cannot be read is an item, too, for an error that leaves a worker is a traceback."""
+    """Pictures as tensors. An unreadable one gives its error as item, because a worker could only raise a traceback."""
 
     half: Dataset
     change: Callable[[Image.Image], Tensor]
@@ -111,14 +111,14 @@ class Prepared(Dataset):
 def read_batches(
     items: Dataset, batch_size: int, order: Sequence[Any] | None = None, *, workers: int = 0, **options: Any
 ) -> Iterator[tuple[Tensor | None, Tensor | None, list[PictureError]]]:
-    """Yield images, labels, and why others of the batch are missing; None where all are.
+    """Yield images, labels and errors of each batch; images and labels are None if no picture can be read.
 
     Args:
-        items: Gives `Item`.
-        batch_size: Of them at a time.
-        order: What ``items`` are asked for, one after the other; unless given, all positions.
-        workers: Processes that read; 0 for none.
-        **options: Of torch's loader.
+        items: Dataset of `Item`.
+        batch_size: Number of items per batch.
+        order: Indices into ``items``, in order. Default: all positions.
+        workers: Number of reading processes; 0 for none.
+        **options: Options of torch's loader.
     """
     loader = DataLoader(
         items,

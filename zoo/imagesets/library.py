@@ -1,4 +1,4 @@
-"""Image sets by name: those of torchvision, those of Hugging Face's hub; what their names and splits are."""
+"""Image sets by name, from torchvision and from Hugging Face's hub, with their names and splits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Source:
     """A set of torchvision.
 
     Attributes:
-        open: Folder, split as the library calls it, whether to download -> the set.
-        splits: Name of a split -> what the library calls it; the first trains, the second tests.
+        open: Takes the folder, the split in the library's terms and whether to download; returns the set.
+        splits: Name of a split -> the library's term for it. The first is for training, the second for testing.
     """
 
     open: Callable[[str, Any, bool], Any]
@@ -36,7 +36,7 @@ class Source:
 
 
 def _halved(kind: Any) -> Source:
-    """A set that is asked for its training half or not."""
+    """Return a set that has a training half and a test half, selected by a flag."""
     return Source(partial(_open_halved, kind), {"train": True, "test": False})
 
 
@@ -73,7 +73,7 @@ SOURCES = {
     "svhn": Source(_open_svhn, {name: name for name in ("train", "test", "extra")}),
 }
 NAMES = (FOLDER, *(TORCH + name for name in SOURCES), HUB + "NAME")
-"""All that can be asked for besides the built-in sets of a task."""
+"""All names of sets, besides the built-in sets of a task."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -81,7 +81,7 @@ class LibraryHalf(Half):
     """The pictures of a set that another library reads.
 
     Attributes:
-        title: What errors call the set and its split.
+        title: Name of the set and its split in errors.
         source: Position -> (picture or open file, label).
     """
 
@@ -101,19 +101,19 @@ class LibraryHalf(Half):
             return decode(file, self.name(found))
 
     def look(self, found: int) -> bytes:
-        """See `Half.look`; the digest is that of the pixels."""
+        """See `Half.look`. The digest is that of the pixels."""
         image = self.picture(found)
         return digest([image.size, image.tobytes()]).encode()
 
     def name(self, found: int) -> str:
-        """Set, split and position, and the path where the library tells it."""
+        """Return set, split and position, or the path if the library gives it."""
         for attribute in ("samples", "imgs"):
             if paths := getattr(self.source, attribute, None):
                 return printable(str(paths[found][0]))
         return f"picture {found} of {self.title}"
 
     def digest(self) -> str:
-        """See `Half.digest`: number, labels, and a few pictures at even distances."""
+        """See `Half.digest`. It covers number, labels, and a few pictures at even distances."""
         return digest([self.labels, *(self._sample(int(self.positions[i])) for i in evenly(len(self), SAMPLED))])
 
     def state(self) -> str:
@@ -128,12 +128,12 @@ class LibraryHalf(Half):
 
 
 def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) -> ValueError:
-    """Return the error for a name that is no set's: it lists those that are.
+    """Return the error for an unknown set. It lists the known sets.
 
     Args:
-        name: What was asked for.
+        name: The requested name.
         built_in: Names of the built-in sets of the task.
-        external: Whether sets of folders and libraries can be asked for, too.
+        external: True if sets of folders and libraries are possible as well.
     """
     known = (*sorted(built_in), *(NAMES if external else ()))
     plain = {choice.rpartition("/")[2].replace("_", ""): choice for choice in known}
@@ -146,15 +146,15 @@ def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = N
     """Open a split of a set.
 
     Args:
-        name: ``folder`` for one folder a class in one folder a split, or one of `NAMES`.
-        folder: Where the set lies.
-        split: Its part. ``train`` and ``training`` stand for each other, and so do ``validation``, ``val``, ``test``
-            and the like where a set has one such half.
-        class_map: File with one class name a line, in the order of the net's classes; for folders.
-        download: Whether a set of torchvision may be fetched into the folder.
+        name: ``folder`` for one folder per class in one folder per split, or one of `NAMES`.
+        folder: Folder of the set.
+        split: Part of the set. ``train`` and ``training`` are interchangeable, and so are ``validation``, ``val``,
+            ``test`` and similar names if a set has one such half.
+        class_map: File with one class name per line, in the order of the net's classes; for folders.
+        download: True if a set of torchvision may be downloaded into the folder.
 
     Raises:
-        ValueError: If there is no such set or split, with a list of those that are, or it cannot be read.
+        ValueError: If the set or split does not exist, with a list of those that do, or it cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"data-dir {printable(folder)!r} is not a folder")
@@ -173,7 +173,7 @@ def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = N
 
 
 def _split(source: Source, split: str) -> Any:
-    """What a library calls a split."""
+    """Return the library's term for a split."""
     trains, tests = list(source.splits)[:2]
     kinds = dict.fromkeys(TRAIN, trains) | dict.fromkeys(VALIDATION + TEST, tests)
     wanted = split if split in source.splits else kinds.get(split.lower())
@@ -202,7 +202,7 @@ def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> Lib
 
 
 def _labels(source: Any) -> list[int]:
-    """Class of each picture, without reading pictures where the set tells."""
+    """Return the class of each picture, without reading pictures if the set has a list of labels."""
     if hasattr(source, "iter_targets"):
         return [int(label) for label in source.iter_targets()]
     for attribute in ("targets", "labels"):
@@ -214,7 +214,7 @@ def _labels(source: Any) -> list[int]:
 
 
 def _classes(source: Any, labels: list[int]) -> tuple[str, ...]:
-    """Names of the classes, in their order; numbers where the set tells none."""
+    """Return the names of the classes, in their order; numbers if the set has no names."""
     if known := getattr(source, "class_to_idx", None) if hasattr(source, "iter_targets") else None:
         return tuple(sorted(known, key=known.__getitem__))
     names = getattr(source, "classes", None) or getattr(source, "all_categories", None)

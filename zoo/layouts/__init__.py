@@ -1,1 +1,1 @@
-"""How other implementations name the tensors of our nets: a file a family, which the class of the net refers to."""
+"""Tensor names of other implementations: one file per family, which the class of the net refers to."""

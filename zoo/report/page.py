@@ -1,4 +1,4 @@
-"""The HTML file: template, style, script, plotting library and data in one, with a policy that lets nothing else in."""
+"""Write the HTML file: template, style, script, plotting library and data, with a policy that admits nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.results.escape import for_html
 
 
 def render(contents: Mapping[str, Any], title: str) -> bytes:
-    """Return the page for `rows.gather`'s contents; the same contents give the same bytes.
+    """Return the page for the contents from `rows.gather`. Equal contents give equal bytes.
 
     Library and data are compressed, and in base64, which no text of the data can break out of. The browser unpacks
     them with `DecompressionStream`, which all have had since May 2023.

@@ -1,8 +1,8 @@
-"""What the page shows, as plain data: rows, series, cards, runs, provenance.
+"""Collect the contents of the page as plain data: rows, series, cards, runs, provenance.
 
-A row is one point of a plot: a net over its seeds, or a published figure. A *series* is what may be compared and has a
-Pareto front of its own: the runs of one recipe, or the figures that one source got in one way. Scores are in percent,
-larger is better.
+A row is one point of a plot: a net over its seeds, or a published figure. A *series* is a set of comparable rows with a
+Pareto front of its own: the runs of one recipe, or the figures that one source obtained in one way. Scores are in
+percent; larger is better.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
     """Return the contents of the page, ready for JSON.
 
     Args:
-        results: What the result files hold.
-        with_published: Whether to show the published figures of the same data sets, and of all others.
-        count_stages: Whether to count the nets whose lines hold no counts by stage. Only registered nets without
-            overrides, at their own input size: lines are other people's input, and building what they ask for is not.
+        results: Contents of the result files.
+        with_published: Show published figures, of the same data sets and of all others.
+        count_stages: Count the nets whose lines hold no counts by stage. Only registered nets without overrides are
+            counted, at their own input size: lines are other people's input, and nothing that they ask for is built.
     """
     rows: list[Record] = []
     series: dict[str, Record] = {}
@@ -76,7 +76,7 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
 
 
 def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list[Record]:
-    """All runs behind the rows, each as its line and as the page shows it, and the conditions of their training."""
+    """Return all runs behind the rows, each as its line and as shown; record the conditions of their training."""
     runs = []
     for comparison in comparisons:
         for record in (run for net in comparison.nets for run in net.runs):
@@ -106,12 +106,12 @@ def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list
 
 
 def _condition(comparison: Comparison, record: Record) -> str:
-    """What throughput and memory of a training depend on."""
+    """Return the conditions that throughput and memory of a training depend on."""
     return f"training of {comparison.title}: {_device(record)}"
 
 
 def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any]) -> Record:
-    """The row of one net over its seeds."""
+    """Return the row of one net over its seeds."""
     record = net.runs[-1]
     machine = {}
     for condition, own in _by(net.runs, lambda run: _condition(comparison, run)).items():
@@ -147,7 +147,7 @@ def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any])
 
 
 def _families() -> dict[str, str]:
-    """What the published table calls a family, where all of its nets that we have are of one family of ours."""
+    """Map families of the published table to ours, where all of a family's nets here are in one family."""
     own: dict[str, set[str]] = {}
     for figure in published.results():
         if entry := _entry(figure.entry):
@@ -182,7 +182,7 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
 
 
 def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, dict[str, list[float | None]]]:
-    """Throughput and memory by (net, image size), then by condition."""
+    """Return throughput and memory by (net, image size), then by condition."""
     speeds: dict[Any, dict[str, list[float | None]]] = {}
     for record in records:
         case = record["case"]
@@ -199,7 +199,7 @@ def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, 
 
 
 def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -> dict[str, Record]:
-    """All that is known of each net beside its rows and runs, by the name that rows call it by."""
+    """Return facts about each net besides its rows and runs, by the name that rows use for the net."""
     records = {display_of(run["record"]): run["record"] for run in runs}
     cards: dict[str, Record] = {}
     for name in dict.fromkeys(row["card"] for row in rows):
@@ -238,7 +238,7 @@ def _count(entry: Entry) -> Record:
 
 
 def _provenance(results: Results, remarks: Sequence[str]) -> Record:
-    """Which files, and how many lines of them were got with which versions on which device."""
+    """Return the files, and the number of their lines by versions and device."""
     machines = Counter(
         (
             _device(record),
@@ -269,7 +269,7 @@ def _device(record: Mapping[str, Any]) -> str:
 
 @cache
 def _entry(name: str) -> Entry | None:
-    """The registry's row; None for timm's nets, for what later versions have, and for anything else."""
+    """Return the registry's row; None for timm's nets, nets of later versions and any other name."""
     return zoo.model_entry(name) if name in zoo.list_models() else None
 
 
@@ -281,13 +281,13 @@ def _by(items: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list
 
 
 def _table(rows: Any, columns: tuple[str, ...]) -> list[list[Any]]:
-    """Some columns of rows that a line may hold; what is no such table is left out."""
+    """Return some columns of rows that a line may hold; an empty list for anything that is no such table."""
     good = isinstance(rows, list | tuple) and all(isinstance(row, dict) for row in rows)
     return [[_plain(row.get(column, "")) for column in columns] for row in rows] if good else []
 
 
 def _plain(value: Any) -> Any:
-    """A number as it is, anything else as text."""
+    """Return a number unchanged, anything else as text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number(value, 6)
     if isinstance(value, list | tuple):
@@ -296,7 +296,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any, digits: int, factor: float = 1) -> Any:
-    """A rounded number; None for what is none, and for infinities, which JSON cannot hold."""
+    """Return a rounded number; None for other values, and for infinities, which JSON cannot hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
         return None
     return value * factor if isinstance(value, int) else round(value * factor, digits)

@@ -1,4 +1,4 @@
-"""The rows of the page as Markdown and CSV, and the measured ones as pictures, for where no browser is."""
+"""Write the rows of the page as Markdown and CSV, and the measured ones as pictures, for use without a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = (
     "source",
     "note",
 )
-"""Columns of the CSV; scores, deviations, errors and gaps are in percent."""
+"""Columns of the CSV. Scores, deviations, errors and gaps are in percent."""
 
 MARKDOWN = {
     "name": "net",
@@ -51,7 +51,7 @@ MARKDOWN = {
 
 
 def to_csv(contents: Mapping[str, Any]) -> str:
-    """All rows, unrounded but for scores (4 decimals); then throughput and memory under each condition."""
+    """Return all rows as CSV, unrounded except scores (4 decimals); then throughput and memory per condition."""
     machine = [(c["id"], i, f"{what}: {c['title']}") for c in contents["conditions"] for i, what in enumerate(MACHINE)]
     rows = []
     for row in _rows(contents):
@@ -66,7 +66,7 @@ MACHINE = ("images a second", "peak memory [bytes]")
 
 
 def to_markdown(contents: Mapping[str, Any]) -> str:
-    """One section a data set with measured rows; published figures only of those data sets."""
+    """Return one section per data set with measured rows, including its published figures, as Markdown."""
     parts = []
     for group in contents["groups"]:
         rows = [row for row in _rows(contents) if row["group"] == group["id"]]
@@ -80,10 +80,10 @@ def to_markdown(contents: Mapping[str, Any]) -> str:
 
 
 def pictures(results: Results, kind: str) -> Iterator[tuple[str, bytes]]:
-    """Score against parameters and multiply-adds of each measured data set: (ending of the file's name, picture).
+    """Yield plots of the score against parameters and multiply-adds of each data set: (end of file name, picture).
 
     Args:
-        results: What the result files hold.
+        results: Contents of the result files.
         kind: ``png`` or ``svg``.
     """
     from zoo.results.plot import COSTS, picture
