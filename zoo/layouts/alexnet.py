@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of AlexNet."""
+"""Tensor names of AlexNet in other implementations."""
 
 from zoo.weights import Layout
 

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of BagNets."""
+"""Tensor names of BagNets in other implementations."""
 
 from zoo.weights import Layout
 

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of DenseNets."""
+"""Tensor names of DenseNets in other implementations."""
 
 from zoo.weights import Layout
 

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of FishNets."""
+"""Tensor names of FishNets in other implementations."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of GoogLeNets."""
+"""Tensor names of GoogLeNets in other implementations."""
 
 from zoo.weights import Layout
 
@@ -36,4 +36,4 @@ LAYOUTS = {
     "torchvision": Layout(_TORCHVISION),
     "torchvision_with_auxiliaries": Layout(_TORCHVISION, dropped=[r"aux\d\."]),
 }
-"""torchvision's state dict; the published one has auxiliary classifiers, for which most nets have no place."""
+"""torchvision's state dict. The published one has auxiliary classifiers, for which most nets have no place."""

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of residual nets."""
+"""Tensor names of residual nets in other implementations."""
 
 import re
 from collections.abc import Collection
@@ -29,14 +29,14 @@ _LINEAR = [
 
 
 def _as_padded_at_the_end(name: str, value: Tensor, names: Collection[str]) -> Tensor:
-    """Put the channels of a net whose shortcuts A pad before and behind in the order of one that pads behind.
+    """Reorder the channels of a net whose shortcuts A pad before and behind, to the order of one that pads behind.
 
     Both are the same function: only the order of channels between the units of a stage differs.
 
     Args:
-        name: Ours, of the tensor.
+        name: Our name of the tensor.
         value: The tensor.
-        names: Of all tensors; projections need no new order.
+        names: Our names of all tensors; nets with projections need no new order.
     """
     place = re.match(r"stage(\d)\.(\d+)\.branch\.(conv1|conv2|norm2)\.", name)
     if any(".shortcut." in n for n in names) or not value.dim():
@@ -52,7 +52,7 @@ def _as_padded_at_the_end(name: str, value: Tensor, names: Collection[str]) -> T
 
 
 def _order(chs: int, stage: int) -> list[int]:
-    """Where the channels of our order are among those of a net that pads before and behind, which doubles its width."""
+    """Return the positions of our channels in a net that doubles its width by padding before and behind."""
     if stage <= 1:
         return list(range(chs))
     inner = [chs // 4 + i for i in _order(chs // 2, stage - 1)]

@@ -1,4 +1,4 @@
-"""How other implementations name the tensors of VGG."""
+"""Tensor names of VGG in other implementations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from zoo.weights import Layout
 
 
 def numbered(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) -> list[tuple[str, str]]:
-    """Rules for an implementation that numbers all layers of a plain net in one row.
+    """Return rules for an implementation that numbers all layers of a plain net consecutively.
 
     Args:
         depths: Convolutions in each stage; each stage but the first comes after a pooling.
@@ -49,7 +49,7 @@ _PYTORCHCV = {
 
 
 def layouts(depths: Mapping[int, Sequence[int]]) -> dict[str, Layout]:
-    """State dicts of timm and torchvision, which number their layers, and of pytorchcv.
+    """Return the layouts of state dicts of timm and torchvision, which number their layers, and of pytorchcv.
 
     pytorchcv's ``b`` nets with batch norm have biases, too, as ours do.
 

@@ -1,1 +1,1 @@
-"""One file a family; the registry walks this package, so that no list of families is kept."""
+"""Families of nets, one file each. The registry walks this package, so that no list of families is kept."""

@@ -1,4 +1,4 @@
-"""AlexNet, in its form with one tower.
+"""AlexNet in its form with one tower.
 
 Papers:
     Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks, arXiv:1404.5997.
@@ -48,7 +48,7 @@ class AlexNetSpec(Spec):
         stage2: Channels of each 5x5 convolution.
         stage3: Channels of each 3x3 convolution.
         wide: Channels of the wide layers between the features and the classifier.
-        window: Of the first wide layer: the size of the deepest map at the published input size.
+        window: Kernel size of the first wide layer: the size of the deepest map at the published input size.
     """
 
     stem: int = 64
@@ -58,16 +58,16 @@ class AlexNetSpec(Spec):
     window: int = 6
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("stem", "stage2", "stage3", "wide", "window")
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of the stem, the two stages, and the last pooling."""
+        """Total strides of the stem, the two stages, and the last pooling."""
         return halvings(4, 4)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """The stem and the poolings read whole windows."""
+        """Return the smallest image sizes, as in `Spec.smallest`. The stem and the poolings read whole windows."""
         _, *pooled = self.hold(output_stride)
         windows = [Window(kernel=11, stride=4, padding=2)]
         windows += [Window(kernel=3, stride=level.step, dilation=level.before) for level in pooled]
@@ -75,7 +75,7 @@ class AlexNetSpec(Spec):
         return (*sizes, sizes[-1])
 
     def head_size(self, size: int) -> int:
-        """After the stem and three poolings without padding."""
+        """Return the size of the head's map, after the stem and three poolings without padding."""
         size = (size + 2 * 2 - 11) // 4 + 1
         for _ in range(3):
             size = (size - 3) // 2 + 1
@@ -83,7 +83,7 @@ class AlexNetSpec(Spec):
 
     @property
     def lacks(self) -> dict[str, str]:
-        """No residual branches, no norms, no map at stride 2, no padding."""
+        """Unsupported arguments: there are no residual branches, no norms, no map at stride 2, and no padding."""
         reasons = dict.fromkeys(("drop_path_rate", "zero_init_last"), "a plain stack has no residual branches")
         return reasons | {
             "norm_layer": "it has no norm to replace",
@@ -93,7 +93,7 @@ class AlexNetSpec(Spec):
 
 
 class AlexNet(Backbone):
-    """A stem, two stages that open with a max-pooling, a last max-pooling, wide layers."""
+    """AlexNet: a stem, two stages that begin with a max pooling, a last max pooling, wide layers."""
 
     layouts = LAYOUTS
 
@@ -121,7 +121,7 @@ class AlexNet(Backbone):
 
     @classmethod
     def _stage(cls, kit: Kit, chs: int, level: Level, widths: tuple[int, ...], *, kernel: int) -> Stage:
-        """The pooling that leads to the level, and a convolution for each width."""
+        """Make a stage: the pooling that leads to the level, and one convolution per width."""
         units = [cls._pool(level)]
         for width in widths:
             conv = Conv(out_chs=width, kernel=kernel, dilation=level.dilation, bias=True)

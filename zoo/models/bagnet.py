@@ -1,27 +1,28 @@
-"""BagNets: residual networks in which a position sees a small patch of the image and nothing else.
+"""BagNets: residual networks in which a position sees only a small patch of the image.
 
 Paper:
     Brendel, Bethge 2019, Approximating CNNs with Bag-of-local-Features Models Works Surprisingly Well on ImageNet,
     arXiv:1904.00760.
 
-A ResNet-50 whose 3x3 convolutions have become 1x1, but for one at the beginning of some stages, all without padding::
+A ResNet-50 whose 3x3 convolutions are 1x1, except for one at the beginning of some stages; all without padding::
 
     224 px; sizes of bagnet33; the number in brackets is the total stride of a tap, in braces the patch that is seen
     image 224 --1x1, 3x3--> stem 222 [1] {3} --/2--> stage1 110 [2] {5} --/2--> stage2 54 [4] {9}
                                              --/2--> stage3 26 {17} -> stage4 24 [8] {33}
 
-``bagnet17`` has no 3x3 in the last stage, ``bagnet9`` none in the last two: a position of the last map sees 9, 17 or 33
-pixels square, which is the number in the name. As the classifier is linear and the pooling a mean, the logits are the
-mean of the logits of patches: ``global_pool=""`` returns those, one vector a position (the paper's heat maps).
+``bagnet17`` has no 3x3 in the last stage, ``bagnet9`` none in the last two. A position of the last map sees a square of
+9, 17 or 33 pixels, which is the number in the name. Since the classifier is linear and the pooling a mean, the logits
+are the mean of the logits of patches. ``global_pool=""`` returns those, one vector per position (the paper's heat
+maps).
 
 What follows from that, and what differs:
-    * A shortcut passes the top left part of its map, as large as what the unpadded branch returns: its position i and
-      the branch's position i begin at the same pixel. pytorchcv, which the parity test reads, crops what leaves a
-      projection; ours crops what enters it, which is the same and computes less.
-    * The deepest stride is 8, for the last stage does not halve: more would make larger patches. So there are four
-      taps, and the ``output_stride`` of ImageNet nets, 16, does not exist; 1, 2, 4 and 8 do. Dilation is exact to the
-      border here, since nothing is padded.
-    * Maps are smaller than size / stride by what the windows reach beyond.
+    * A shortcut passes the top left part of its map, as large as the output of the unpadded branch: its position i and
+      the branch's position i begin at the same pixel. pytorchcv, which the parity test compares with, crops the output
+      of a projection; ours crops its input, which gives the same result with less computation.
+    * The deepest stride is 8, because the last stage does not halve: a further stride would make larger patches. There
+      are therefore four taps. The ``output_stride`` of ImageNet nets, 16, does not exist; 1, 2, 4 and 8 do. Dilation is
+      exact up to the border here, since nothing is padded.
+    * Maps are smaller than size / stride, by the reach of the windows.
     * ``bagnet17_cifar`` and ``bagnet_test`` are ours: one stage less, a third of the layers.
 """
 
@@ -41,13 +42,13 @@ from zoo.strides import Window, smallest_before
 
 @dataclass(frozen=True, kw_only=True)
 class BagNetSpec(Spec):
-    """A stem with one 3x3, and stages of bottlenecks of which the first few have a 3x3.
+    """A stem with one 3x3, and stages of bottlenecks; the first few bottlenecks of a stage have a 3x3.
 
     Attributes:
         depths: Units in each stage.
-        widths: Channels that each stage returns; the inner convolutions have a quarter.
-        strides: Of the first unit of each stage, 1 or 2.
-        windows: Units of each stage that have a 3x3, the first ones; the others are 1x1 throughout.
+        widths: Channels that each stage returns. The inner convolutions have a quarter of them.
+        strides: Stride of the first unit of each stage, 1 or 2.
+        windows: Number of units of each stage with a 3x3. They come first; the others are 1x1 throughout.
         stem_width: Channels of the stem.
     """
 
@@ -58,7 +59,7 @@ class BagNetSpec(Spec):
     stem_width: int = 64
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "widths", "strides", "stem_width")
         for name in ("widths", "strides", "windows"):
             self.require(len(getattr(self, name)) == len(self.depths), name, f"have {len(self.depths)} numbers")
@@ -77,12 +78,12 @@ class BagNetSpec(Spec):
 
     @property
     def patch(self) -> int:
-        """Height and width, in pixels, of what one position of the last map sees."""
+        """Height and width, in pixels, of the patch that one position of the last map sees."""
         strides = zip(self.windows, self.level_strides[:-1], self.level_strides[1:], strict=True)
         return 3 + sum(2 * (before if i == 0 else after) for windows, before, after in strides for i in range(windows))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Nothing is padded, so that every window must lie within its map."""
+        """Return the smallest image sizes (`Spec.smallest`). Without padding, every window must lie within its map."""
         windows, sizes = [Window(kernel=3)], {1: 3}
         _, *stages = self.hold(output_stride)
         for count, level in zip(self.windows, stages, strict=True):
@@ -92,12 +93,12 @@ class BagNetSpec(Spec):
         return (*sizes.values(), smallest_before(windows))
 
     def head_size(self, size: int) -> int:
-        """Positions whose patch lies within the image."""
+        """Return the number of positions whose patch lies within the image, along one side."""
         return (size - self.patch) // self.head_stride + 1
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """Large strides and padding, both of which would let a position see more."""
+        """Unsupported arguments: large strides and padding, which would let a position see more."""
         last = self.head_stride
         return {
             "out_indices": f"the strides end at {last}, so that a position sees {self.patch} pixels and no more",
@@ -106,7 +107,7 @@ class BagNetSpec(Spec):
         }
 
     def facts(self) -> dict[str, str]:
-        """What the name says."""
+        """Return the size of the patch."""
         return {"patch": f"{self.patch} x {self.patch} pixels a position"}
 
 
@@ -118,16 +119,16 @@ class Crop(nn.Module):
         self.lost = lost
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H - lost, W - lost)."""
+        """Crop (N, C, H, W) -> (N, C, H - lost, W - lost)."""
         return x[:, :, : -self.lost, : -self.lost]
 
     def extra_repr(self) -> str:
-        """How many."""
+        """Return the number of lost rows, as text."""
         return f"{self.lost}"
 
 
 class BagNet(Backbone):
-    """A stem and stages of residual units without padding."""
+    """BagNet: a stem and stages of residual units without padding."""
 
     layouts = LAYOUTS
 
@@ -157,7 +158,7 @@ class BagNet(Backbone):
 
     @staticmethod
     def _unit(kit: Kit, in_chs: int, out_chs: int, window: Conv, *, projects: bool, drop_path: float) -> Residual:
-        """One bottleneck around its window; the shortcut is cropped to what the branch returns."""
+        """Make one bottleneck around its window. The shortcut is cropped to the output of the branch."""
         convs = (Conv(out_chs=window.out_chs, kernel=1), window, Conv(out_chs=out_chs, kernel=1))
         path: OrderedDict[str, nn.Module] = OrderedDict()
         if projects:
@@ -173,14 +174,14 @@ BRENDEL = "Brendel & Bethge 2019, arXiv:1904.00760"
 
 
 def _imagenet(patch: int, params: int, windows: tuple[int, ...]) -> Entry:
-    """A published net."""
+    """Return the row of a published net."""
     spec = BagNetSpec(depths=(3, 4, 6, 3), widths=(256, 512, 1024, 2048), windows=windows)
     assert spec.patch == patch
     return Entry(BagNet, spec, paper=BRENDEL, params=params, reference=f"pytorchcv:bagnet{patch}")
 
 
 def _ours(spec: BagNetSpec, params: int, **kwargs: Any) -> Entry:
-    """A small net."""
+    """Return the row of a small net of our own."""
     notes = "A net of our own, by the paper's rules; no published numbers."
     return Entry(BagNet, spec, paper=BRENDEL, params=params, notes=notes, **kwargs)
 

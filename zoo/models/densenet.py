@@ -1,4 +1,4 @@
-"""DenseNet: every layer reads the maps of all layers before it in its block, and adds a few of its own.
+"""DenseNet: every layer reads the maps of all earlier layers in its block, and adds a few of its own.
 
 Papers:
     Huang, Liu, van der Maaten, Weinberger 2017, Densely Connected Convolutional Networks, CVPR, arXiv:1608.06993.
@@ -71,7 +71,7 @@ class DenseNetSpec(StemSpec):
     bottleneck: int = 4
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "growth_rate", "stem_width")
         self.require_choice("stem", STEMS)
         self.require(self.bottleneck >= 0, "bottleneck", "not be negative; 0 means none")
@@ -80,7 +80,7 @@ class DenseNetSpec(StemSpec):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels that each block meets."""
+        """Input channels of each block."""
         widths = [self.stem_width]
         for depth in self.depths[:-1]:
             widths.append(math.floor((widths[-1] + depth * self.growth_rate) * self.compression))
@@ -88,26 +88,26 @@ class DenseNetSpec(StemSpec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each block."""
+        """Total stride of each block."""
         return halvings(self.finest, len(self.depths))
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Transitions halve an odd size downwards, the stem upwards."""
+        """Return the smallest sizes (`Spec.smallest`). Transitions halve odd sizes downwards, the stem upwards."""
         sizes = tuple(max(1, stride - self.finest + 1) for stride in self.held(output_stride))
         return (*sizes, sizes[-1])
 
     def head_size(self, size: int) -> int:
-        """Transitions halve an odd size downwards, the stem upwards."""
+        """Return the size of the head's map. Transitions halve an odd size downwards, the stem upwards."""
         return -(-size // self.finest) // (self.head_stride // self.finest)
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """No layer can start as the identity."""
+        """Unsupported arguments: no layer can start as the identity."""
         return {"zero_init_last": "its layers concatenate, so that there is no branch whose sum could vanish"}
 
 
 class DenseLayer(nn.Module):
-    """New maps from all maps so far: drop_path(branch(concatenation))."""
+    """Compute new maps from all earlier maps: drop_path(branch(concatenation))."""
 
     def __init__(self, spec: DenseNetSpec, kit: Kit, in_chs: int, dilation: int, drop_path: float) -> None:
         super().__init__()
@@ -118,15 +118,15 @@ class DenseLayer(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Maps of (N, C_i, H, W) -> (N, growth_rate, H, W)."""
+        """Compute (N, growth_rate, H, W) from a list of maps (N, C_i, H, W)."""
         return self.drop_path(self.branch(concatenate(maps)))
 
 
 class DenseStage(Stage):
-    """A dense block; with ``grad_checkpointing`` a layer keeps its new maps alone, and no concatenation."""
+    """A dense block. With ``grad_checkpointing`` a layer stores only its new maps, and no concatenation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C + layers * growth_rate, H, W): the input first, then what each layer adds."""
+        """Return the input followed by the new maps: (N, C, H, W) -> (N, C + layers * growth_rate, H, W)."""
         maps = [x]
         for layer in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -138,7 +138,7 @@ class DenseStage(Stage):
 
 
 class DenseNet(Backbone):
-    """A stem and dense blocks, with transitions between them that halve the resolution."""
+    """DenseNet: a stem and dense blocks, with transitions between them that halve the resolution."""
 
     layouts = LAYOUTS
 
@@ -186,11 +186,11 @@ IMAGENET = {
     201: (6, 12, 48, 32),
     264: (6, 12, 64, 48),
 }
-"""Layers a block by depth (Huang et al. 2017, table 1; 161: the authors' released code)."""
+"""Layers per block, by depth (Huang et al. 2017, table 1; 161: the authors' released code)."""
 
 
 def _imagenet(depth: int, params: int, *, growth_rate: int = 32, reference: str = "timm", notes: str = "") -> Entry:
-    """A DenseNet-BC for 224 px."""
+    """Return the row of a DenseNet-BC for 224 px."""
     return Entry(
         DenseNet,
         DenseNetSpec(depths=IMAGENET[depth], growth_rate=growth_rate, stem_width=2 * growth_rate),
@@ -202,7 +202,7 @@ def _imagenet(depth: int, params: int, *, growth_rate: int = 32, reference: str 
 
 
 def _cifar(depth: int, growth_rate: int, params: int, *, per_layer: int = 1, **kwargs: Any) -> Entry:
-    """A net for 32 px: ``depth`` convolutions and a classifier, ``per_layer`` in a layer, four outside of blocks."""
+    """Return the row of a 32 px net: ``depth`` layers, four of them outside blocks, ``per_layer`` per dense layer."""
     layers, rest = divmod(depth - 4, 3 * per_layer)
     assert not rest, f"{depth} layers do not make three equal blocks"
     compact = per_layer == 2
@@ -225,7 +225,7 @@ def _cifar(depth: int, growth_rate: int, params: int, *, per_layer: int = 1, **k
 
 
 def _compact(depth: int, growth_rate: int, params: int, **kwargs: Any) -> Entry:
-    """The BC form of a CIFAR net: two convolutions a layer, and half of the channels behind each transition."""
+    """Return the row of a CIFAR net in BC form: two convolutions per layer; transitions keep half of the channels."""
     reference = f"pytorchcv:densenet{depth}_k{growth_rate}_bc_cifar10"
     return _cifar(depth, growth_rate, params, per_layer=2, reference=reference, **kwargs)
 

@@ -1,4 +1,4 @@
-r"""Neural fabrics: a grid of columns and scales in which every way from the image to the score is a network.
+r"""Neural fabrics: a grid of columns and scales in which every path from the image to the score is a network.
 
 Papers:
     Saxena, Verbeek 2016, Convolutional Neural Fabrics, NeurIPS 2016, arXiv:1606.02492: the grid, the sparse and the
@@ -90,28 +90,28 @@ GATES = ("none", "scaled", "dropout", "gated")
 SKIPS = ("all", "within")
 HEADS = ("classify", "dense", "hypercolumn")
 MOST_NODES = 10_000
-"""Columns times scales; the largest preset has 96, and a graph of many more takes minutes to draw."""
+"""Largest number of columns times scales. The largest preset has 96; much larger graphs take minutes to build."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FabricSpec(StemSpec):
-    """A fabric.
+    """Specification of a fabric.
 
     Attributes:
         type: Pattern of the edges, a key of ``zoo.topology.TYPES``.
-        columns: Number of columns; the stem is none.
+        columns: Number of columns, without the stem.
         scales: Number of scales.
         channels: Channels of each scale, finest first.
-        unit: What an edge computes.
-        gate: What happens to a skip: nothing, times 1 / out-degree of its source (``scaled``), kept with that
+        unit: Layers of an edge.
+        gate: Treatment of a skip: unchanged (``none``), times 1 / out-degree of its source (``scaled``), kept with that
             probability (``dropout``), or a 1x1 convolution and a norm (``gated``). Edges without a skip do not count.
-        skips: Which edges have one: ``all``, or those ``within`` a scale.
-        up: How maps are enlarged.
+        skips: Edges with a skip: ``all``, or those ``within`` a scale.
+        up: Way to enlarge maps.
         conv_bias: The stem and 3x3 units have a bias.
         stem: ``cifar`` (a bare 3x3) or ``imagenet`` (two 3x3 of stride 2).
         head: ``classify`` scores the pooled coarsest node, ``dense`` every position of the node at ``out_scale``,
             ``hypercolumn`` every position of the nodes of all columns at ``out_scale``.
-        out_scale: What the last two read.
+        out_scale: Scale that ``dense`` and ``hypercolumn`` read.
     """
 
     type: str
@@ -127,7 +127,7 @@ class FabricSpec(StemSpec):
     out_scale: int = 0
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a fabric."""
+        """Raise ValueError, naming field and value, if the numbers do not make a fabric."""
         self.require_choice("type", tuple(topology.TYPES))
         self.require_choice("unit", UNITS)
         self.require_choice("gate", GATES)
@@ -157,7 +157,7 @@ class FabricSpec(StemSpec):
 
     @property
     def edges(self) -> tuple[topology.Edge, ...]:
-        """The graph."""
+        """Edges of the graph."""
         return topology.fabric_edges(self.type, self.columns, self.scales)
 
     @property
@@ -173,11 +173,11 @@ class FabricSpec(StemSpec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each scale."""
+        """Total stride of each scale."""
         return halvings(self.finest, self.scales)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Sizes are rounded up, so that any image works; the scales must differ in size to be scales."""
+        """Return the smallest image sizes, as in `Spec.smallest`. Sizes round up, but scales must differ in size."""
         coarsest = self.held(output_stride)[-1]
         size = coarsest // 2 + 1 if coarsest > self.finest else 1
         return (1,) * (len(self.tap_strides) - self.scales) + (size,) * (self.scales + 1)
@@ -189,11 +189,11 @@ class FabricSpec(StemSpec):
 
     @property
     def dense(self) -> bool:
-        """Whether there is a score for every position."""
+        """True if there is a score for every position."""
         return self.head != "classify"
 
     def facts(self) -> dict[str, str]:
-        """The grid in words and numbers."""
+        """Describe the grid in words and numbers."""
         return {
             "strides": " ".join(map(str, self.level_strides)),
             "channels": " ".join(map(str, self.channels)),
@@ -205,7 +205,7 @@ class FabricSpec(StemSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """An edge of the graph, resolved to what its operators need; ``degree`` counts the skips of its source."""
+    """An edge of the graph with the sizes that its operators need; ``degree`` counts the skips of its source."""
 
     kind: str
     in_chs: int
@@ -221,7 +221,7 @@ class _Place:
 
     @property
     def rises(self) -> bool:
-        """Whether the source is enlarged; not where ``output_stride`` holds both scales at one size."""
+        """Return True if the source is enlarged; False if ``output_stride`` holds both scales at one size."""
         return self.kind in ("up", "zip_up") and self.halve
 
     def conv3x3(self, out_chs: int, bias: bool = False) -> Conv:
@@ -230,7 +230,7 @@ class _Place:
 
 
 class ConvNorm(nn.Module):
-    """A 1x1 convolution without a bias, enlarging where asked for, a norm."""
+    """A 1x1 convolution without bias, enlargement if requested, and a norm."""
 
     def __init__(self, kit: Kit, in_chs: int, out_chs: int, up: str = "") -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class ConvNorm(nn.Module):
         self.norm = kit.norm(out_chs)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, in_chs, H, W) -> (N, out_chs, H, W), or (N, out_chs, *size)."""
+        """Compute (N, in_chs, H, W) -> (N, out_chs, H, W), or (N, out_chs, *size) with enlargement."""
         return self.norm(self.resize(self.conv(x), size))
 
 
@@ -254,7 +254,7 @@ class PlainEdge(nn.Module):
         self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
 
     def forward(self, x: Tensor, raw: Tensor, size: tuple[int, int]) -> Tensor:
-        """The source -> the edge's share of its target, (N, out_chs, *size)."""
+        """Compute the edge's share of its target, (N, out_chs, *size), from the source."""
         return self.drop_path(self.conv(self.resize(x, size)))
 
 
@@ -290,7 +290,7 @@ class BottleneckEdge(nn.Module):
             self.gate = (Scale if spec.gate == "scaled" else KeepAll)(1 / place.degree)
 
     def forward(self, x: Tensor, raw: Tensor, size: tuple[int, int]) -> Tensor:
-        """The source, as branches and as skips read it -> the edge's share of its target, (N, out_chs, *size)."""
+        """Compute the edge's share of its target, (N, out_chs, *size), from the source as branch and skip read it."""
         if self.pre:
             x = self.act0(self.norm(self.resize(x, size)))
         x = self.act1(self.reduce(x, size))
@@ -302,13 +302,13 @@ class BottleneckEdge(nn.Module):
 
     @torch.jit.ignore
     def zero_init_last(self) -> None:
-        """Start as the skip alone."""
+        """Start with only the skip: zero the last weight of the branch."""
         last = self.expand if isinstance(self.expand, nn.Conv2d) else self.expand.get_submodule("norm")
         nn.init.zeros_(cast(nn.Parameter, last.weight))
 
 
 class Fabric(Backbone):
-    """Stem, columns, head; the taps are the stem (ImageNet scale) and the nodes of the last column."""
+    """Fabric: stem, columns, head. The taps are the stem (ImageNet scale) and the nodes of the last column."""
 
     chain = False
     always: list[int]
@@ -409,7 +409,7 @@ class Fabric(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layer groups in order of depth; fine groups are the columns."""
+        """Return layer groups in order of depth. Fine groups are the columns."""
         columns = r"^columns\." if coarse else r"^columns\.(\d+)\."
         return {"stem": r"^(?:stem|enter)\.", "columns": columns, "final": r"^final\."}
 
@@ -430,7 +430,7 @@ CITY: dict[str, Any] = dict(stem="cifar", head="dense", input_size=(3, 400, 400)
 def _row(
     params: int, type: str, columns: int, channels: tuple[int, ...], unit: str = "conv", *, says: str = "", **more: Any
 ) -> Entry:
-    """A fabric; keywords that are no fields of the specification belong to the row, ``says`` begins its notes."""
+    """Return the row of a fabric. Keywords that are no specification fields go to the row; ``says`` to its notes."""
     fields = {key: more.pop(key) for key in tuple(more) if key in FabricSpec.field_names()}
     spec = FabricSpec(type=type, columns=columns, scales=len(channels), channels=channels, unit=unit, **fields)
     notes = f"{says} {ORACLE}" if says else OURS

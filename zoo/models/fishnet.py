@@ -63,21 +63,22 @@ Maps4 = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class FishSpec(StemSpec):
-    """A fish of three halvings; widths of the head follow from the concatenations.
+    """Specification of a fish with three halvings. Widths of the head follow from the concatenations.
 
     Attributes:
         stem_width: Channels of f0.
         tail_widths: Channels of f1 to f3.
-        body_widths: Channels of the refined maps on the way up, before a lateral branch joins; each divides what comes.
+        body_widths: Channels of the body's refined maps, before a lateral branch joins. Each divides its input
+            channels.
         tail_blocks: Units of the tail's stages.
         bridge_blocks: Units of the bridge.
         body_blocks: Units of the body's stages.
         body_laterals: Units between the tail and the body's stages.
         head_blocks: Units of the head's stages.
         head_laterals: Units between the body and the head's stages.
-        body_dilations: Of the 3x3s in the body's stages.
-        mid_divisor: A unit's 3x3 has its output channels divided by this.
-        group_width: Channels a group of the 3x3 at the finest resolution, doubled at each halving; 0 for no groups.
+        body_dilations: Dilations of the 3x3s in the body's stages.
+        mid_divisor: Output channels of a unit divided by channels of its 3x3.
+        group_width: Channels per group of the 3x3 at the finest resolution, doubled at each halving; 0 for no groups.
         stem: ``imagenet`` (three 3x3, the first of stride 2, and max-pooling) or ``cifar`` (one 3x3).
     """
 
@@ -95,7 +96,7 @@ class FishSpec(StemSpec):
     group_width: int = 0
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a fish."""
+        """Raise ValueError, naming field and value, if the numbers do not make a fish."""
         three = ("tail_widths", "body_widths", "body_dilations")
         blocks = ("tail_blocks", "body_blocks", "body_laterals", "head_blocks", "head_laterals")
         self.require_positive("stem_width", "bridge_blocks", "mid_divisor", *three, *blocks)
@@ -125,21 +126,21 @@ class FishSpec(StemSpec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of f0 to f3, on the way back, and again in the head, whose maps are the taps."""
+        """Total strides of f0 to f3. They recur on the way back, and in the head, whose maps are the taps."""
         return halvings(self.finest, 4)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """The tail halves downwards, and a pixel of f0 must be left at the end; the stem halves upwards."""
+        """Return the smallest sizes. The tail halves downwards and must leave a pixel of f0; the stem, upwards."""
         fish = self.held(output_stride)[-1] - self.finest + 1
         return (1,) * (len(self.tap_strides) - 4) + (fish,) * 5
 
     def head_size(self, size: int) -> int:
-        """See `smallest`."""
+        """Return the size of the head's map; see `smallest`."""
         return -(-size // self.finest) // 8
 
 
 class _Levels:
-    """The four resolutions, and the units that run at one of them."""
+    """The four resolutions, and makers of units and poolings for them."""
 
     def __init__(self, spec: FishSpec, kit: Kit, output_stride: int | None, drop_path_rate: float) -> None:
         self.spec, self.kit = spec, kit
@@ -149,7 +150,7 @@ class _Levels:
         self.rates = iter(drop_path_rates(drop_path_rate, units))
 
     def units(self, in_chs: int, out_chs: int, depth: int, level: int, *, dilation: int = 1, up: bool = False) -> Stage:
-        """A run of pre-activation bottlenecks; the first changes the width, by summing channels in an up stage."""
+        """Make a run of pre-activation bottlenecks. The first changes the width, in an up stage by summing channels."""
         kit, mid = self.kit, out_chs // self.spec.mid_divisor
         groups = mid // (self.spec.group_width * 2**level) if self.spec.group_width else 1
         if self.spec.group_width and (not groups or mid % groups or mid // groups != self.spec.group_width * 2**level):
@@ -167,13 +168,13 @@ class _Levels:
         return Stage(*units)
 
     def pool(self, level: int) -> nn.Module:
-        """From a level to the next."""
+        """Make the pooling from a level to the next."""
         below = self.held[level + 1]
         return max_pool_halving(stride=below.step, dilation=below.before)
 
 
 class Tail(nn.Module):
-    """Three stages, each followed by pooling."""
+    """Tail: three stages, each followed by pooling."""
 
     def __init__(self, levels: _Levels) -> None:
         super().__init__()
@@ -185,7 +186,7 @@ class Tail(nn.Module):
         self.pool1, self.pool2, self.pool3 = (levels.pool(i) for i in range(3))
 
     def forward(self, x: Tensor) -> Maps4:
-        """Stem -> f0, f1, f2, f3."""
+        """Compute f0, f1, f2 and f3 from the stem's map."""
         f0 = self.pool(x)
         f1 = self.pool1(self.stage1(f0))
         f2 = self.pool2(self.stage2(f1))
@@ -194,7 +195,7 @@ class Tail(nn.Module):
 
 
 class Bridge(nn.Module):
-    """Refines the coarsest map under a gate that is multiplied and added (the SE block of section 3.2)."""
+    """Bridge: refine the coarsest map under a gate that is multiplied and added (the SE block of section 3.2)."""
 
     def __init__(self, levels: _Levels) -> None:
         super().__init__()
@@ -206,22 +207,22 @@ class Bridge(nn.Module):
         self.gate = SqueezeGate(kit, chs * 2, chs // 16, chs)
 
     def forward(self, f3: Tensor) -> Tensor:
-        """f3 -> f4."""
+        """Compute f4 from f3."""
         wide = self.widen(f3)
         gate = self.gate(self.gate_norm(wide))
         return self.stage(wide) * gate + gate
 
 
 class Join(nn.Module):
-    """Concatenates the trunk and a lateral branch, in this order."""
+    """Concatenate the trunk and a lateral branch, in this order."""
 
     def forward(self, trunk: Tensor, lateral: Tensor) -> Tensor:
-        """(N, C, H, W) and (N, L, H, W) -> (N, C + L, H, W)."""
+        """Concatenate (N, C, H, W) and (N, L, H, W) to (N, C + L, H, W)."""
         return concatenate([trunk, lateral])
 
 
 class Body(nn.Module):
-    """Three times: refine, up-sample, concatenate a lateral branch of the tail (UR blocks, section 3.3)."""
+    """Body: refine, up-sample, concatenate a lateral branch of the tail, three times (UR blocks, section 3.3)."""
 
     def __init__(self, levels: _Levels) -> None:
         super().__init__()
@@ -243,7 +244,7 @@ class Body(nn.Module):
         self.join1, self.join2, self.join3 = (Join() for _ in range(3))
 
     def forward(self, f4: Tensor, f2: Tensor, f1: Tensor, f0: Tensor) -> Maps3:
-        """f4, and f2 to f0 of the tail -> f5, f6, f7."""
+        """Compute f5, f6 and f7 from f4, and f2 to f0 of the tail."""
         f5 = self.join1(upsample_like(self.stage1(f4), f2), self.lateral1(f2))
         f6 = self.join2(upsample_like(self.stage2(f5), f1), self.lateral2(f1))
         f7 = self.join3(upsample_like(self.stage3(f6), f0), self.lateral3(f0))
@@ -251,7 +252,7 @@ class Body(nn.Module):
 
 
 class HeadStage(nn.Module):
-    """Refine, pool, concatenate a lateral branch of the body (DR block, section 3.4)."""
+    """Stage of the head: refine, pool, concatenate a lateral branch of the body (DR block, section 3.4)."""
 
     def __init__(self, levels: _Levels, stage: int) -> None:
         super().__init__()
@@ -263,12 +264,12 @@ class HeadStage(nn.Module):
         self.join = Join()
 
     def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
-        """The map before and one of the body -> the next map."""
+        """Compute the next map from the previous one and one of the body."""
         return self.join(self.pool(self.stage(x)), self.lateral(lateral))
 
 
 class FishNet(Backbone):
-    """Stem, tail, bridge, body, three stages of head, score."""
+    """FishNet: stem, tail, bridge, body, three stages of head, score."""
 
     layouts = LAYOUTS
     chain = False
@@ -300,7 +301,7 @@ class FishNet(Backbone):
         )
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
-        """Swim: see `Backbone.forward_trunk`."""
+        """See `Backbone.forward_trunk`."""
         taps: list[Tensor] = []
         x = self.stem(x)
         if self.body_tap == 1 and 0 in keep:
@@ -331,7 +332,7 @@ class FishNet(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layer groups in order of depth; fine groups are the units of every part."""
+        """Return layer groups in order of depth. Fine groups are the units of every part."""
         groups = {}
         for name, child in self.named_children():
             stages = [key for key, part in child.named_modules() if isinstance(part, Stage)]

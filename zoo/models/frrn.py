@@ -1,4 +1,4 @@
-"""FRRN: a stream that is pooled and enlarged again, and beside it one that keeps every pixel from end to end.
+"""FRRN: one stream that is pooled and enlarged again, and a second one that keeps full resolution throughout.
 
 Paper:
     Pohlen, Hermans, Mathias, Leibe 2017, Full-Resolution Residual Networks for Semantic Segmentation in Street Scenes,
@@ -60,7 +60,7 @@ from zoo.layers import (
 from zoo.strides import Level, halvings
 
 UNIT = Order(before="", last="n", after="")
-"""The released residual unit: nothing follows the sum."""
+"""The released residual unit: no layer follows the sum."""
 
 Streams = tuple[Tensor, Tensor]
 """The pooling stream y, (N, C, H / stride, W / stride), and the residual stream z, (N, lanes, H, W)."""
@@ -71,16 +71,16 @@ HEADS = ("dense", "classify")
 
 @dataclass(frozen=True, kw_only=True)
 class FrrnSpec(Spec):
-    """A net of two streams.
+    """Specification of a net with two streams.
 
     Attributes:
         width: Channels of y at full resolution.
         lanes: Channels of z.
-        end_units: Residual units before the streams part, and again after they have joined.
+        end_units: Number of residual units before the streams part, and again after they have joined.
         down_widths: Channels of y at stride 2, 4, ...
-        down_units: Full-resolution residual units there.
+        down_units: Number of full-resolution residual units at each of these strides.
         up_widths: Channels of y on the way back, coarsest first, down to stride 2.
-        up_units: Units there.
+        up_units: Number of full-resolution residual units at each stride on the way back.
         head: ``dense`` scores every position, ``classify`` the pooled map.
     """
 
@@ -94,7 +94,7 @@ class FrrnSpec(Spec):
     head: str = "dense"
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("width", "lanes", "end_units", "down_widths", "down_units", "up_widths", "up_units")
         self.require_choice("head", HEADS)
         halvings = len(self.down_widths)
@@ -106,22 +106,22 @@ class FrrnSpec(Spec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of the first units and of y on its way down."""
+        """Total strides of the first units and of y on its way down."""
         return halvings(1, len(self.down_widths) + 1)
 
     @property
     def head_stride(self) -> int:
-        """The head reads the map of the image's size."""
+        """Total stride of the map that the head reads, which has the size of the image."""
         return 1
 
     @property
     def dense(self) -> bool:
-        """Whether there is a score for every position."""
+        """True if there is a score for every position."""
         return self.head == "dense"
 
 
 class FullResolutionUnit(nn.Module):
-    """An FRRU: y, z -> the next y, z + what y has to say.
+    """Full-resolution residual unit (FRRU): computes the next y, and adds a residual to z.
 
     Args:
         kit: The shared layer types.
@@ -129,7 +129,7 @@ class FullResolutionUnit(nn.Module):
         out_chs: Channels of the next y.
         lanes: Channels of z.
         level: Resolution of y.
-        drop_path: Probability of adding nothing to a sample's z in training.
+        drop_path: Probability of adding nothing to the z of a sample in training.
     """
 
     def __init__(self, kit: Kit, in_chs: int, out_chs: int, lanes: int, level: Level, *, drop_path: float) -> None:
@@ -142,7 +142,7 @@ class FullResolutionUnit(nn.Module):
         self.sum = Sum()
 
     def forward(self, streams: Streams) -> Streams:
-        """Streams -> streams; y has the same size and out_chs channels."""
+        """Compute the next streams; y keeps its size and has ``out_chs`` channels."""
         y, z = streams
         y = self.branch(concatenate([y, self.pool(z)]))
         if self.give is not None:
@@ -150,46 +150,46 @@ class FullResolutionUnit(nn.Module):
         return y, z
 
     def pool(self, z: Tensor) -> Tensor:
-        """Z at the size of y: the largest value of each window."""
+        """Pool z to the size of y: the largest value of each window."""
         if self.window > self.stride:
             extra = self.window - self.stride
             z = F.pad(z, (0, extra, 0, extra), value=float("-inf"))
         return F.max_pool2d(z, self.window, stride=self.stride, ceil_mode=True)
 
     def unpool(self, y: Tensor, z: Tensor) -> Tensor:
-        """Each pixel of y repeated to a block, at the size of z."""
+        """Repeat each pixel of y to a block, at the size of z."""
         y = F.interpolate(y, scale_factor=float(self.stride), mode="nearest")
         return y[:, :, : z.shape[2], : z.shape[3]]
 
     @torch.jit.ignore
     def zero_init_last(self) -> None:
-        """Start with a z that nothing is added to."""
+        """Start without adding anything to z."""
         if self.give is not None:
             for parameter in self.give.parameters():
                 nn.init.zeros_(parameter)
 
 
 class Fall(nn.Module):
-    """Halves y, which leads to a level."""
+    """Halve y, down to a level."""
 
     def __init__(self, level: Level) -> None:
         super().__init__()
         self.pool = max_pool_halving(stride=level.step, dilation=level.before, ceil=True)
 
     def forward(self, streams: Streams) -> Streams:
-        """(N, C, H, W) and z -> (N, C, ceil(H / 2), ceil(W / 2)) and z."""
+        """Halve y: (N, C, H, W) and z -> (N, C, ceil(H / 2), ceil(W / 2)) and z."""
         return self.pool(streams[0]), streams[1]
 
 
 class Rise(nn.Module):
-    """Doubles y, up to a total stride."""
+    """Double y, up to a total stride."""
 
     def __init__(self, stride: int, *, grows: bool) -> None:
         super().__init__()
         self.stride, self.grows = stride, grows
 
     def forward(self, streams: Streams) -> Streams:
-        """(N, C, H, W) and z -> (N, C, 2 H, 2 W), cut to ceil(size of z / stride), and z."""
+        """Double y: (N, C, H, W) and z -> (N, C, 2 H, 2 W), cut to ceil(size of z / stride), and z."""
         y, z = streams
         if self.grows:
             height = (z.shape[2] + self.stride - 1) // self.stride
@@ -200,14 +200,14 @@ class Rise(nn.Module):
 
 
 class StreamStage(Stage):
-    """A change of size and the units that follow it, at one resolution of y."""
+    """A change of size and the following units, at one resolution of y."""
 
     def __init__(self, *units: nn.Module) -> None:
         super().__init__(*units)
         self.two_streams = True  # what TorchScript can tell a level by
 
     def forward(self, streams: Streams) -> Streams:
-        """Streams -> streams, y with the size and the channels of this level."""
+        """Compute the next streams; y has the size and the channels of this level."""
         for unit in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 streams = run_checkpointed(unit, streams)
@@ -217,32 +217,32 @@ class StreamStage(Stage):
 
 
 class Split(nn.Module):
-    """Where z begins: a 1x1 and a norm."""
+    """Start z from y by a 1x1 and a norm."""
 
     def __init__(self, kit: Kit, in_chs: int, lanes: int) -> None:
         super().__init__()
         self.lanes = sequence(kit, in_chs, "cn", [Conv(out_chs=lanes, kernel=1)])
 
     def forward(self, x: Tensor) -> Streams:
-        """(N, C, H, W) -> the same as y, and z (N, lanes, H, W)."""
+        """Compute the streams from (N, C, H, W): the same map as y, and z (N, lanes, H, W)."""
         return x, self.lanes(x)
 
 
 class Join(nn.Module):
-    """Where z ends: both streams at full resolution, concatenated."""
+    """Concatenate both streams at full resolution, where z ends."""
 
     def __init__(self, *, grows: bool) -> None:
         super().__init__()
         self.rise = Rise(1, grows=grows)
 
     def forward(self, streams: Streams) -> Tensor:
-        """Streams -> (N, C + lanes, H, W)."""
+        """Concatenate the streams to (N, C + lanes, H, W)."""
         y, z = self.rise(streams)
         return concatenate([y, z])
 
 
 class FRRN(Backbone):
-    """Stem and units, levels down, levels up, units; levels map streams to streams, and y is the tap."""
+    """FRRN: stem and units, levels down, levels up, units. Levels map streams to streams; y is the tap."""
 
     chain = False
 
@@ -314,7 +314,7 @@ class FRRN(Backbone):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = False) -> None:
-        """See `Backbone.init_weights`; what is added to z meets no norm, and begins as released: fan-in, no bias."""
+        """See `Backbone.init_weights`. The 1x1 to z has no norm after it and starts as released: fan-in, no bias."""
         super().init_weights(zero_init_last)
         for unit in self.modules():
             if isinstance(unit, FullResolutionUnit) and unit.give is not None and not zero_init_last:
@@ -323,7 +323,7 @@ class FRRN(Backbone):
 
     @torch.jit.ignore
     def prune_trunk(self, take: list[int]) -> None:
-        """Where the trunk ends in y, what its last unit would add to z is of no use."""
+        """Remove the last unit's 1x1 towards z if the trunk ends in y, which makes it useless."""
         if self.join is None and self.split is not None:
             self.get_submodule(self.tap_names[-1])[-1].give = None
 
@@ -335,7 +335,7 @@ ORACLE = "No installable implementation (the released code needs Theano): tests 
 def _frrn(
     params: int, down_widths: tuple[int, ...], down_units: tuple[int, ...], up_widths: tuple[int, ...], height: int
 ) -> Entry:
-    """A net for Cityscapes, with two units a level on the way up."""
+    """Return the row of a net for Cityscapes, with two units per level on the way up."""
     return Entry(
         FRRN,
         FrrnSpec(down_widths=down_widths, down_units=down_units, up_widths=up_widths, up_units=(2,) * len(up_widths)),

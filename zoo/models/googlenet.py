@@ -77,7 +77,7 @@ AUXILIARY_DROP = 0.7
 
 
 class AuxiliaryOutputs(NamedTuple):
-    """What a net with auxiliary classifiers returns in training mode, each (N, num_classes)."""
+    """Outputs of a net with auxiliary classifiers in training mode, each (N, num_classes)."""
 
     logits: Tensor
     aux_a: Tensor
@@ -101,7 +101,7 @@ class GoogLeNetSpec(StemSpec):
         pools: Windows of the poolings of stride 2, in order.
         five_kernel: Window of the third branch.
         norm: ``local`` (local response normalisation in the stem, biases) or ``layer`` (a norm after each convolution).
-        norm_eps: What batch norms add to the variance; other norms keep their own.
+        norm_eps: Epsilon of batch norms; other norms keep their own.
         auxiliary: Have two auxiliary classifiers, in stage4.
         auxiliary_widths: Channels of their 1x1 and of their hidden layer.
     """
@@ -122,7 +122,7 @@ class GoogLeNetSpec(StemSpec):
     auxiliary_widths: tuple[int, ...] = (128, 1024)
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", *COLUMNS, "stem_widths", "pools", "five_kernel", "auxiliary_widths")
         self.require_choice("stem", STEMS)
         self.require_choice("norm", NORMS)
@@ -142,23 +142,23 @@ class GoogLeNetSpec(StemSpec):
 
     @property
     def modules(self) -> tuple[tuple[int, ...], ...]:
-        """Widths of each module, a row of Table 1."""
+        """Widths of each module, one row of Table 1 per module."""
         return tuple(zip(*(getattr(self, name) for name in COLUMNS), strict=True))
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of the second part of the stem (ImageNet scale) and of each stage."""
+        """Total strides of the second part of the stem (ImageNet scale) and of each stage."""
         return halvings(self.finest, 4 if self.stem == "imagenet" else 3)
 
     def head_size(self, size: int) -> int:
-        """A window of 3 that may reach over the border by 1 halves an odd size downwards, a window of 2 upwards."""
+        """Return the size of the head's map. Windows of 3 halve odd sizes downwards (1 over the edge), of 2 upwards."""
         size = -(-size // 2) if self.stem == "imagenet" else size
         for kernel in self.pools:
             size = (size - kernel + 1) // 2 + 1
         return size
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """A window may reach over the border by a pixel; dilated ones are padded."""
+        """Return the smallest sizes. A window may reach over the border by a pixel; dilated windows are padded."""
         windows = [Window(kernel=1, stride=2)] if self.stem == "imagenet" else []
         sizes = [1]
         for level, kernel in zip(self.hold(output_stride)[-len(self.pools) :], self.pools, strict=True):
@@ -169,7 +169,7 @@ class GoogLeNetSpec(StemSpec):
 
     @property
     def lacks(self) -> dict[str, str]:
-        """No sum anywhere, and no norm layer as published."""
+        """Unsupported arguments: there is no residual sum, and as published no norm layer."""
         lacks = {
             "drop_path_rate": "it has no residual branch to drop",
             "zero_init_last": "it has no residual unit that could start as the identity",
@@ -180,27 +180,27 @@ class GoogLeNetSpec(StemSpec):
 
 
 def _convs(spec: GoogLeNetSpec, kit: Kit, in_chs: int, *convs: Conv) -> nn.Module:
-    """Convolutions, each with what follows it: norm and activation, or as published a bias and an activation."""
+    """Make convolutions, each followed by norm and activation, or, as published, by a bias and an activation."""
     local = spec.norm == "local"
     return sequence(kit, in_chs, ("ca" if local else "cna") * len(convs), [replace(c, bias=local) for c in convs])
 
 
 def _local_norm() -> nn.Module:
-    """As in BVLC's replication: its alpha of 1e-4 is divided by the size, the paper's that `local_norm` has is not."""
+    """Make local response norm as in BVLC's copy: its alpha 1e-4 is divided by the size, that of `local_norm` not."""
     norm = local_norm(1.0)
     norm.alpha = 1e-4
     return norm
 
 
 class Inception(nn.Module):
-    """The module of figure 2 (b): four branches over one map, side by side.
+    """Module of figure 2 (b): four parallel branches over one map.
 
     Args:
-        spec: For the norm and the third window.
+        spec: Specification that gives the norm and the third window.
         kit: The shared layer types.
         in_chs: Channels of the input.
         widths: A row of Table 1.
-        dilation: Of all windows beyond 1x1.
+        dilation: Dilation of all windows larger than 1x1.
     """
 
     def __init__(self, spec: GoogLeNetSpec, kit: Kit, in_chs: int, widths: tuple[int, ...], dilation: int) -> None:
@@ -216,23 +216,23 @@ class Inception(nn.Module):
         self.project = _convs(spec, kit, in_chs, Conv(out_chs=project, kernel=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, C, H, W)."""
+        """Concatenate the branches: (N, in_chs, H, W) -> (N, C, H, W)."""
         return concatenate([self.one(x), self.three(x), self.five(x), self.project(self.pool(x))])
 
 
 @torch.fx.wrap
 def _average(x: Tensor, strided: bool) -> Tensor:
-    """To 4x4; one node of a traced graph, for it looks at the size."""
+    """Average a map to 4x4. It is one node of a traced graph, because it depends on the size."""
     if strided and min(x.shape[2], x.shape[3]) >= 5:
         x = F.avg_pool2d(x, 5, stride=3)
     return F.adaptive_avg_pool2d(x, (4, 4))
 
 
 class Auxiliary(nn.Module):
-    """A classifier on an inner map: average to 4x4, 1x1, a hidden layer, dropout, a linear layer.
+    """Classifier on an inner map: average to 4x4, 1x1, a hidden layer, dropout, a linear layer.
 
     Args:
-        spec: For the widths, the norm and the averaging.
+        spec: Specification that gives the widths, the norm and the averaging.
         kit: The shared layer types.
         in_chs: Channels of the map.
         num_classes: Width of the output.
@@ -250,19 +250,19 @@ class Auxiliary(nn.Module):
         self.fc = nn.Linear(hidden, num_classes, **place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, num_classes)."""
+        """Compute logits (N, num_classes) from (N, in_chs, H, W)."""
         x = self.reduce(_average(x, self.strided))
         return self.fc(self.drop(self.act(self.hidden(x.flatten(1)))))
 
     @torch.jit.ignore
     def reset(self, num_classes: int) -> None:
-        """Renew the last layer."""
+        """Replace the last layer by a new one."""
         weight = self.fc.weight
         self.fc = nn.Linear(self.fc.in_features, num_classes, device=weight.device, dtype=weight.dtype)
 
 
 class GoogLeNet(Backbone):
-    """A stem and three stages of modules; in training, with ``spec.auxiliary``, three classifiers."""
+    """GoogLeNet: a stem and three stages of modules; in training, with ``spec.auxiliary``, three classifiers."""
 
     layouts = LAYOUTS
 
@@ -311,7 +311,7 @@ class GoogLeNet(Backbone):
         return [("stem", first, 2), ("reduce", last, 4)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> logits (N, num_classes); `AuxiliaryOutputs` where the family's text says so."""
+        """Compute logits (N, num_classes) from images (N, in_chans, H, W), or `AuxiliaryOutputs` (see the module)."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
             if self.training and self.auxiliary:
                 return self.forward_auxiliary(x)
@@ -319,7 +319,7 @@ class GoogLeNet(Backbone):
 
     @torch.jit.ignore
     def forward_auxiliary(self, x: Tensor) -> AuxiliaryOutputs:
-        """Images (N, in_chans, H, W) -> logits of the classifier, of that after 4a and of that after 4d."""
+        """Compute logits of the classifier and of those after 4a and after 4d, from images (N, in_chans, H, W)."""
         x, _ = self.forward_trunk(check_images(x, self.smallest[-1]), [], self.last_tap - 2)
         inner, stage = [], cast(Stage, self.stage4)
         for unit in stage:
@@ -331,7 +331,7 @@ class GoogLeNet(Backbone):
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier and the last layers of auxiliary ones; without classes those are removed for good."""
+        """Replace the classifier and the last layers of auxiliary ones; 0 classes remove those permanently."""
         super().reset_classifier(num_classes, global_pool)
         if self.auxiliary and num_classes:
             self.aux_a.reset(num_classes)

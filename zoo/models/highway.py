@@ -61,11 +61,11 @@ class HighwaySpec(Spec):
     """Stages of one plain layer and highway layers, each stage after the first at half the resolution.
 
     Attributes:
-        depths: Layers of each stage with its plain one, which is the stem in the first stage.
+        depths: Number of layers in each stage, including its plain layer, which is the stem in the first stage.
         widths: Channels of each stage.
-        kernels: Windows of the layers of a stage, in turn.
-        last_width: Channels of the plain 1x1 behind the last stage.
-        gate_bias: What the bias of every gate begins at; negative values carry.
+        kernels: Kernel sizes of the layers of a stage, in turn.
+        last_width: Channels of the plain 1x1 after the last stage.
+        gate_bias: Start value of the bias of every gate. Negative values carry the input.
     """
 
     depths: tuple[int, ...]
@@ -75,7 +75,7 @@ class HighwaySpec(Spec):
     gate_bias: float = -2.0
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "widths", "kernels", "last_width")
         self.require(len(self.widths) == len(self.depths), "widths", f"have {len(self.depths)} numbers, as depths")
         self.require(min(self.depths) > 1, "depths", "be at least 2: a plain layer and a highway layer")
@@ -84,17 +84,17 @@ class HighwaySpec(Spec):
 
     @property
     def layers(self) -> int:
-        """With weights, as the papers count them."""
+        """Number of layers with weights, as the papers count them."""
         return sum(self.depths) + 2
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of the stages."""
+        """Total strides of the stages."""
         return halvings(1, len(self.depths))
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What gates stand in for."""
+        """Unsupported arguments, whose purpose the gates serve."""
         return {
             "norm_layer": "highway networks have no norms",
             "zero_init_last": "its units begin near the identity by their gates: see gate_bias",
@@ -102,27 +102,27 @@ class HighwaySpec(Spec):
 
 
 class Gate(nn.Conv2d):
-    """A convolution whose bias begins at a given value, whenever its parameters are drawn."""
+    """Convolution whose bias starts at a given value, whenever its parameters are drawn."""
 
     def __init__(self, chs: int, kernel: int, *, dilation: int, start: float, **place: Any) -> None:
         self.start = start
         super().__init__(chs, chs, kernel, padding=dilation * (kernel - 1) // 2, dilation=dilation, **place)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew; the bias is given."""
+        """Draw the weights anew; set the bias to its start value."""
         super().reset_parameters()
         assert self.bias is not None
         nn.init.constant_(self.bias, self.start)
 
 
 class Highway(nn.Module):
-    """y = T(x) H(x) + (1 - T(x)) x, computed as x + T(x) (H(x) - x).
+    """Highway layer: y = T(x) H(x) + (1 - T(x)) x, computed as x + T(x) (H(x) - x).
 
     Args:
         kit: The shared layer types.
-        conv: The convolution of H; T has one like it.
-        gate_bias: What the bias of T begins at.
-        drop_path: Probability of carrying a sample in training.
+        conv: The convolution of H; T has an equal one.
+        gate_bias: Start value of the bias of T.
+        drop_path: Probability of only carrying a sample in training.
     """
 
     def __init__(self, kit: Kit, conv: Conv, gate_bias: float, drop_path: float = 0.0) -> None:
@@ -142,7 +142,7 @@ class Highway(nn.Module):
 
 
 class HighwayNet(Backbone):
-    """A stem, and stages that begin with pooling and a plain layer."""
+    """Highway network: a stem, and stages that begin with pooling and a plain layer."""
 
     def build(
         self, spec: HighwaySpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -176,7 +176,7 @@ class HighwayNet(Backbone):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = False) -> None:
-        """Draw all weights anew: He normal with fan-in, half the variance for gates; biases 0 but those of gates."""
+        """Draw all weights anew: He normal with fan-in, half the variance in gates; biases 0 except those of gates."""
         super().init_weights(zero_init_last)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -190,7 +190,7 @@ SRIVASTAVA = "Srivastava et al. 2015, arXiv:1507.06228"
 
 
 def _cifar(depths: tuple[int, ...], widths: tuple[int, ...], params: int, notes: str, **kwargs: Any) -> Entry:
-    """A 32 px net; keywords of the benchmark apart, they belong to the specification."""
+    """Return the row of a 32 px net. Keywords belong to the specification, except those of the benchmark."""
     bench = {key: kwargs.pop(key) for key in ("lineups", "lr_factor", "epochs_factor") if key in kwargs}
     spec = HighwaySpec(depths=depths, widths=widths, **kwargs)
     return Entry(HighwayNet, spec, paper=SRIVASTAVA, params=params, notes=notes, **bench, **cifar_task())

@@ -1,4 +1,4 @@
-"""LeNet-5 as it is known today: two convolutions and three fully connected layers for 32x32 images.
+"""LeNet-5 in its present-day form: two convolutions and three fully connected layers for 32x32 images.
 
 Paper:
     LeCun, Bottou, Bengio, Haffner 1998, Gradient-Based Learning Applied to Document Recognition,
@@ -11,7 +11,7 @@ Resolutions (the number in brackets is the total stride of a tap)::
     pool2:  2x2 max-pool/2 -> 5 [4]
     wide 5x5 window -> 1, 1x1 -> 1
 
-The convolutions do not pad, so that maps are smaller than size / stride.
+The convolutions do not pad, so maps are smaller than size / stride.
 
 What differs from the paper, and why (all of it is common practice, for instance in tutorials and small comparisons on
 CIFAR-10, and makes 62,006 parameters):
@@ -24,8 +24,8 @@ CIFAR-10, and makes 62,006 parameters):
     * Held at a finer output stride, poolings, convolutions and the first wide layer are dilated, without padding; the
       logits of a 32 px image do not change.
 
-The net has no norm, and the benchmark's learning rate of 0.1 is too high for it: with that it stays at chance on digits
-(10.1 %, two seeds), with 0.02, which its row asks for, it reaches 98.3, 98.8 and 98.6 % (three seeds).
+The net has no norm, and the benchmark's learning rate of 0.1 is too high for it. With 0.1 it stays at chance on digits
+(10.1 %, two seeds). With 0.02, which its row requests, it reaches 98.3, 98.8 and 98.6 % (three seeds).
 """
 
 from dataclasses import dataclass
@@ -40,13 +40,13 @@ from zoo.strides import Level, Window, halvings, smallest_before
 
 @dataclass(frozen=True, kw_only=True)
 class LeNetSpec(Spec):
-    """Convolutions without padding, each but the first on a pooled map, and fully connected layers.
+    """Convolutions without padding, each except the first on a pooled map, and fully connected layers.
 
     Attributes:
         widths: Channels of each convolution.
         kernel: Window of each convolution.
         wide: Channels of the wide layers between the features and the classifier.
-        window: Of the first wide layer: the size of the deepest map at the published input size.
+        window: Kernel size of the first wide layer: the size of the deepest map at the published input size.
     """
 
     widths: tuple[int, ...] = (6, 16)
@@ -55,16 +55,16 @@ class LeNetSpec(Spec):
     window: int = 5
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("widths", "kernel", "wide", "window")
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each convolution, and after the last pooling."""
+        """Total strides of the convolutions, and after the last pooling."""
         return halvings(1, len(self.widths) + 1)
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Convolutions and poolings read whole windows."""
+        """Return the smallest image sizes, as in `Spec.smallest`. Convolutions and poolings read whole windows."""
         windows, sizes = [], []
         _, *pooled = self.hold(output_stride)
         for level in pooled:
@@ -74,20 +74,20 @@ class LeNetSpec(Spec):
         return (*sizes, *[smallest_before(windows)] * 2)
 
     def head_size(self, size: int) -> int:
-        """After convolutions without padding, each followed by a pooling."""
+        """Return the size of the head's map, after convolutions without padding, each followed by a pooling."""
         for _ in self.widths:
             size = (size - self.kernel + 1) // 2
         return size
 
     @property
     def lacks(self) -> dict[str, str]:
-        """No residual branches, no norms, no padding."""
+        """Unsupported arguments: there are no residual branches, no norms, and no padding."""
         reasons = dict.fromkeys(("drop_path_rate", "zero_init_last"), "a plain stack has no residual branches")
         return reasons | {"norm_layer": "it has no norm to replace", "padding": "its convolutions do not pad"}
 
 
 class LeNet(Backbone):
-    """Convolutions with a max-pooling after each, wide layers."""
+    """LeNet: convolutions with a max pooling after each, wide layers."""
 
     def build(
         self, spec: LeNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -113,7 +113,7 @@ class LeNet(Backbone):
 
 
 def _pool(level: Level) -> nn.MaxPool2d:
-    """What leads to a level; where the stride is traded, the window reads the same pixels further apart."""
+    """Make the pooling that leads to a level. With a traded stride, the window reads the same pixels further apart."""
     return nn.MaxPool2d(2, stride=level.step, dilation=level.before)
 
 

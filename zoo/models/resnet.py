@@ -69,24 +69,24 @@ SHORTCUTS = ("pad", "project", "project_all", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetSpec(StemSpec):
-    """A residual network.
+    """Specification of a residual network.
 
     Attributes:
         depths: Units in each stage.
         widths: Channels that each stage returns.
         mid_widths: Channels around the 3x3 of a bottleneck; empty for basic units of two 3x3.
         groups: Groups of the 3x3 (cardinality).
-        order: Where norms and activations stand, a key of ``ORDERS``.
-        shortcut: Where a unit changes the shape: ``pad`` (A) fills with zeros, ``project`` (B) convolves;
-            ``project_all`` (C) convolves in every unit; ``none`` makes a plain net, without any shortcut.
+        order: Positions of norms and activations, a key of ``ORDERS``.
+        shortcut: Shortcut of a unit that changes the shape: ``pad`` (A) fills with zeros, ``project`` (B) convolves.
+            ``project_all`` (C) convolves in every unit. ``none`` makes a plain net, without any shortcut.
         stem: ``imagenet`` (7x7 stride 2 and max-pooling) or ``cifar`` (3x3).
         stem_width: Channels of the stem.
         stride_first: Bottlenecks stride on the first 1x1 instead of the 3x3.
-        activate_first: The first unit's shortcut leaves after the first activation; only for pre-activation orders.
-        squeeze: Squeeze-and-excitation on each branch with so many times fewer channels between; 0 for none.
+        activate_first: The first unit's shortcut starts after the first activation; only for pre-activation orders.
+        squeeze: Factor by which squeeze-and-excitation on each branch reduces the channels; 0 for none.
         deform_stages: Stages, counted from 1, whose 3x3 convolutions are deformable.
-        norm_shortcut: Projections end with a norm also where the ordering has none there.
-        close: Norm and activation follow the last unit where the ordering leaves them to the next one.
+        norm_shortcut: Projections end with a norm even if the ordering has none there.
+        close: Norm and activation follow the last unit if the ordering leaves them to the next one.
     """
 
     depths: tuple[int, ...]
@@ -104,7 +104,7 @@ class ResNetSpec(StemSpec):
     close: bool = True
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "widths", "groups", "stem_width")
         self.require_choice("order", ORDERS)
         self.require_choice("shortcut", SHORTCUTS)
@@ -141,17 +141,17 @@ class ResNetSpec(StemSpec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each stage."""
+        """Total stride of each stage."""
         return halvings(self.finest, len(self.depths))
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """A plain net has no branch that could start at zero."""
+        """Unsupported arguments: a plain net has no branch that could start at zero."""
         return {"zero_init_last": "a plain net has no residual branch"} if self.shortcut == "none" else {}
 
 
 class ResNet(Backbone):
-    """A stem and stages of residual units, each stage after the first at half the resolution."""
+    """ResNet: a stem and stages of residual units; each stage after the first has half the resolution."""
 
     layouts = LAYOUTS
 
@@ -193,7 +193,7 @@ class ResNet(Backbone):
     def _unit(
         spec: ResNetSpec, kit: Kit, stage: int, in_chs: int, level: Level, drop_path: float, *, first: bool
     ) -> nn.Module:
-        """One unit; what was a stride until dilation replaced it still separates the two dilations."""
+        """Make one unit. A stride that was traded for dilation still separates the two dilations."""
         order, out_chs, stride = ORDERS[spec.order], spec.widths[stage], level.step
         dilation = (level.before, level.dilation)
         if spec.mid_widths:
@@ -241,11 +241,11 @@ IMAGENET = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-"""Units a stage by depth (He et al. 2015, Table 1; 200: He et al. 2016, section 4)."""
+"""Units per stage, by depth (He et al. 2015, Table 1; 200: He et al. 2016, section 4)."""
 
 
 def _imagenet(depth: int, params: int, paper: str, *, mid: int = 64, reference: str = "", **spec: Any) -> Entry:
-    """A 224 px net; from 50 layers on bottlenecks whose 3x3 has ``mid`` channels in the first stage."""
+    """Return the row of a 224 px net; from 50 layers on with bottlenecks of ``mid`` 3x3 channels in the first stage."""
     wide = depth >= 50
     return Entry(
         ResNet,
@@ -277,7 +277,7 @@ def _cifar(
     stem_width: int = 16,
     **spec: Any,
 ) -> Entry:
-    """A 32 px net of three stages: ``depth`` layers, of which ``outside`` are not in a unit of ``per_unit``."""
+    """Return the row of a 32 px net of three stages: ``depth`` layers, all but ``outside`` in units of ``per_unit``."""
     units, rest = divmod(depth - outside, 3 * per_unit)
     assert not rest, f"{depth} layers do not make three equal stages"
     return Entry(
@@ -295,18 +295,18 @@ def _cifar(
 
 
 def _narrow(depth: int, params: int, paper: str, **kwargs: Any) -> Entry:
-    """The bottleneck form of a CIFAR net: three layers a unit."""
+    """Return the row of the bottleneck form of a CIFAR net: three layers per unit."""
     return _cifar(depth, params, paper, widths=(64, 128, 256), mid_widths=(16, 32, 64), per_unit=3, **kwargs)
 
 
 def _wide(depth: int, factor: int, params: int, **kwargs: Any) -> Entry:
-    """A Wide ResNet; its projections count as layers, hence 6 n + 4."""
+    """Return the row of a Wide ResNet. Its projections count as layers, hence 6 n + 4."""
     widths = (16 * factor, 32 * factor, 64 * factor)
     return _cifar(depth, params, WIDE, widths=widths, outside=4, order="pre", **kwargs)
 
 
 def _aggregated(depth: int, groups: int, group_width: int, params: int, **kwargs: Any) -> Entry:
-    """A ResNeXt for CIFAR (Xie et al. 2017, section 5.2)."""
+    """Return the row of a ResNeXt for CIFAR (Xie et al. 2017, section 5.2)."""
     mid = groups * group_width
     return _cifar(
         depth,
@@ -330,7 +330,7 @@ OURS = "A net of our own, by the paper's rules; no published numbers."
 
 
 def _test(spec: ResNetSpec, params: int) -> Entry:
-    """A net small enough for every test to run it."""
+    """Return the row of a net that is small enough for every test."""
     return Entry(ResNet, spec, paper=HE2015, params=params, input_size=(3, 64, 64), num_classes=10, notes=OURS)
 
 

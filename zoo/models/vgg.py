@@ -46,7 +46,7 @@ from zoo.layouts.vgg import layouts
 from zoo.strides import halvings, hold
 
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions a stage by depth (Table 1; the depth counts three fully connected layers too)."""
+"""Convolutions per stage, by depth (Table 1; the depth includes three fully connected layers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class VGGSpec(Spec):
         local_norm: Local response normalisation follows the stem's activation (configuration A-LRN).
         third_kernel: Window of the third convolution of a stage: 1 in configuration C.
         wide: Channels of the wide layers between the features and the classifier; empty for none.
-        window: Of the first wide layer: the size of the deepest map at the published input size.
-        tap_full: The map before the first pooling is a tap too; for small images.
+        window: Kernel size of the first wide layer: the size of the deepest map at the published input size.
+        tap_full: The map before the first pooling is a tap as well; for small images.
     """
 
     depths: tuple[int, ...]
@@ -74,7 +74,7 @@ class VGGSpec(Spec):
     tap_full: bool = False
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "widths", "window", *(("wide",) if self.wide else ()))
         self.require(
             len(self.widths) == len(self.depths), "widths", f"have one number a stage, as depths {self.depths}"
@@ -83,21 +83,21 @@ class VGGSpec(Spec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each stage but the first (that too with ``tap_full``), and after the last pooling."""
+        """Total strides of each stage except the first (which ``tap_full`` includes), and after the last pooling."""
         return halvings(1, len(self.depths) + 1)[not self.tap_full :]
 
     def smallest(self, output_stride: int | None = None) -> tuple[int, ...]:
-        """Pooling halves an odd size downwards, so that a tap needs a pixel for each step of its stride."""
+        """Return the smallest sizes. Pooling halves odd sizes downwards: a tap needs a pixel per step of its stride."""
         held = self.held(output_stride)
         return (*held, held[-1])
 
     def head_size(self, size: int) -> int:
-        """Pooling halves an odd size downwards."""
+        """Return the size of the head's map. Pooling halves an odd size downwards."""
         return size // self.head_stride
 
     @property
     def lacks(self) -> dict[str, str]:
-        """No residual branches, and a norm in some nets only."""
+        """Unsupported arguments: there are no residual branches, and only some nets have a norm."""
         reasons = {"zero_init_last": "a plain stack has no residual branches"}
         if max(self.depths) == 1 and len(set(self.widths)) == len(self.widths):
             reasons["drop_path_rate"] = "no convolution keeps the width of its input, so that none can be left out"
@@ -105,7 +105,7 @@ class VGGSpec(Spec):
 
 
 class VGG(Backbone):
-    """A stem, stages that open with a max-pooling, a last max-pooling, wide layers."""
+    """VGG: a stem, stages that begin with a max pooling, a last max pooling, wide layers."""
 
     layouts = layouts(DEPTHS)
 
@@ -153,7 +153,7 @@ SMALL = "The common form for 32x32 images with one linear layer, which is not in
 
 
 def _vgg(depth: int, params: int, *, reference: str = "", notes: str = "", **spec: Any) -> Entry:
-    """A 224 px net of Table 1."""
+    """Return the row of a 224 px net of Table 1."""
     return Entry(
         VGG,
         VGGSpec(depths=DEPTHS[depth], **spec),
@@ -165,7 +165,7 @@ def _vgg(depth: int, params: int, *, reference: str = "", notes: str = "", **spe
 
 
 def _cifar(depth: int, params: int, *, notes: str = SMALL, lineups: tuple[str, ...] = (), **spec: Any) -> Entry:
-    """A 32 px net with batch norm and without wide layers."""
+    """Return the row of a 32 px net with batch norm and without wide layers."""
     return Entry(
         VGG,
         VGGSpec(depths=DEPTHS[depth], norm=True, wide=(), tap_full=True, **spec),
@@ -178,7 +178,7 @@ def _cifar(depth: int, params: int, *, notes: str = SMALL, lineups: tuple[str, .
 
 
 def _test(params: int, **spec: Any) -> Entry:
-    """A net small enough for every test to run it."""
+    """Return the row of a net that is small enough for every test."""
     return Entry(
         VGG,
         VGGSpec(widths=(8, 12, 16, 24, 24), wide=(40, 32), window=2, **spec),

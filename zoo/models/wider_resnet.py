@@ -51,16 +51,16 @@ from zoo.strides import Level
 
 @dataclass(frozen=True, kw_only=True)
 class WiderResNetSpec(Spec):
-    """Stages of basic units, then stages of bottlenecks.
+    """Specification: stages of basic units, then stages of bottlenecks.
 
     Attributes:
         depths: Units in each stage.
         widths: Channels that each stage returns.
         mid_widths: Channels before the last convolution of a unit; a bottleneck's first 1x1 has half of them.
-        strides: Of each stage, 1 or 2.
-        bottlenecks: How many of the last stages have bottlenecks.
-        pools: How many of the stages that halve, the first ones, do so by max-pooling; the others by convolutions.
-        dropouts: Of each stage, before the last convolution of a unit; empty for none.
+        strides: Stride of each stage, 1 or 2.
+        bottlenecks: Number of the last stages that have bottlenecks.
+        pools: Number of the first halving stages that use max pooling; the others use strided convolutions.
+        dropouts: Dropout rate of each stage, before the last convolution of a unit; empty for none.
         stem_width: Channels of the stem.
     """
 
@@ -74,7 +74,7 @@ class WiderResNetSpec(Spec):
     stem_width: int = 64
 
     def check(self) -> None:
-        """Raise ValueError, naming field and value, where the numbers do not make a net."""
+        """Raise ValueError, naming field and value, if the numbers do not make a net."""
         self.require_positive("depths", "widths", "mid_widths", "strides", "stem_width")
         stages = len(self.depths)
         for name in ("widths", "mid_widths", "strides"):
@@ -92,19 +92,19 @@ class WiderResNetSpec(Spec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Of each stage."""
+        """Total strides of the stages."""
         return tuple(2 ** self.strides[: i + 1].count(2) for i in range(len(self.strides)))
 
     @property
     def layers(self) -> int:
-        """With weights, as the paper counts them: projections do not count."""
+        """Number of layers with weights as the paper counts them, without projections."""
         return 2 + sum(
             depth * (3 if i >= len(self.depths) - self.bottlenecks else 2) for i, depth in enumerate(self.depths)
         )
 
 
 class WiderResNet(Backbone):
-    """A stem, and poolings and stages of pre-activation units."""
+    """Wider ResNet: a stem, and poolings and stages of pre-activation units."""
 
     def build(
         self, spec: WiderResNetSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -134,7 +134,7 @@ class WiderResNet(Backbone):
     def _unit(
         spec: WiderResNetSpec, kit: Kit, stage: int, in_chs: int, level: Level, drop_path: float, *, first: bool
     ) -> Residual:
-        """One unit; the first convolution leads to the level, and the others stay on it."""
+        """Make one unit. Its first convolution leads to the level; the others stay on it."""
         mid, out_chs = spec.mid_widths[stage], spec.widths[stage]
         if stage >= len(spec.depths) - spec.bottlenecks:
             convs = (
@@ -162,7 +162,7 @@ WU = "Wu et al. 2016, arXiv:1611.10080"
 
 
 def _published(pools: int, notes: str, dropouts: tuple[float, ...] = ()) -> Entry:
-    """One of the variants of model A."""
+    """Return the row of a variant of model A."""
     spec = WiderResNetSpec(
         depths=(3, 3, 6, 3, 1, 1),
         widths=(128, 256, 512, 1024, 2048, 4096),
@@ -175,7 +175,7 @@ def _published(pools: int, notes: str, dropouts: tuple[float, ...] = ()) -> Entr
 
 
 def _ours(spec: WiderResNetSpec, params: int, **kwargs: Any) -> Entry:
-    """A small net."""
+    """Return the row of a small net of our own."""
     notes = "A net of our own, by the paper's rules; no published numbers."
     return Entry(WiderResNet, spec, paper=WU, params=params, notes=notes, **kwargs)
 
