@@ -88,7 +88,7 @@ class Published:
         macs_printed: Multiply-adds as printed, in thousand millions.
         top1_error: Top-1 error in percent.
         top5_error: Top-5 error in percent.
-        series: Who measured, and with what recipe: a key of `SERIES`.
+        series: Source of the measurement and its recipe: a key of `SERIES`.
         protocol: A key of `VIEWS`, followed by other conditions after semicolons: ``10-crop``,
             ``whole image; median of 5; ZCA whitening``.
         source: Paper and table, or repository and file.
