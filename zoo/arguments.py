@@ -1,6 +1,6 @@
-"""Arguments of nets, checked for type, range and finiteness before anything is built.
+"""Check arguments of nets for type, range and finiteness before anything is built.
 
-Every function returns the value as the net wants it. It raises ValueError with the argument, the value and the rule.
+Every function returns the value in the form that nets need. It raises ValueError with argument, value and rule.
 """
 
 import difflib
@@ -13,29 +13,29 @@ import torch
 from zoo.layer_types import ACTS, NORMS, LayerType, norm_name
 
 POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
-"""Global poolings by timm's names; ``""`` is none."""
+"""Global poolings by timm's names; ``""`` stands for none."""
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LARGEST = 2**31 - 1
-"""Bound of a whole number; how large a net may be is another question."""
+"""Largest whole number that is accepted. Whether a net is too large is checked elsewhere (`zoo.bounds`)."""
 
 
 def wrong(name: str, value: Any, rule: str) -> ValueError:
-    """The error for a value that breaks a rule."""
+    """Return the error for a value that breaks a rule."""
     return ValueError(f"{name} ({value!r}) must {rule}")
 
 
 def listed(given: Mapping[str, Any]) -> str:
-    """Arguments and their values for an error."""
+    """Return arguments and their values as text for an error."""
     return ", ".join(f"{name} ({value!r})" for name, value in given.items())
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number: True and 10.0 are none."""
+    """Return True if a value is a whole number; True and 10.0 are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def whole(name: str, value: Any, least: int, most: int = LARGEST) -> int:
-    """A whole number from ``least`` to ``most``."""
+    """Return a whole number from ``least`` to ``most``."""
     if not is_whole(value):
         raise wrong(name, value, "be a whole number")
     if not least <= value <= most:
@@ -44,21 +44,21 @@ def whole(name: str, value: Any, least: int, most: int = LARGEST) -> int:
 
 
 def text(name: str, value: Any) -> str:
-    """Any text."""
+    """Return a text."""
     if not isinstance(value, str):
         raise wrong(name, value, "be a text")
     return value
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
-    """A mapping; an empty one for None."""
+    """Return a mapping as a dict; an empty one for None."""
     if not isinstance(value, Mapping | None):
         raise wrong(name, value, "be a dict")
     return dict(value or {})
 
 
 def share(name: str, value: Any) -> float:
-    """A number in [0, 1)."""
+    """Return a number in [0, 1)."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise wrong(name, value, "be a number")
     if not 0 <= value < 1:  # nan is in no range
@@ -67,14 +67,14 @@ def share(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return True or False."""
     if not isinstance(value, bool):
         raise wrong(name, value, "be True or False")
     return value
 
 
 def one_of(name: str, value: Any, choices: Collection[str], also: str = "") -> str:
-    """One of the words."""
+    """Return one of the words in ``choices``."""
     if not isinstance(value, str) or value not in choices:
         close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -83,17 +83,17 @@ def one_of(name: str, value: Any, choices: Collection[str], also: str = "") -> s
 
 
 def pooling(name: str, value: Any) -> str:
-    """A global pooling, or ``""``."""
+    """Return the name of a global pooling, or ``""``."""
     return value if value == "" else one_of(name, value, POOLS, ', or "" for none')
 
 
 def norm(name: str, value: Any) -> LayerType:
-    """A norm's name or constructor."""
+    """Return a norm's name or constructor."""
     return _layer(name, norm_name(value) if isinstance(value, str) else value, tuple(NORMS), "(channels) -> module")
 
 
 def act(name: str, value: Any) -> LayerType:
-    """An activation's name or constructor."""
+    """Return an activation's name or constructor."""
     return _layer(name, value.lower() if isinstance(value, str) else value, ACTS, "() -> module")
 
 
@@ -105,7 +105,7 @@ def _layer(name: str, value: Any, names: tuple[str, ...], signature: str) -> Lay
 
 
 def device(name: str, value: Any) -> torch.device | None:
-    """A device that this machine can use, or None."""
+    """Return a device that torch can use on this machine, or None."""
     if value is None:
         return None
     try:
@@ -121,21 +121,21 @@ def device(name: str, value: Any) -> torch.device | None:
 
 
 def dtype(name: str, value: Any) -> torch.dtype | None:
-    """A type that nets can be trained in, or None."""
+    """Return a type that nets can be trained in, or None."""
     if value is None or value in DTYPES:
         return value
     raise wrong(name, value, f"be one of {', '.join(map(str, DTYPES))}")
 
 
 def tap_indices(name: str, value: Any, taps: int, remark: str = "") -> tuple[int, ...]:
-    """Numbers of feature taps, from 0.
+    """Return numbers of feature taps, from 0.
 
     Args:
-        name: Of the argument.
-        value: Numbers of taps, from 0 or backwards from -1; or one number, of which n above 0 means the last n, as in
-            timm, and any other one tap.
-        taps: How many there are.
-        remark: What the error adds.
+        name: Name of the argument.
+        value: Numbers of taps, from 0 or backwards from -1. As in timm, a single number n above 0 means the last n
+            taps, and any other single number means one tap.
+        taps: Number of taps.
+        remark: Text that the error adds.
     """
     single = is_whole(value)
     numbers_given: Iterable[Any] = (value,) if single else value

@@ -41,7 +41,7 @@ SERIES = {
     "convnet-burden": "MatConvNet's and PyTorch's imports, and a column of errors of unstated protocol",
     "other sources": "single figures of web pages, lectures and small repositories",
 }
-"""Who measured, and with what recipe. Errors of different series do not compare."""
+"""Source of a series of figures and its recipe. Errors of different series do not compare."""
 
 VIEWS = {
     "single crop": "one crop of one image size",

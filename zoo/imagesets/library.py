@@ -73,7 +73,7 @@ SOURCES = {
     "svhn": Source(_open_svhn, {name: name for name in ("train", "test", "extra")}),
 }
 NAMES = (FOLDER, *(TORCH + name for name in SOURCES), HUB + "NAME")
-"""All names of sets, besides the built-in sets of a task."""
+"""Names of all sets, besides the built-in sets of a task."""
 
 
 @dataclass(kw_only=True, eq=False)

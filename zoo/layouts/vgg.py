@@ -11,9 +11,9 @@ def numbered(depths: Sequence[int], norm: bool, wide: Sequence[str], head: str) 
 
     Args:
         depths: Convolutions in each stage; each stage but the first comes after a pooling.
-        norm: Each is followed by a norm; by an activation in any case.
-        wide: What it calls the wide layers.
-        head: What it calls the classifier.
+        norm: Each convolution is followed by a norm; an activation follows in any case.
+        wide: Foreign names of the wide layers.
+        head: Foreign name of the classifier.
     """
     rules, index = [], 0
     for stage, depth in enumerate(depths, 1):
