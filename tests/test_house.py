@@ -61,6 +61,7 @@ MAY_IMPORT = {
         "zoo.weights",
         "zoo.weights.loading",
     },
+    "zoo.testing": {"zoo.backbone", "zoo.entry", "zoo.layers", "zoo.registry"},
     "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.registry"},
     "zoo.timm": {"zoo", "zoo.backbone"},
     "zoo.fusing": {"zoo.layers"},
