@@ -4,8 +4,6 @@ Shapes and names are checked for every entry on the meta device; arithmetic for 
 nets that every family has and the nets of the default line-up.
 """
 
-import copy
-import pickle
 import re
 import zlib
 from typing import Any
@@ -18,13 +16,16 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 import zoo
-from zoo.layers import DropPath, Residual, Skippable, Stage
+from zoo.layers import Residual, Stage
+from zoo.testing import PROMISES, check_backbone
 
 ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
 TINY = [name for name in CHEAP if name.endswith("_test")]
 """What tracers and compilers are shown: every family's code, in nets of few layers, for they take seconds a layer."""
-POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
+SCRIPTED = ("pruning", "torchscript")
+"""Promises that TorchScript has a part in; it is shown every family's code, in nets of few layers."""
+KEPT = [(name, promise) for promise in PROMISES for name in (TINY if promise in SCRIPTED else CHEAP)]
 
 WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
 """Where timm's feature wrappers keep the net."""
@@ -181,53 +182,9 @@ def test_meta_unknown_argument(name: str) -> None:
 # The cheap ones, with numbers
 
 
-@pytest.mark.parametrize("name", CHEAP)
-def test_heads(name: str) -> None:
-    net = settled(name, num_classes=7)
-    x = images(name)
-    with torch.no_grad():
-        features = net.forward_features(x)
-        assert torch.equal(net(x), net.forward_head(features))
-        for pool in POOLS:
-            net.reset_classifier(5, pool)
-            assert net(x).shape == (2, 5)
-            assert net.forward_head(features, pre_logits=True).shape == (2, net.head_hidden_size)
-            width = net.num_features if net.wide is None else net.wide.out_chs
-            assert net.head_hidden_size == width * (2 if "cat" in pool else 1)
-        net.reset_classifier(0)
-        assert net(x).shape == (2, 2 * net.num_features), "the pooling stays"
-        net.reset_classifier(0, "avg")
-        torch.testing.assert_close(net(x), features.mean((2, 3)))
-        net.reset_classifier(0, "")
-        assert torch.equal(net(x), features)
-        net.reset_classifier(3)
-        assert net(x).shape == (2, 3, *features.shape[-2:]), "without a pooling there are logits everywhere"
-        assert isinstance(net.get_classifier(), nn.Conv2d)
-        bare = settled(name, num_classes=0, global_pool="")
-        assert bare(x).shape == features.shape
-        assert isinstance(bare.get_classifier(), nn.Identity)
-    with pytest.raises(ValueError, match=r"num_classes \(-1\)"):
-        net.reset_classifier(-1)
-
-
-@pytest.mark.parametrize("name", CHEAP)
-@pytest.mark.parametrize("chans", [1, 4])
-def test_in_chans(name: str, chans: int) -> None:
-    net = settled(name, in_chans=chans)
-    assert net.in_chans == chans
-    assert net(images(name, chans=chans)).shape[:2] == (2, net.num_classes)
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_odd_sizes(name: str) -> None:
-    net = settled(name, features_only=True)
-    side = zoo.model_entry(name).input_size[-1]
-    for height, width in ((side + 1, side + 3), (side - 3, side + 5), (side + 17, side - 1)):
-        taps = net(images(name, height=height, width=width))
-        for tap, stride in zip(taps, net.feature_info.reduction(), strict=True):
-            for have, given in zip(tap.shape[-2:], (height, width), strict=True):
-                least = 0 if lacks(name, "padding") else given // stride - 1
-                assert least <= have <= -(-given // stride)
+@pytest.mark.parametrize(("name", "promise"), KEPT)
+def test_promises(name: str, promise: str) -> None:
+    check_backbone(name, promises=[promise])
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -252,72 +209,6 @@ def test_feature_wrappers(name: str, wrapper: str) -> None:
 def test_feature_cfg_is_merged(name: str) -> None:
     net = zoo.create_model(name, features_only=True, feature_cfg={"out_indices": (1, 2)}, device="meta")
     assert len(net.feature_info.channels()) == 2
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_intermediates(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    last = len(net.feature_info) - 1
-    with torch.no_grad():
-        final, taps = net.forward_intermediates(x)
-        assert torch.equal(final, net.forward_features(x))
-        assert [t.shape[1] for t in taps] == [info["num_chs"] for info in net.feature_info]
-        before = [t.clone() for t in taps]
-        if net.head_tap >= 0:  # else the trunk has run beyond its taps already
-            net.forward_head(net.final(taps[net.head_tap]))
-        assert all(map(torch.equal, before, taps)), "no layer writes into a tap"
-        for i in range(last + 1):
-            early = net.forward_intermediates(x, indices=[i], stop_early=True, intermediates_only=True)
-            assert torch.equal(early[0], taps[i])
-        swapped = net.forward_intermediates(x, indices=[last, 0], intermediates_only=True)
-        assert sizes(swapped) == [sizes(taps)[last], sizes(taps)[0]]
-        assert sizes(net.forward_intermediates(x, indices=2, intermediates_only=True)) == sizes(taps[-2:])
-        assert sizes(net.forward_intermediates(x, indices=[-1], intermediates_only=True)) == sizes(taps[-1:])
-        normed = net.forward_intermediates(x, norm=True, intermediates_only=True)
-        for i, (have, tap) in enumerate(zip(normed, taps, strict=True)):
-            assert torch.equal(have, final if i == net.head_tap else tap)
-            assert have.shape[1] == net.feature_info[i].get("num_chs_norm", tap.shape[1])
-    with pytest.raises(ValueError, match=r"output_fmt \(NHWC\)"):
-        net.forward_intermediates(x, output_fmt="NHWC")
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_prune(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    with torch.no_grad():
-        taps = net.forward_intermediates(x, intermediates_only=True)
-        whole = copy.deepcopy(net)
-        assert whole.prune_intermediate_layers([-1], prune_head=False) == [len(taps) - 1]
-        assert torch.equal(whole(x), net(x))
-    for i, tap in enumerate(taps):
-        pruned = copy.deepcopy(net)
-        assert pruned.prune_intermediate_layers([i], prune_norm=True) == [i]
-        assert torch.equal(pruned.forward_features(x), tap)
-        assert pruned.num_features == pruned.head_hidden_size == tap.shape[1]
-        assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in net.parameters())
-        pruned.reset_classifier(7, "avg")
-        pruned.set_grad_checkpointing()
-        pruned.train()(x).sum().backward()
-        assert all(p.grad is not None for p in pruned.parameters()), "nothing unused is left"
-        torch.jit.script(pruned.eval())
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_every_parameter_gets_a_gradient(name: str) -> None:
-    net = settled(name).train()
-    net(images(name)).square().sum().backward()
-    dead = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not dead
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_batch_rows_do_not_mix(name: str) -> None:
-    net = settled(name).double()
-    x = images(name, batch=3).double()
-    with torch.no_grad():
-        torch.testing.assert_close(net(x)[1:2], net(x[1:2]))
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -349,31 +240,6 @@ def test_checkpointing(name: str, wrapper: str | None) -> None:
     assert saved_stored < 0.6 * plain_stored, "memory is what it is for"
 
 
-@pytest.mark.parametrize("name", CHEAP)
-def test_drop_rates(name: str) -> None:
-    x = images(name)
-    with torch.no_grad():
-        net = settled(name, drop_rate=0.5)
-        assert net.classifier.drop.p == 0.5
-        assert torch.equal(net(x), net(x)), "evaluation drops nothing"
-        assert torch.equal(net(x), settled(name)(x))
-        net.train()
-        assert not torch.equal(net(x), net(x))
-    if lacks(name, "drop_path_rate"):
-        return
-    net = settled(name, drop_path_rate=0.5)
-    rates = [module.drop_prob for module in net.modules() if isinstance(module, DropPath | Skippable)]
-    assert max(rates) == 0.5
-    assert len(set(rates)) > 1, "they rise with depth"
-    with torch.no_grad():
-        assert torch.equal(net(x), settled(name)(x))
-        net.train()
-        dropped = net.forward_features(x)
-        assert not torch.equal(dropped, net.forward_features(x))
-    with pytest.raises(ValueError, match="drop_path_rate"):
-        zoo.create_model(name, drop_path_rate=1.0, device="meta")
-
-
 @pytest.mark.parametrize("name", [name for name in CHEAP if not lacks(name, "zero_init_last")])
 def test_zero_init_last(name: str) -> None:
     net = zoo.create_model(name, zero_init_last=True).eval()
@@ -382,27 +248,6 @@ def test_zero_init_last(name: str) -> None:
             x = torch.randn(1, unit.branch.conv1.in_channels, 8, 8)
             assert not unit.branch(x).any(), "the branch starts at zero"
     assert any(not p.any() for key, p in net.named_parameters() if key.endswith("weight"))
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_init_weights_after_to_empty(name: str) -> None:
-    net = zoo.create_model(name, device="meta").to_empty(device="cpu")
-    for t in net.state_dict().values():
-        t.fill_(float("nan")) if t.is_floating_point() else t.fill_(-1)
-    net.init_weights()
-    assert all(t.isfinite().all() and (t.is_floating_point() or not t.any()) for t in net.state_dict().values())
-    assert net(images(name)).isfinite().all()
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_norm_and_act_layers(name: str) -> None:
-    norm = {} if lacks(name, "norm_layer") else {"norm_layer": "groupnorm1"}
-    net = zoo.create_model(name, act_layer="silu", **norm)
-    kinds = {type(module).__name__ for module in net.modules()}
-    assert not norm or "GroupNorm1" in kinds
-    assert "SiLU" in kinds
-    assert not kinds & {"BatchNorm2d", "ReLU"}
-    assert net(images(name)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -416,25 +261,14 @@ def test_frozen_stays_frozen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_torchscript(name: str) -> None:
-    net = settled(name)
+def test_torchscript_of_a_wrapper(name: str) -> None:
     x = images(name)
     with torch.no_grad():
         # A net may run fewer operators than TorchScript does; rounding is all that may differ.
         close = dict(rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(torch.jit.script(net)(x), net(x), **close)
         getter = settled(name, features_only=True, feature_cls="getter")
         for have, want in zip(torch.jit.script(getter)(x), getter(x), strict=True):
             torch.testing.assert_close(have, want, **close)
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_fx(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    traced = torch.fx.symbolic_trace(net)
-    with torch.no_grad():
-        assert torch.equal(traced(x), net(x))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -469,45 +303,6 @@ def test_export(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), net(x))
         torch.testing.assert_close(program.module()(larger), net(larger))
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_channels_last(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    with torch.no_grad():
-        want = net(x)
-        net.to(memory_format=torch.channels_last)
-        x = x.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-4 * max(1.0, float(want.std())))
-        for tap in net.forward_intermediates(x, intermediates_only=True):
-            assert tap.is_contiguous(memory_format=torch.channels_last), "the layout is kept to the end"
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_bfloat16(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    with torch.no_grad():
-        net(x)
-        out = net.to(torch.bfloat16)(x.to(torch.bfloat16))
-    assert out.dtype == torch.bfloat16
-    assert out.isfinite().all()
-    assert {p.dtype for p in zoo.create_model(name, dtype=torch.float64, device="meta").parameters()} == {torch.float64}
-
-
-@pytest.mark.parametrize("name", CHEAP)
-def test_copies(name: str) -> None:
-    net = settled(name)
-    x = images(name)
-    with torch.no_grad():
-        want = net(x)
-        assert torch.equal(copy.deepcopy(net)(x), want)
-        assert torch.equal(pickle.loads(pickle.dumps(net))(x), want)
-        fresh = zoo.create_model(name).eval()
-        assert not torch.equal(fresh(x), want)
-        fresh.load_state_dict(net.state_dict())
-        assert torch.equal(fresh(x), want)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -227,6 +227,7 @@ def choice_of_taps(subject: Subject) -> None:
             _same(tap, final if i == net.head_tap else maps[i], f"norm=True: tap {i}")
             chs = net.feature_info[i].get("num_chs_norm", maps[i].shape[1])
             _hold(tap.shape[1] == chs, f"norm=True: tap {i} has {tap.shape[1]} channels, not {chs}")
+    _refuses(lambda: net.forward_intermediates(x, output_fmt="NHWC"), "output_fmt (NHWC)")
 
 
 def pruning(subject: Subject) -> None:
@@ -242,11 +243,14 @@ def pruning(subject: Subject) -> None:
         _hold(cut.prune_intermediate_layers([i], prune_norm=True) == [i], f"cut to tap {i}, it returns other taps")
         with torch.no_grad():
             _same(cut.forward_features(x), tap, f"cut to tap {i}, the features are not the tap")
+        fewer = sum(p.numel() for p in cut.parameters()) < sum(p.numel() for p in net.parameters())
+        _hold(fewer, f"cut to tap {i}, the net has as many parameters")
         _hold(cut.num_features == cut.head_hidden_size == tap.shape[1], f"cut to tap {i}, num_features is wrong")
         cut.reset_classifier(7, "avg")
         cut.train()(x).sum().backward()
         left = [name for name, p in cut.named_parameters() if p.grad is None]
         _hold(not left, f"cut to tap {i}, {left and left[0]} is of no use and is left")
+        torch.jit.script(cut.eval())
 
 
 def input_channels(subject: Subject) -> None:
@@ -283,12 +287,17 @@ def classifier(subject: Subject) -> None:
             net.reset_classifier(5, pool)
             _shape(net(x), (2, 5), f"with pooling {pool!r} forward")
             _shape(net.forward_head(features, pre_logits=True), (2, net.head_hidden_size), f"{pool!r} pre_logits")
+            width = (net.num_features if net.wide is None else net.wide.out_chs) * (2 if "cat" in pool else 1)
+            _hold(net.head_hidden_size == width, f"with pooling {pool!r} head_hidden_size is {net.head_hidden_size}")
+        net.reset_classifier(0)
+        _shape(net(x), (2, 2 * net.num_features), "without classes, the pooling left as it was, forward")
         net.reset_classifier(0, "avg")
         _same(net(x), features.mean((2, 3)), "without classes the output is not the mean of the features")
         net.reset_classifier(0, "")
         _same(net(x), features, "without classes and pooling the output is not the features")
         net.reset_classifier(3)
         _shape(net(x), (2, 3, *features.shape[-2:]), "without pooling forward")
+        _hold(isinstance(net.get_classifier(), nn.Conv2d), "without pooling the classifier is no convolution")
         _shape(subject.settled(num_classes=0, global_pool="")(x), features.shape, "made without classes, forward")
     _refuses(lambda: net.reset_classifier(-1), "num_classes (-1)")
 
@@ -364,6 +373,7 @@ def drop_rates(subject: Subject) -> None:
             _same(net(x), want, f"{argument} acts in evaluation")
             net.train()
             _hold(not torch.equal(net(x), net(x)), f"{argument} does not act in training")
+            _refuses(lambda argument=argument: subject.make(device="meta", **{argument: 1.0}), f"{argument} (1.0)")
     if not subject.lacks("drop_path_rate"):
         rates = [part.drop_prob for part in net.modules() if isinstance(part, DropPath | Skippable)]
         _hold(max(rates) == 0.5 and len(set(rates)) > 1, f"drop path does not rise to 0.5 with depth: {rates}")
@@ -428,10 +438,12 @@ def layouts_and_types(subject: Subject) -> None:
             _hold(tap.is_contiguous(memory_format=torch.channels_last), f"tap {i} is not channels last any more")
         out = net.to(torch.bfloat16)(x.to(torch.bfloat16))
     _hold(out.dtype == torch.bfloat16 and out.isfinite().all(), "bfloat16 is not kept, or not finite")
+    types = {p.dtype for p in subject.make(dtype=torch.float64, device="meta").parameters()}
+    _hold(types == {torch.float64}, f"dtype=torch.float64 makes parameters of {types}")
 
 
 def copies(subject: Subject) -> None:
-    """Copies, pickles, saved state dicts, fx graphs and TorchScript compute the same."""
+    """Copies, pickles, saved state dicts and fx graphs compute the same."""
     net, x = subject.settled(), subject.images()
     with torch.no_grad():
         want = net(x)
@@ -444,8 +456,14 @@ def copies(subject: Subject) -> None:
         fresh.load_state_dict(torch.load(file, weights_only=True))
         _same(fresh(x), want, "a net with the state dict")
         _same(torch.fx.symbolic_trace(net)(x), want, "an fx graph")
+
+
+def torchscript(subject: Subject) -> None:
+    """TorchScript compiles the net and computes the same."""
+    net, x = subject.settled(), subject.images()
+    with torch.no_grad():
         # A net may run fewer operators than TorchScript does; rounding is all that may differ.
-        _same(torch.jit.script(net)(x), want, "TorchScript", rtol=1e-4, atol=1e-4)
+        _same(torch.jit.script(net)(x), net(x), "TorchScript", rtol=1e-4, atol=1e-4)
 
 
 PROMISES: dict[str, Callable[[Subject], None]] = {
@@ -453,7 +471,7 @@ PROMISES: dict[str, Callable[[Subject], None]] = {
     for promise in (
         *(description, logits, taps, choice_of_taps, pruning, input_channels, image_sizes, classifier, output_stride),
         *(gradients, independent_images, checkpointing, drop_rates, what_it_lacks, layer_types, meta_device),
-        *(layer_groups, layouts_and_types, copies),
+        *(layer_groups, layouts_and_types, copies, torchscript),
     )
 }
 """What every backbone promises, by name; ``PROMISES[name].__doc__`` says it."""
