@@ -22,10 +22,10 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench import measure
-from zoo.bench.machine import describe_device, versions
+from zoo.environment import describe_device, versions
 from zoo.files import write_atomically
 from zoo.registry import expand_names
+from zoo.speed import timing as measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -25,11 +25,11 @@ from study import STUDY, Topology
 from tabulate import tabulate
 
 import zoo
-from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
+from zoo.bench.one_run import How
 from zoo.bench.progress import Progress
-from zoo.bench.recipes import RECIPES
-from zoo.bench.runner import SAVED, Outcome, plan, sweep
+from zoo.bench.sweep import SAVED, Outcome, plan, sweep
+from zoo.recipes import RECIPES
 from zoo.results import Run
 from zoo.results.store import read_if_there
 

@@ -22,10 +22,10 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench import measure
-from zoo.bench.machine import describe_device, versions
-from zoo.bench.measure import DTYPES
+from zoo.environment import describe_device, versions
 from zoo.files import write_atomically
+from zoo.speed import timing as measure
+from zoo.speed.timing import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ def make_step(name: str, case: Case) -> Callable[[], object]:
 
 
 def peak_memory(name: str, case: Case) -> int | None:
-    """Bytes that building the net and two steps add at the peak, see `zoo.bench.measure.added_memory`."""
+    """Bytes that building the net and two steps add at the peak, see `zoo.speed.timing.added_memory`."""
     return measure.added_memory(
         lambda: make_step(name, case),
         lambda: make_step("resnet20_cifar", replace(case, batch=2, size=32))(),

@@ -27,14 +27,14 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import zoo
-from zoo.bench.attempt import How
 from zoo.bench.engines import Here, Processes
-from zoo.bench.machine import cores
+from zoo.bench.one_run import How
 from zoo.bench.progress import Progress
-from zoo.bench.recipes import RECIPES
-from zoo.bench.runner import SAVED, plan, sweep
+from zoo.bench.sweep import SAVED, plan, sweep
 from zoo.catalogue import count_names
+from zoo.environment import cores
 from zoo.files import write_in_folder
+from zoo.recipes import RECIPES
 from zoo.results import NetResult, Run, group
 from zoo.results.plot import COLOURS, COSTS, MARKERS, STYLE
 from zoo.results.store import RESULTS, read_if_there

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 import zoo
 from zoo import files
-from zoo.bench import attempt, runner
-from zoo.bench.augment import shift_images
-from zoo.bench.data import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
-from zoo.bench.machine import PeakMemory
+from zoo.bench import one_run as attempt
+from zoo.bench import sweep as runner
 from zoo.bench.train import DivergedError, train
+from zoo.datasets.augment import shift_images
+from zoo.datasets.built_in import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
+from zoo.environment import PeakMemory
 from zoo.results.recipe import Recipe
 from zoo.results.run import Run
 from zoo.results.store import read
@@ -548,7 +549,7 @@ def test_timm_nets_run_beside_ours() -> None:
 
 KILLED = """
 import os, signal, sys
-from zoo.bench import runner
+from zoo.bench import sweep as runner
 from zoo_cli import main
 
 write = runner.append

@@ -11,18 +11,23 @@ from typing import Any
 
 import pytest
 from fuzz_commands import fuzz
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import zoo
 from zoo import files
-from zoo.bench import attempt, runner, speed
+from zoo.bench import one_run as attempt
 from zoo.bench import request as bench_request
-from zoo.bench.runner import Outcome
+from zoo.bench import sweep as runner
+from zoo.bench.sweep import Outcome
+from zoo.escape import for_terminal
 from zoo.papers import SYSTEMS, systems
 from zoo.results import Recipe, Run, append, store
+from zoo.speed import cases as speed
 from zoo.weights import loading
 from zoo_cli import main
-from zoo_cli.common import guarded, parse_pairs, parse_size
+from zoo_cli.common import guarded, parse_pairs, parse_size, printable
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -460,3 +465,9 @@ def test_command_lines_by_chance_end_as_they_should(tmp_path: Path, monkeypatch:
     ends, faults = fuzz(tmp_path, 40, seed=5)
     assert not faults
     assert len(ends) > 10, "verbs and ways to end"
+
+
+@given(st.text())
+def test_both_escapes_for_terminals_are_one(text: str) -> None:
+    assert printable(text) == for_terminal(text)
+    assert printable(text).isprintable()

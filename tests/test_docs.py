@@ -11,8 +11,8 @@ import pytest
 import zoo
 import zoo.timm
 import zoo_cli
-from zoo.bench.data import DATASETS
 from zoo.complexity import count
+from zoo.datasets.built_in import DATASETS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -22,14 +22,15 @@ from result_lines import stored
 from torch import Tensor, nn
 
 import zoo
-from zoo.bench import engines, runner
-from zoo.bench.attempt import How
-from zoo.bench.data import load_dataset
+from zoo.bench import engines
+from zoo.bench import sweep as runner
+from zoo.bench.distributed import interleave, join
 from zoo.bench.engines import Processes, Ray
-from zoo.bench.recipes import RECIPES
-from zoo.bench.saved import Saved
-from zoo.bench.team import interleave, join
+from zoo.bench.one_run import How
+from zoo.bench.resume import Saved
 from zoo.bench.train import EpochMetrics, Trained, training
+from zoo.datasets.built_in import load_dataset
+from zoo.recipes import RECIPES
 from zoo.results import store as results
 from zoo.results.run import Run
 from zoo_cli import main
@@ -216,7 +217,7 @@ def sweep_quietly(path: str, seeds: int, epochs: int) -> None:
 def fork() -> Any:
     """Processes that begin at once, from one that has imported all there is to import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["zoo.bench.runner", "sklearn.datasets", __name__])
+    context.set_forkserver_preload(["zoo.bench.sweep", "sklearn.datasets", __name__])
     return context
 
 
@@ -239,7 +240,7 @@ def counted_sweep(path: str, seeds: int, epochs: int, files: str, last: int | No
     sender.send(ran)
 
 
-@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/saved|(bench/)?results(/.*)?)[.]py$"])
+@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/resume|results(/.*)?)[.]py$"])
 def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any, files: str) -> None:
     """Moments are lines of the code that trains, or only of the code that writes, so that they repeat everywhere."""
     undisturbed, path = tmp_path / "undisturbed" / "r.jsonl", tmp_path / "killed" / "r.jsonl"

@@ -12,13 +12,13 @@ from result_lines import run as line_of
 from result_lines import stored
 
 import zoo
-from zoo.bench import fashion
-from zoo.bench.attempt import How
 from zoo.bench.cuda_graph import can_record, set_rate
-from zoo.bench.data import load_dataset, load_fashion, load_fashion_search
-from zoo.bench.recipes import RECIPES
-from zoo.bench.runner import plan, sweep
+from zoo.bench.one_run import How
+from zoo.bench.sweep import plan, sweep
 from zoo.bench.tasks import TASKS
+from zoo.datasets import fashion
+from zoo.datasets.built_in import load_dataset, load_fashion, load_fashion_search
+from zoo.recipes import RECIPES
 from zoo.results import append
 from zoo.results.store import read_if_there
 

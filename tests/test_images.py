@@ -16,14 +16,15 @@ from PIL import Image
 from result_lines import stored
 from torch import Tensor
 
-from zoo.bench.attempt import How, Job, attempt
-from zoo.bench.augment import draw, flip_images, mix, shift_images
-from zoo.bench.data import Dataset, load_dataset
-from zoo.bench.images import Stream, Where, open_set, set_name
-from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
-from zoo.bench.runner import plan
+from zoo.bench.one_run import How, Job, attempt
+from zoo.bench.sweep import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
-from zoo.imagesets import fingerprint
+from zoo.datasets import fingerprint
+from zoo.datasets.augment import draw, flip_images, mix, shift_images
+from zoo.datasets.built_in import load_dataset
+from zoo.datasets.external import Stream, Where, open_set, set_name
+from zoo.datasets.image_set import Dataset
+from zoo.recipes import RECIPES, recipe_name, recipe_row
 from zoo.results.recipe import Recipe
 from zoo_cli import main
 from zoo_cli.common import parse_value

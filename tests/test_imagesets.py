@@ -21,14 +21,15 @@ from result_lines import stored
 from test_images import write_mnist
 
 import zoo
-from zoo.bench.data import ImageSet
-from zoo.bench.images import Stream, Where, open_set
 from zoo.bench.tasks import TASKS
-from zoo.imagesets import decode as decoding
-from zoo.imagesets.check import check_halves
-from zoo.imagesets.decode import PictureError, decode, printable, read_file
-from zoo.imagesets.folders import find_split, natural, open_classes, open_halves, read_class_map
-from zoo.imagesets.library import NAMES, SOURCES, open_half
+from zoo.datasets import decode as decoding
+from zoo.datasets.check import check_halves
+from zoo.datasets.decode import PictureError, decode, read_file
+from zoo.datasets.external import Stream, Where, open_set
+from zoo.datasets.folders import find_split, natural, open_classes, open_halves, read_class_map
+from zoo.datasets.image_set import ImageSet
+from zoo.datasets.library import NAMES, SOURCES, open_half
+from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
 from zoo_cli import main
 
@@ -461,7 +462,7 @@ def test_what_was_checked_is_remembered_until_a_file_changes(tmp_path: Path, mon
         reads.append(name)
         return read_file(path, name)
 
-    monkeypatch.setattr("zoo.imagesets.folders.read_file", counted)
+    monkeypatch.setattr("zoo.datasets.folders.read_file", counted)
 
     def check() -> int:
         reads.clear()
@@ -489,8 +490,8 @@ def test_names_are_escaped_where_they_are_printed(tmp_path: Path, capsys: pytest
     told = capsys.readouterr().err
     assert "\x1b" not in told
     assert r"train/a/\x1b]0;title\x07\u202e.png: is no picture" in told
-    assert printable(os.fsdecode(b"\xff\n")) == r"\udcff\n"
-    assert printable("Bl\xfcmchen \u82b1") == "Bl\xfcmchen \u82b1"
+    assert for_terminal(os.fsdecode(b"\xff\n")) == r"\udcff\n"
+    assert for_terminal("Bl\xfcmchen \u82b1") == "Bl\xfcmchen \u82b1"
 
 
 # ---------------------------------------------------------------- one picture

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from zoo import catalogue, complexity, evaluation
-from zoo.bench import measure, request, speed
+from zoo.bench import request
 from zoo.bench.engines import _Worker
-from zoo.bench.measure import in_fresh_process
-from zoo.imagesets.check import check_halves
-from zoo.imagesets.decode import PictureError
-from zoo.imagesets.half import Half, read_batches
+from zoo.datasets.check import check_halves
+from zoo.datasets.decode import PictureError
+from zoo.datasets.half import Half, read_batches
 from zoo.interrupts import for_parent_alone
+from zoo.speed import cases as speed
+from zoo.speed import timing as measure
+from zoo.speed.timing import in_fresh_process
 from zoo_cli import main
 
 

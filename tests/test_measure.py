@@ -18,9 +18,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo.bench import speed
-from zoo.bench.machine import PeakMemory
-from zoo.bench.measure import (
+from zoo.complexity import count
+from zoo.environment import PeakMemory
+from zoo.results.line import SCHEMA
+from zoo.speed import cases as speed
+from zoo.speed.cases import Case, Listener, Row, make_record, plan, reference, speed_records, sweep
+from zoo.speed.table import SpeedProgress, format_table, heading
+from zoo.speed.timing import (
     Products,
     Spread,
     in_fresh_process,
@@ -30,10 +34,6 @@ from zoo.bench.measure import (
     stopwatch,
     time_round,
 )
-from zoo.bench.speed import Case, Listener, Row, make_record, plan, reference, speed_records, sweep
-from zoo.bench.speed_report import SpeedProgress, format_table, heading
-from zoo.complexity import count
-from zoo.results.line import SCHEMA
 from zoo_cli import main
 
 SMALL = Case(name="resnet20_cifar", mode="eval", batch_size=2, input_size=(3, 16, 16))

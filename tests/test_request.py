@@ -8,8 +8,8 @@ from result_lines import stored
 
 from zoo import bench
 from zoo.bench import Request, prepare, run
-from zoo.bench.recipes import RECIPES
-from zoo.bench.runner import Listener
+from zoo.bench.sweep import Listener
+from zoo.recipes import RECIPES
 from zoo_cli import parse
 from zoo_cli.bench import to_request
 

@@ -1,10 +1,12 @@
 """Result lines: the schema, the writer, the reader, the rule of aggregation, and what is shown of it."""
 
 import csv
+import importlib
 import io
 import json
 import os
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from result_lines import RUN, SPEED, changed, run, stored, write
 
-from zoo.bench import runner, speed
-from zoo.bench.data import DATASETS
+from zoo.bench import sweep as runner
 from zoo.bench.progress import Progress
 from zoo.bench.tasks import TASKS
 from zoo.cli import main
+from zoo.datasets.built_in import DATASETS
+from zoo.escape import for_csv, for_html, for_markdown, for_picture, for_terminal
 from zoo.report.rows import gather
 from zoo.results import SCHEMA, NetResult, Recipe, Results, Run, append, group, read
-from zoo.results.escape import for_csv, for_html, for_markdown, for_picture, for_terminal
 from zoo.results.group import pareto_front
 from zoo.results.line import LONGEST_NAME, LONGEST_TEXT
 from zoo.results.metrics import METRICS
@@ -34,6 +36,7 @@ from zoo.results.plot_labels import place_labels
 from zoo.results.run import NAMED_SETS
 from zoo.results.store import finished_keys, read_if_there
 from zoo.results.table import choose, footnote, format_table, sort_nets, write_table
+from zoo.speed import cases as speed
 
 PLAIN = Recipe(epochs=8, batch_size=32, lr=0.1)
 
@@ -221,9 +224,10 @@ def test_what_is_no_result_is_not_written(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_the_former_place_works_and_says_where_it_went(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning, match=r"zoo.bench.results is now zoo.results"):
-        from zoo.bench import results as former
+def test_the_former_place_works_and_says_where_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "zoo.bench.results", raising=False)
+    with pytest.warns(DeprecationWarning, match=r"zoo.bench.results is now zoo.results;"):
+        former = importlib.import_module("zoo.bench.results")
     path = tmp_path / "r.jsonl"
     assert former.read_results(path) == former.newest_results(path) == former.failed_runs(path) == []
     former.append_result(path, RUN)

@@ -11,13 +11,14 @@ import pytest
 from result_lines import stored
 from test_engines import Watch, curves, runs, sweep_quietly
 
-from zoo.bench import runner, saved
-from zoo.bench.runner import SAVED
-from zoo.bench.saved import Saved, States
+from zoo.bench import resume as saved
+from zoo.bench import sweep as runner
+from zoo.bench.resume import Saved, States
+from zoo.bench.sweep import SAVED
 from zoo.results import append
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["zoo.bench.runner", "sklearn.datasets", "test_engines"])  # imports once what all need
+FORK.set_forkserver_preload(["zoo.bench.sweep", "sklearn.datasets", "test_engines"])  # imports once what all need
 
 
 def hold(folder: Path, key: str, pipe: Any) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zoo.bench.measure import clocked, interleave
+from zoo.speed.timing import clocked, interleave
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.analysis.paths import reached_directly
-from zoo.bench.data import dataset_row, load_dataset
 from zoo.bench.train import train
+from zoo.datasets.built_in import dataset_row, load_dataset
 from zoo.layers import ORDERS, Kit, OffsetConv, Residual, basic, bottleneck
 
 # He et al. 2016, figure 4 (a) to (e): convolution, norm, activation, + the sum.

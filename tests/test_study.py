@@ -11,8 +11,8 @@ import torch
 from result_lines import run, stored, write
 
 import zoo
-from zoo.bench.recipes import RECIPES
 from zoo.complexity import count
+from zoo.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -12,12 +12,16 @@ import torch
 from result_lines import stored, write
 from torch import Tensor
 
-from zoo.bench import dense, fashion, runner, scenes, tasks
-from zoo.bench.data import DatasetRow, load_dataset, take
-from zoo.bench.pictures import best_boxes, draw_predictions
-from zoo.bench.scenes import MIN_VISIBLE, Scenes, digit_pool
+from zoo.bench import dense_tasks as dense
+from zoo.bench import sweep as runner
+from zoo.bench import tasks
+from zoo.bench.prediction_pictures import best_boxes, draw_predictions
 from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, trivial_score
 from zoo.bench.train import DivergedError, train
+from zoo.datasets import fashion, scenes
+from zoo.datasets.built_in import DatasetRow, load_dataset
+from zoo.datasets.image_set import take
+from zoo.datasets.scenes import MIN_VISIBLE, Scenes, digit_pool
 from zoo.results.group import group
 from zoo.results.metrics import METRICS
 from zoo.results.recipe import Recipe

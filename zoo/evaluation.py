@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from zoo.imagesets.decode import PictureError
-from zoo.imagesets.half import Half, Prepared, read_batches
-from zoo.imagesets.library import open_half
+from zoo.datasets.decode import PictureError
+from zoo.datasets.half import Half, Prepared, read_batches
+from zoo.datasets.library import open_half
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for pictures with this number of channels."""
@@ -72,7 +72,7 @@ def open_dataset(
 
     Args:
         name: ``folder`` for one folder per class (with or without the split's folder above), ``torch/cifar10``,
-            ``torch/cifar100``, ``torch/imagenet``, ..., and ``hfds/NAME``; see `zoo.imagesets.library`.
+            ``torch/cifar100``, ``torch/imagenet``, ..., and ``hfds/NAME``; see `zoo.datasets.library`.
         folder: Folder of the images.
         split: Part of the set.
         class_map: File with one class name per line, in the order of the net's classes; for folders.

@@ -119,7 +119,7 @@ def run_bench(args: argparse.Namespace) -> int:
     """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
     from zoo.bench.progress import Progress
     from zoo.bench.request import prepare, run
-    from zoo.bench.runner import Listener
+    from zoo.bench.sweep import Listener
     from zoo.results.metrics import METRICS
     from zoo.results.store import read_if_there
     from zoo.results.table import sort_nets
@@ -238,7 +238,7 @@ def run_recipes(args: argparse.Namespace) -> int:
     """List the recipes, or tell all of one."""
     from tabulate import tabulate
 
-    from zoo.bench.recipes import RECIPES, recipe_row
+    from zoo.recipes import RECIPES, recipe_row
 
     rows = {args.name: recipe_row(args.name)} if args.name else RECIPES
     if args.json:

@@ -181,8 +181,8 @@ def run_count(args: argparse.Namespace) -> int:
 def _count_all(names: Sequence[str], size: tuple[int, int, int] | None = None) -> list[Any]:
     from tqdm import tqdm
 
-    from zoo.bench.machine import cores
     from zoo.catalogue import count_names
+    from zoo.environment import cores
 
     hide = len(names) < 3 or not sys.stderr.isatty()
     counts = count_names(names, size, cores())

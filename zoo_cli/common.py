@@ -92,7 +92,7 @@ def version() -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with escapes in place of what a terminal would obey."""
+    """Return what `zoo.escape.for_terminal` does; errors are printed before `zoo` can be imported."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

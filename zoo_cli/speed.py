@@ -86,11 +86,11 @@ def run_speed(args: argparse.Namespace) -> int:
     size = None if args.input_size is None else parse_size(args.input_size)
     import torch
 
-    from zoo.bench.machine import MOST_THREADS, check_between, choose_device
-    from zoo.bench.measure import MODES
-    from zoo.bench.speed import plan, sweep
-    from zoo.bench.speed_report import SpeedProgress, format_table, heading
+    from zoo.environment import MOST_THREADS, check_between, choose_device
     from zoo.registry import expand_names
+    from zoo.speed.cases import plan, sweep
+    from zoo.speed.table import SpeedProgress, format_table, heading
+    from zoo.speed.timing import MODES
 
     if args.threads is not None:
         torch.set_num_threads(check_between("threads", args.threads, 1, MOST_THREADS))

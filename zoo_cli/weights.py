@@ -170,7 +170,7 @@ examples:
 
 def run_validate(args: argparse.Namespace) -> int:
     """Measure errors and print them beside the published ones."""
-    from zoo.bench.machine import choose_device
+    from zoo.environment import choose_device
     from zoo.evaluation import evaluate, open_dataset, preprocessing
     from zoo.registry import create_model, model_entry
     from zoo.weights.loading import load_weights

@@ -1,8 +1,9 @@
 """The benchmark: one recipe for every net on images that need no download, resumable, with tables and plots.
 
-From what is asked to the stored line: `recipes`, `data`, `train`, `attempt` (one run), `runner` (a sweep). The lines,
-and what is shown of them, are `zoo.results`. `measure` and `speed` time nets side by side. Nothing here knows a family
-of models; nets come from `zoo.registry` by name.
+From what is asked to the stored line: `request`, `sweep` (all runs), `engines` (where they are computed), `one_run`,
+`train` (the loop). `tasks` says what is trained for, `zoo.recipes` with which numbers. Images are `zoo.datasets`, the
+stored lines and what is shown of them `zoo.results`, times `zoo.speed`. Nothing here knows a family of models; nets
+come from `zoo.registry` by name.
 
 >>> from zoo.bench import Request, run
 >>> run(Request(models=["resnet20_cifar"], seeds=[0, 1, 2])).path
@@ -10,14 +11,18 @@ of models; nets come from `zoo.registry` by name.
 
 from typing import TYPE_CHECKING, Any
 
+from zoo import former_paths
+
 if TYPE_CHECKING:
     from zoo.bench.request import Prepared, Request, prepare, run
 
 __all__ = ["Prepared", "Request", "prepare", "run"]
 
+former_paths.install()
+
 
 def __getattr__(name: str) -> Any:
-    # On demand: `zoo.bench.measure` alone needs nothing that trains.
+    # On demand: whoever asks for the table of recipes needs nothing that trains.
     if name in __all__:
         from zoo.bench import request
 

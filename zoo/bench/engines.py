@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from zoo.bench.attempt import Job, Line, attempt, failure
-from zoo.bench.data import ImageSet
-from zoo.bench.team import Team
+from zoo.bench.distributed import Team
+from zoo.bench.one_run import Job, Line, attempt, failure
 from zoo.bench.train import EpochMetrics, Moment
+from zoo.datasets.image_set import ImageSet
 from zoo.extras import require
 from zoo.interrupts import for_parent_alone
 

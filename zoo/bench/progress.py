@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from zoo.bench.runner import Listener
+from zoo.bench.sweep import Listener
 from zoo.bench.tasks import task_row
 from zoo.bench.train import EpochMetrics, Moment
 from zoo.results.run import Run

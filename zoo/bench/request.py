@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from zoo.bench.attempt import How
-from zoo.bench.data import ImageSet
+from zoo.bench.distributed import Team, join
 from zoo.bench.engines import Engine, Here, Processes, Ray
-from zoo.bench.images import Where, is_external, set_name
-from zoo.bench.machine import MOST_THREADS, check_between, choose_device, cores
-from zoo.bench.pictures import save_predictions
-from zoo.bench.recipes import RECIPES, recipe_name, recipe_row
-from zoo.bench.runner import SAVED, Listener, Outcome, lineup, plan, sweep
+from zoo.bench.one_run import How
+from zoo.bench.prediction_pictures import save_predictions
+from zoo.bench.sweep import SAVED, Listener, Outcome, lineup, plan, sweep
 from zoo.bench.tasks import Task, default_recipe, load, task_row
-from zoo.bench.team import Team, join
+from zoo.datasets.external import Where, is_external, set_name
+from zoo.datasets.image_set import ImageSet
+from zoo.datasets.library import FOLDER
+from zoo.environment import MOST_THREADS, check_between, choose_device, cores
+from zoo.escape import for_terminal
 from zoo.extras import require
 from zoo.files import check_writable
-from zoo.imagesets.decode import printable
-from zoo.imagesets.library import FOLDER
+from zoo.recipes import RECIPES, recipe_name, recipe_row
 from zoo.registry import expand_names
 from zoo.results.recipe import Recipe, words
 from zoo.results.run import CLASSIFY, Run
@@ -148,7 +148,7 @@ class Request:
             return
         row = task.row(self.dataset) if self.dataset else None
         given = {
-            f"data-dir {printable(self.data_dir or '')!r}": self.data_dir is not None,
+            f"data-dir {for_terminal(self.data_dir or '')!r}": self.data_dir is not None,
             "download": self.download,
             "skip-broken": self.skip_broken,
         }

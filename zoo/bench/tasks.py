@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from zoo import registry
-from zoo.bench import dense
-from zoo.bench.data import DATASETS, Dataset, DatasetRow, ImageSet, load_dataset
-from zoo.bench.images import BUILT_IN, Where, is_external, open_set
-from zoo.bench.recipes import RECIPES
-from zoo.bench.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
+from zoo.bench import dense_tasks as dense
+from zoo.datasets.built_in import DATASETS, DatasetRow, load_dataset
+from zoo.datasets.external import BUILT_IN, Where, is_external, open_set
+from zoo.datasets.image_set import Dataset, ImageSet
+from zoo.datasets.library import unknown
+from zoo.datasets.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
 from zoo.extras import require
-from zoo.imagesets.library import unknown
+from zoo.recipes import RECIPES
 from zoo.results.metrics import METRICS, standard_error
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY, Run
@@ -35,7 +36,6 @@ AUXILIARY_WEIGHT = 0.3
 BLOCKS = 10
 MODERN = "modern_cifar", "modern_imagenet"
 """Recipes of sets that are no row here: for small images, and for those that are read from disk."""
-DENSE_RECIPE = RECIPES["scenes"].recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,7 @@ TASKS = {
             datasets={
                 "scenes": DatasetRow(
                     load=segmentation_scenes,
-                    recipe=DENSE_RECIPE,
+                    recipe=RECIPES["scenes"].recipe,
                     keyed_by_name=True,
                 ),
                 "fashion_scenes": DatasetRow(
@@ -259,7 +259,7 @@ TASKS = {
             datasets={
                 "scenes": DatasetRow(
                     load=detection_scenes,
-                    recipe=DENSE_RECIPE,
+                    recipe=RECIPES["scenes"].recipe,
                     keyed_by_name=True,
                 ),
                 "fashion_scenes": DatasetRow(

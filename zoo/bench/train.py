@@ -17,11 +17,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from zoo.bench.cuda_graph import Recorder, can_record, make_recordable, set_rate
-from zoo.bench.data import ImageSet
-from zoo.bench.machine import PeakMemory, overflows_channels_last, versions
-from zoo.bench.saved import Saved
+from zoo.bench.distributed import Team, interleave
+from zoo.bench.resume import Saved
 from zoo.bench.tasks import TASKS, Task
-from zoo.bench.team import Team, interleave
+from zoo.datasets.image_set import ImageSet
+from zoo.environment import PeakMemory, overflows_channels_last, versions
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from zoo.results.escape import for_html
+from zoo.escape import for_html
 
 
 def render(contents: Mapping[str, Any], title: str) -> bytes:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from zoo.escape import cut, for_markdown
 from zoo.results import table
-from zoo.results.escape import cut, for_markdown
 from zoo.results.group import group as compare
 from zoo.results.store import Results
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import files
-from zoo.results.escape import for_picture
+from zoo.escape import for_picture
 from zoo.results.group import NetResult, pareto_front
 from zoo.results.plot_labels import AMBIGUOUS, leader_end, place_labels
 from zoo.results.table import metric_of

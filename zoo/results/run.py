@@ -31,7 +31,7 @@ class Run:
         head: Model that the net is built into, for tasks with a choice.
         frozen: True if the net keeps its first weights and only the layers on top of it learn. The statistics of its
             norms still follow the batches.
-        fingerprint: Fingerprint of the image set, see `zoo.bench.data.ImageSet`; empty for a set that its name
+        fingerprint: Fingerprint of the image set, see `zoo.datasets.image_set.ImageSet`; empty for a set that its name
             identifies.
     """
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.results.escape import for_terminal
+from zoo.escape import for_terminal
 from zoo.results.line import SCHEMA, Line, NoJSONError, kind_of, parse
 
 try:
@@ -71,7 +71,7 @@ def read(paths: Sequence[Path]) -> Results:
     newest: dict[str, Line] = {}
     for path in dict.fromkeys(path / RESULTS if path.is_dir() else path for path in paths):
         if not path.is_file():
-            where = for_terminal(str(path))
+            where = for_terminal(path)
             raise ValueError(f"no results at {where}: give a file or folder that zoo bench or zoo speed wrote")
         content = path.read_bytes()
         for line in parse_all(path, content, results.warnings):
@@ -99,8 +99,8 @@ def read_if_there(path: Path) -> Results:
         ValueError: See `read`; also if the path is a folder or no regular file.
     """
     if path.is_dir():
-        name = for_terminal(str(path / "speed.jsonl"))
-        raise ValueError(f"path {for_terminal(str(path))} is a folder: name a file in it, such as {name}")
+        name = for_terminal(path / "speed.jsonl")
+        raise ValueError(f"path {for_terminal(path)} is a folder: name a file in it, such as {name}")
     return read([path]) if path.exists() else Results()
 
 
@@ -118,7 +118,7 @@ def parse_all(path: Path, content: bytes, warnings: list[str]) -> Iterator[Line]
     for number, text in enumerate(content.split(b"\n"), start=1):
         if not text.strip():
             continue
-        where = f"{for_terminal(str(path))}, line {number}"
+        where = f"{for_terminal(path)}, line {number}"
         try:
             yield parse(text)
         except NoJSONError as error:
@@ -182,7 +182,7 @@ def _end_last_line(descriptor: int, path: Path) -> int:
     Raises:
         ValueError: If the file holds anything but result lines; it is then unchanged.
     """
-    refusal = f"{for_terminal(str(path))} holds other things than results"
+    refusal = f"{for_terminal(path)} holds other things than results"
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise ValueError(f"{refusal}: it is no regular file; give another")
     with os.fdopen(os.dup(descriptor), "rb") as file:

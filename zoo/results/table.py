@@ -12,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from zoo import files
-from zoo.results.escape import cut, for_csv, for_markdown, for_terminal
+from zoo.escape import cut, for_csv, for_markdown, for_terminal
 from zoo.results.group import Comparison, NetResult
 from zoo.results.metrics import METRICS, Metric
 from zoo.results.run import CLASSIFY, Run
@@ -131,7 +131,7 @@ def footnote(nets: Sequence[NetResult], escape: Callable[[str], str] = for_termi
 
     Args:
         nets: Nets of the table.
-        escape: Function for the place of display, see `zoo.results.escape`.
+        escape: Function for the place of display, see `zoo.escape`.
     """
     metric = metric_of(nets)
     operators = cut(", ".join(sorted({name for net in nets for name in net.uncounted})) or "nothing", LONGEST_NOTE)

@@ -17,9 +17,10 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor
 
+from zoo.escape import for_terminal
 from zoo.weights.formats import DTYPES, Stored
 from zoo.weights.layout import Layout
-from zoo.weights.words import number, problem, short, shown, size
+from zoo.weights.words import number, problem, short, size
 
 NATIVE = "native"
 """Layout of our own state dicts."""
@@ -179,7 +180,7 @@ def fit(
 def _refusal(source: str, target: Target, found: "_Reading", problems: Sequence[str]) -> str:
     read = "" if found.name == NATIVE else f" (read as layout {found.name})"
     under = f" under {short(found.prefix)}*" if found.prefix else ""
-    return f"{shown(source)}: does not fit {target.title}{read}{under}: {'; '.join(problems)}"
+    return f"{for_terminal(source)}: does not fit {target.title}{read}{under}: {'; '.join(problems)}"
 
 
 @dataclass

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone
 from zoo.entry import Entry
+from zoo.escape import for_terminal
 from zoo.weights.fit import Loaded, Target, fit
 from zoo.weights.formats import DTYPES, Stored, flat
 from zoo.weights.pickles import Refused
 from zoo.weights.reader import opened
 from zoo.weights.sources import fetched, find_in_hub
 from zoo.weights.tags import Weights
-from zoo.weights.words import shown
 
 log = logging.getLogger("zoo.weights")
 
@@ -74,7 +74,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str 
         tensors, loaded = fit(stored, target, source=str(path), prefix=_dotted(prefix))
     _write(net, target, tensors)
     if loaded.new:
-        log.warning("%s: %s", shown(path), loaded)
+        log.warning("%s: %s", for_terminal(path), loaded)
     return loaded
 
 
@@ -133,7 +133,7 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
     _write(net, target, tensors)
     # A new classifier on a published trunk is what was asked for; on a file of one's own it may be a surprise.
     quiet = registered and target.classes != cfg.num_classes
-    log.log(logging.WARNING if loaded.new and not quiet else logging.INFO, "%s: %s", shown(source), loaded)
+    log.log(logging.WARNING if loaded.new and not quiet else logging.INFO, "%s: %s", for_terminal(source), loaded)
     return loaded
 
 
@@ -197,7 +197,7 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
         ValueError: If its tensors cannot be written.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model ({shown(type(model).__name__)}) must be a net")
+        raise TypeError(f"model ({for_terminal(type(model).__name__)}) must be a net")
     found = [m for m in model.modules() if isinstance(m, Backbone) or hasattr(m, WHOLE)]
     if not found:
         raise TypeError(

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
+from zoo.escape import for_terminal
 from zoo.weights.formats import CHUNK, IN_MEMORY, INSIDE, Stored, open_zip, read_file, zip_members
 from zoo.weights.pickles import BYTES, Refused
-from zoo.weights.words import first_line, short, shown
+from zoo.weights.words import first_line, short
 
 LIMIT = 8 << 30
 """Default limit on the bytes that a checkpoint may unpack to; far more than any net here needs."""
@@ -67,7 +68,7 @@ def opened(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT
                 raise Refused(f"cannot be read ({first_line(error.strerror or error)})") from error
             yield found
         except Refused as refused:
-            raise Unreadable(f"{shown(path)}: {refused}") from refused.__cause__
+            raise Unreadable(f"{for_terminal(path)}: {refused}") from refused.__cause__
 
 
 def read(path: str | os.PathLike[str], *, digest: str = "", limit: int = LIMIT) -> dict[str, Tensor]:

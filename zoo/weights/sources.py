@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from zoo.escape import for_terminal
 from zoo.files import replacing
 from zoo.weights.formats import CHUNK, Stored
 from zoo.weights.pickles import Refused
 from zoo.weights.reader import LIMIT, STORED, Unreadable, opened, shards
-from zoo.weights.words import first_line, shown
+from zoo.weights.words import first_line
 
 SECONDS = "ZOO_DOWNLOAD_SECONDS"
 """Environment variable: seconds that a whole download may take. Default: one hour."""
@@ -83,7 +84,7 @@ def fetched(
             yield found
     except Unreadable as error:
         path.unlink(missing_ok=True)
-        raise Unreadable(str(error).replace(shown(path), shown(url))) from error
+        raise Unreadable(str(error).replace(for_terminal(path), for_terminal(url))) from error
 
 
 def download(url: str, path: Path, limit: int = LIMIT) -> None:
@@ -112,7 +113,7 @@ def download(url: str, path: Path, limit: int = LIMIT) -> None:
             if size and out.tell() != size:
                 raise OSError(f"the connection ended after {out.tell():,} of {size:,} bytes")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise OSError(f"{shown(url)}: cannot be downloaded ({first_line(error)})") from error
+        raise OSError(f"{for_terminal(url)}: cannot be downloaded ({first_line(error)})") from error
 
 
 class _Clock:
@@ -253,8 +254,8 @@ def find_in_hub(repository: str, name: str | None = None, folder: str | os.PathL
         except EntryNotFoundError as error:
             reason = error
         except Refused as error:
-            raise Unreadable(f"{shown(repository)}: {candidate}: {error}") from error
+            raise Unreadable(f"{for_terminal(repository)}: {candidate}: {error}") from error
         except (OSError, HfHubHTTPError, ValueError) as error:
             reason = error
             break
-    raise OSError(f"{shown(repository)}: cannot be fetched from the hub ({first_line(reason)})") from reason
+    raise OSError(f"{for_terminal(repository)}: cannot be fetched from the hub ({first_line(reason)})") from reason

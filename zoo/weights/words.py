@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-
-def shown(text: object) -> str:
-    """Return text for printing: characters that move a cursor or break a line become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+from zoo.escape import for_terminal
 
 
 def short(text: object, length: int = 100) -> str:
     """Return the start of a name in a file, as one line of printable ASCII."""
-    safe = shown(str(text)[: 4 * length]).encode("ascii", "backslashreplace").decode()
+    safe = for_terminal(str(text)[: 4 * length]).encode("ascii", "backslashreplace").decode()
     return safe if len(safe) <= length else safe[:length] + "..."
 
 

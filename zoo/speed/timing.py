@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from zoo.bench.machine import PeakMemory, overflows_channels_last
+from zoo.environment import PeakMemory, overflows_channels_last
 from zoo.interrupts import for_parent_alone
 
 Step = Callable[[], object]

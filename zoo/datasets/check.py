@@ -14,10 +14,10 @@ import PIL
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from zoo.datasets.decode import PictureError
+from zoo.datasets.fingerprint import digest
+from zoo.datasets.half import Half
 from zoo.files import write_atomically
-from zoo.imagesets.decode import PictureError
-from zoo.imagesets.fingerprint import digest
-from zoo.imagesets.half import Half
 from zoo.interrupts import for_parent_alone
 
 VERSION = 1

@@ -1,6 +1,6 @@
 """Speed and memory of nets, measured side by side: what is asked, the rounds, and one record a net and configuration.
 
-docs/speed.md says what each figure is. `zoo.bench.measure` takes the times; here is what they are taken of.
+docs/speed.md says what each figure is. `zoo.speed.timing` takes the times; here is what they are taken of.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ import torch
 from torch import nn
 
 from zoo import registry
-from zoo.bench.machine import describe_device, git_revision, versions
-from zoo.bench.measure import (
+from zoo.complexity import count
+from zoo.environment import describe_device, git_revision, versions
+from zoo.files import check_writable
+from zoo.fusing import fuse
+from zoo.results.line import SPEED
+from zoo.results.run import KEY_LENGTH
+from zoo.results.store import append, read_if_there
+from zoo.speed.timing import (
     DTYPES,
     LAYOUTS,
     MODES,
@@ -33,12 +39,6 @@ from zoo.bench.measure import (
     stopwatch,
     time_round,
 )
-from zoo.complexity import count
-from zoo.files import check_writable
-from zoo.fusing import fuse
-from zoo.results.line import SPEED
-from zoo.results.run import KEY_LENGTH
-from zoo.results.store import append, read_if_there
 
 WARMUP = 2
 LEAST = 2

@@ -14,15 +14,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from zoo.bench.data import ImageSet
-from zoo.bench.images import BUILT_IN, Where
-from zoo.bench.machine import describe_device, git_revision, versions
-from zoo.bench.recipes import recipe_name
-from zoo.bench.saved import Saved
+from zoo.bench.distributed import Team
+from zoo.bench.resume import Saved
 from zoo.bench.tasks import load, task_row, trivial_score
-from zoo.bench.team import Team
 from zoo.bench.train import DivergedError, EpochMetrics, Moment, Trained, training
+from zoo.datasets.external import BUILT_IN, Where
+from zoo.datasets.image_set import ImageSet
+from zoo.environment import describe_device, git_revision, versions
 from zoo.files import write_atomically
+from zoo.recipes import recipe_name
 from zoo.results.run import Run
 
 Line = dict[str, Any]

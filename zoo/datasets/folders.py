@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.imagesets.decode import ENDINGS, decode, printable, read_file
-from zoo.imagesets.fingerprint import digest, file_digest
-from zoo.imagesets.half import Half
+from zoo.datasets.decode import ENDINGS, decode, read_file
+from zoo.datasets.fingerprint import digest, file_digest
+from zoo.datasets.half import Half
+from zoo.escape import for_terminal
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "valid", "val", "dev", "eval", "evaluation")
@@ -61,7 +62,7 @@ class FolderHalf(Half):
 
     def name(self, found: int) -> str:
         """Return the path of the file."""
-        return printable(self.root / self.names[found])
+        return for_terminal(self.root / self.names[found])
 
     def digest(self) -> str:
         """See `Half.digest`. It covers names, sizes and labels, and bytes as `file_digest` reads them."""
@@ -94,7 +95,7 @@ def open_halves(root: Path) -> tuple[FolderHalf, FolderHalf]:
         raise ValueError(f"training and test images have different classes; with {'; with '.join(only)}")
     if len(train.classes) < 2:
         raise ValueError(
-            f"{printable(train.root)} holds one class, {train.classes[0]!r}: a net needs two to tell apart"
+            f"{for_terminal(train.root)} holds one class, {train.classes[0]!r}: a net needs two to tell apart"
         )
     files = {(device, number): i for i, (device, number) in enumerate(train.known[:, DEVICE:].tolist())}
     for i, (device, number) in enumerate(test.known[:, DEVICE:].tolist()):
@@ -116,18 +117,20 @@ def find_halves(root: Path) -> tuple[Path, Path]:
     tested = validation or test
     if len(train) != 1 or len(tested) != 1:
         raise ValueError(
-            f"data-dir {printable(root)!r} must hold two folders, one called {_either(TRAIN)}, and one called "
+            f"data-dir {for_terminal(root)!r} must hold two folders, one called {_either(TRAIN)}, and one called "
             f"{_either(VALIDATION)} or, without such, {_either(TEST)}: it holds {_listed(there) or 'no folder'}"
         )
     if validation and test:
         warnings.warn(
-            f"nets are tested on {printable(validation[0])}; {_listed(path.name for path in test)} beside it is not "
+            f"nets are tested on {for_terminal(validation[0])}; {_listed(path.name for path in test)} beside it is not "
             "used",
             stacklevel=3,
         )
     real = [path.resolve() for path in (train[0], tested[0])]
     if real[0] in (real[1], *real[1].parents) or real[1] in real[0].parents:
-        raise ValueError(f"{printable(train[0])} and {printable(tested[0])} are one folder, or one lies in the other")
+        raise ValueError(
+            f"{for_terminal(train[0])} and {for_terminal(tested[0])} are one folder, or one lies in the other"
+        )
     return train[0], tested[0]
 
 
@@ -152,7 +155,7 @@ def find_split(root: Path, split: str) -> Path:
     listed = (
         f"choose from {_listed(path.name for path in halves)}" if halves else f"it holds {_listed(there) or 'none'}"
     )
-    raise ValueError(f"split {printable(split)!r}: {printable(root)!r} has no such folder, or several; {listed}")
+    raise ValueError(f"split {for_terminal(split)!r}: {for_terminal(root)!r} has no such folder, or several; {listed}")
 
 
 def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
@@ -176,27 +179,28 @@ def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
     beside = [entry.name for entry in walk.entries(root) if walk.is_picture(entry)]
     if beside:
         raise ValueError(
-            f"{printable(root)} must hold one folder a class, and holds pictures beside them: {_listed(beside)}"
+            f"{for_terminal(root)} must hold one folder a class, and holds pictures beside them: {_listed(beside)}"
         )
     if walk.others:
-        endings = ", ".join(f"{printable(ending)} ({n})" for ending, n in walk.others.most_common(SHOWN))
+        endings = ", ".join(f"{for_terminal(ending)} ({n})" for ending, n in walk.others.most_common(SHOWN))
         warnings.warn(
-            f"{walk.others.total()} files in {printable(root)} have endings of no picture that is read and are left "
+            f"{walk.others.total()} files in {for_terminal(root)} have endings of no picture that is read and are left "
             f"out: {endings}",
             stacklevel=3,
         )
     if empty := [name for name, files in found.items() if not files]:
         warnings.warn(
-            f"no picture is in these folders of {printable(root)}, which are no classes: {_listed(empty)}", stacklevel=3
+            f"no picture is in these folders of {for_terminal(root)}, which are no classes: {_listed(empty)}",
+            stacklevel=3,
         )
     classes = tuple(class_map) or tuple(name for name, files in found.items() if files)
     number = {name: label for label, name in enumerate(classes)}
     if missing := [name for name, files in found.items() if files and name not in number]:
-        raise ValueError(f"class-map has no line for these folders of {printable(root)}: {_listed(missing)}")
+        raise ValueError(f"class-map has no line for these folders of {for_terminal(root)}: {_listed(missing)}")
     rows = [(f"{name}/{file}", number[name], known) for name, files in found.items() for file, known in files]
     if not rows:
         raise ValueError(
-            f"Found 0 images in folders of {printable(root)}; names must end in {' '.join(sorted(ENDINGS))}"
+            f"Found 0 images in folders of {for_terminal(root)}; names must end in {' '.join(sorted(ENDINGS))}"
         )
     return FolderHalf(
         classes=classes,
@@ -216,11 +220,15 @@ def read_class_map(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"class-map {printable(path)!r} must be a text file with one class a line: {error}") from error
+        raise ValueError(
+            f"class-map {for_terminal(path)!r} must be a text file with one class a line: {error}"
+        ) from error
     names = names[: len(names) - next((i for i, name in enumerate(reversed(names)) if name), len(names))]
     twice = [name for name, times in Counter(names).items() if times > 1 or not name]
     if twice or not names:
-        raise ValueError(f"class-map {printable(path)!r} must name each class once: {_listed(twice) or 'it is empty'}")
+        raise ValueError(
+            f"class-map {for_terminal(path)!r} must name each class once: {_listed(twice) or 'it is empty'}"
+        )
     return names
 
 
@@ -234,7 +242,7 @@ def subfolders(root: Path) -> dict[str, Path]:
         with os.scandir(root) as entries:
             return {e.name: Path(e.path) for e in entries if not e.name.startswith(".") and _is_folder(e)}
     except OSError as error:
-        raise ValueError(f"data-dir {printable(root)!r} cannot be listed: {error.strerror}") from error
+        raise ValueError(f"data-dir {for_terminal(root)!r} cannot be listed: {error.strerror}") from error
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -278,7 +286,7 @@ class _Walk:
             with os.scandir(folder) as entries:
                 yield from (entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            raise ValueError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+            raise ValueError(f"{for_terminal(folder)} cannot be listed: {error.strerror}") from error
 
     @staticmethod
     def is_picture(entry: os.DirEntry[str]) -> bool:
@@ -289,13 +297,15 @@ class _Walk:
         try:
             status = folder.stat()
         except OSError as error:
-            raise ValueError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+            raise ValueError(f"{for_terminal(folder)} cannot be listed: {error.strerror}") from error
         earlier = self._seen.setdefault((status.st_dev, status.st_ino), folder)
         # At once, for a link to the root of a disk leads through all of it before it comes back.
         back = folder.is_symlink() and folder.resolve() in self._root.resolve().parents
         if earlier != folder or back:
             target = earlier if earlier != folder else folder.resolve()
-            raise ValueError(f"{printable(folder)} is a link to {printable(target)}: its pictures would count twice")
+            raise ValueError(
+                f"{for_terminal(folder)} is a link to {for_terminal(target)}: its pictures would count twice"
+            )
 
     @staticmethod
     def _known(entry: os.DirEntry[str]) -> tuple[int, int, int, int]:
@@ -325,4 +335,4 @@ def _listed(names: Iterable[str]) -> str:
     """Return a few of the names and the number of the others, for a message."""
     shown = sorted(names, key=natural)
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return ", ".join(repr(printable(name)) for name in shown[:SHOWN]) + more
+    return ", ".join(repr(for_terminal(name)) for name in shown[:SHOWN]) + more

@@ -1,28 +1,21 @@
-"""The image sets of the benchmark that are held in memory, and what the training loop asks of any set.
+"""What the training loop asks of any image set, and a set that is held in memory.
 
-A new built-in set is one function that returns a `Dataset` and one row in `DATASETS`; `zoo.bench.images` opens those of
-timm.
+`zoo.datasets.built_in` has those that need no name of a folder, `zoo.datasets.external` opens all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
-from zoo.bench import fashion
-from zoo.bench.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
-from zoo.bench.recipes import RECIPES
-from zoo.imagesets.fingerprint import digest
-from zoo.imagesets.library import unknown
+from zoo.datasets.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
+from zoo.datasets.fingerprint import digest
 from zoo.results.recipe import Recipe
 
 TEST_BATCH_SIZE = 100
@@ -32,7 +25,7 @@ SHADES = 1024
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """What the training loop asks of a set; `Dataset` holds one in memory, `zoo.bench.images.Stream` reads one.
+    """What the training loop asks of a set; `Dataset` holds one in memory, `zoo.datasets.external.Stream` reads one.
 
     Attributes:
         name: As it is asked for: a key of `DATASETS`, or as timm names it.
@@ -255,167 +248,3 @@ def to_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, Tensor):
         return targets.to(device)
     return [{key: value.to(device) for key, value in target.items()} for target in targets]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetRow:
-    """How to load a built-in set, and the recipe that every net is trained with on it.
-
-    Attributes:
-        load: Returns the set; called with `folder` and `download` where the set is `located`.
-        recipe: The default recipe.
-        keyed_by_name: Whether runs on it are known by its name alone: for sets whose content is checked or comes with a
-            package, so that one name is one set.
-        located: Whether the set's files may lie in a folder that the user names.
-    """
-
-    load: Callable[..., Dataset]
-    recipe: Recipe
-    keyed_by_name: bool = False
-    located: bool = False
-
-
-def systematic_split(labels: np.ndarray, test_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a labelled set so that each class has its share, to within one image, on both sides.
-
-    The images are ordered by class, then by position, and `test_size` of them are drawn at even distances (systematic
-    sampling). No random generator takes part, so the split is the same with every version of every library.
-
-    Args:
-        labels: (N,) class of each image.
-        test_size: Images in the test half.
-
-    Returns:
-        Positions of the training images and of the test images, each in ascending order.
-
-    Raises:
-        ValueError: If one of the halves would be empty.
-    """
-    total = len(labels)
-    if not 0 < test_size < total:
-        raise ValueError(f"test_size must lie between 1 and {total - 1} for {total} images, got {test_size}")
-    by_class = np.argsort(labels, kind="stable")
-    steps = np.arange(total + 1) * test_size // total
-    drawn = steps[1:] > steps[:-1]
-    return np.sort(by_class[~drawn]), np.sort(by_class[drawn])
-
-
-def load_digits() -> Dataset:
-    """Return scikit-learn's handwritten digits: 897 training and 900 test images of shape (3, 32, 32).
-
-    The 1,797 grey 8x8 images are part of the scikit-learn package (the test part of the UCI set "Optical Recognition
-    of Handwritten Digits", Alpaydin and Kaynak 1998), so nothing is downloaded. They are up-sampled bilinearly and
-    repeated to three channels: a preset then keeps the stem, and the parameter count, that its paper has. The writers
-    are not recorded, so both halves hold digits of the same hands.
-    """
-    from sklearn.datasets import load_digits as sklearn_digits  # optional dependency: the `bench` extra
-
-    bunch = sklearn_digits()
-    train, test = systematic_split(bunch.target, test_size=900)
-    grey = torch.from_numpy(bunch.images / bunch.images.max()).float()[:, None]  # (1797, 1, 8, 8) in [0, 1]
-    images = interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
-    mean, std = images[train].mean(), images[train].std()
-    images = ((images - mean) / std).expand(-1, 3, -1, -1)
-    labels = torch.from_numpy(bunch.target).long()
-    return Dataset(
-        name="digits",
-        train_images=images[train].contiguous(),
-        train_labels=labels[train],
-        test_images=images[test].contiguous(),
-        test_labels=labels[test],
-        num_classes=10,
-        classes=tuple(map(str, range(10))),
-        fill=float(-mean / std),
-        mean=mean,
-        std=std,
-    )
-
-
-def load_fashion(folder: Path | None = None, download: bool = False) -> Dataset:
-    """Return Fashion-MNIST: 60,000 training and 10,000 test images of shape (3, 28, 28), as bytes.
-
-    The grey images are repeated to three channels, as the digits are.
-
-    Args:
-        folder: Where its four files lie, see `zoo.bench.fashion.find`; None for the folder of Debian's package.
-        download: Whether torchvision may fetch them into `folder`.
-
-    Raises:
-        ValueError: If the files are missing, or are not the published ones.
-    """
-    place = fashion.find(folder, download=download)
-    return _fashion("fashion", fashion.read(place, "train"), fashion.read(place, "test"))
-
-
-def load_fashion_search(folder: Path | None = None, download: bool = False) -> Dataset:
-    """Return 12,000 training images of Fashion-MNIST, split to choose a recipe: 8,000 to train, 4,000 to validate.
-
-    No image of the test half is among them. Each class has its share on both sides, see `systematic_split`.
-
-    Args:
-        folder: See `load_fashion`.
-        download: See `load_fashion`.
-
-    Raises:
-        ValueError: See `load_fashion`.
-    """
-    whole = fashion.read(fashion.find(folder, download=download), "train")
-    _, chosen = systematic_split(whole.labels.numpy(), test_size=12_000)
-    train, test = systematic_split(whole.labels[chosen].numpy(), test_size=4_000)
-    halves = [fashion.Half(whole.images[chosen[own]], whole.labels[chosen[own]]) for own in (train, test)]
-    return _fashion("fashion_search", *halves)
-
-
-def _fashion(name: str, train: fashion.Half, test: fashion.Half) -> Dataset:
-    grey = train.images.float() / 255
-    mean, std = grey.mean(), grey.std()
-    return Dataset(
-        name=name,
-        # One byte a pixel: the three channels are one in memory.
-        train_images=train.images[:, None].expand(-1, 3, -1, -1),
-        train_labels=train.labels,
-        test_images=test.images[:, None].expand(-1, 3, -1, -1),
-        test_labels=test.labels,
-        num_classes=len(fashion.CLASSES),
-        classes=fashion.CLASSES,
-        fill=float(-mean / std),
-        mean=mean,
-        std=std,
-    )
-
-
-DATASETS = {
-    "digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe, keyed_by_name=True),
-    # Their files are checked against the published ones, so one name is one set.
-    "fashion": DatasetRow(load=load_fashion, recipe=RECIPES["fashion"].recipe, keyed_by_name=True, located=True),
-    "fashion_search": DatasetRow(
-        load=load_fashion_search, recipe=RECIPES["fashion"].recipe, keyed_by_name=True, located=True
-    ),
-}
-
-
-def dataset_row(name: str) -> DatasetRow:
-    """Return the row of a set.
-
-    Raises:
-        ValueError: If there is no such set; the message lists them.
-    """
-    if name not in DATASETS:
-        raise unknown(name, tuple(DATASETS))
-    return DATASETS[name]
-
-
-@cache
-def load_dataset(name: str, folder: Path | None = None, download: bool = False) -> Dataset:
-    """Load a built-in set once a process.
-
-    Args:
-        name: A key of `DATASETS`.
-        folder: Where its files lie, for sets that have files.
-        download: Whether they may be fetched into there.
-
-    Raises:
-        ValueError: If there is no such set, or its files cannot be read.
-    """
-    row = dataset_row(name)
-    return row.load(folder, download) if row.located else row.load()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bench.data import Dataset, ImageSet, take
-from zoo.bench.scenes import BACKGROUND
 from zoo.bench.tasks import task_row
+from zoo.datasets.image_set import Dataset, ImageSet, take
+from zoo.datasets.scenes import BACKGROUND
 from zoo.files import write_in_folder
 from zoo.results.run import Run
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.imagesets.decode import PictureError, read_file
+from zoo.datasets.decode import PictureError, read_file
 
 LENGTH = 16
 SMALL = 2**26

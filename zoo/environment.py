@@ -124,7 +124,7 @@ def git_revision() -> str | None:
     None for an installed package: a package inside some other project's checkout is not described by that commit.
     """
     here = Path(__file__).resolve()
-    root = here.parents[2]
+    root = here.parents[1]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -12,6 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from zoo.escape import for_terminal
+
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the name of the file. Pillow knows more; each is one more parser of foreign bytes."""
 ENDINGS = frozenset(
@@ -42,11 +44,6 @@ class PictureError(ValueError):
     """Error for a picture that cannot be read. The message begins with the name of the picture."""
 
 
-def printable(text: str | os.PathLike[str]) -> str:
-    """Return a foreign name with escapes for all characters that a terminal would not show."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
-
-
 def read_file(path: Path, name: str) -> bytes:
     """Return the content of a regular file.
 
@@ -67,7 +64,7 @@ def read_file(path: Path, name: str) -> bytes:
         if not content:
             raise ValueError("is empty")
     except (OSError, ValueError) as error:
-        raise PictureError(f"{printable(name)}: {_reason(error)}") from error
+        raise PictureError(f"{for_terminal(name)}: {_reason(error)}") from error
     return content
 
 
@@ -94,7 +91,7 @@ def decode(source: bytes | IO[bytes] | Image.Image, name: str) -> Image.Image:
             with Image.open(file, formats=FORMATS) as image:
                 return _upright(image)
     except Exception as error:  # Pillow's parsers raise nearly anything for damaged bytes
-        raise PictureError(f"{printable(name)}: {_reason(error)}") from error
+        raise PictureError(f"{for_terminal(name)}: {_reason(error)}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -149,4 +146,4 @@ def _reason(error: Exception) -> str:
         return error.strerror.lower()
     text = next(iter(str(error).splitlines()), "")
     text = f"cannot be read: {text or type(error).__name__}" if not text.startswith(("has ", "is ")) else text
-    return printable(text[:REASON_LENGTH].rstrip("."))
+    return for_terminal(text[:REASON_LENGTH].rstrip("."))

@@ -1,8 +1,8 @@
 """Image sets by the names that timm gives them: small images held in memory, others read batch by batch.
 
 `open_set` takes what `timm.data.create_dataset` takes, ``torch/cifar10``, ``hfds/NAME`` and the like, and ``folder``
-for one folder a class in one folder a split. Images of one size up to 96 px become a `zoo.bench.data.Dataset`; all
-other sets a `Stream`.
+for one folder a class in one folder a split. Images of one size up to 96 px are held in memory, as a
+`zoo.datasets.image_set.Dataset`; all other sets are a `Stream`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
-from zoo.bench.augment import byte_changes, draw, erasing, mix, seeded
-from zoo.bench.data import TEST_BATCH_SIZE, Dataset, ImageSet
-from zoo.imagesets.check import check_halves, leave_out, refuse_twins
-from zoo.imagesets.decode import PictureError, printable
-from zoo.imagesets.fingerprint import digest
-from zoo.imagesets.folders import open_halves
-from zoo.imagesets.half import Half, Item, read_batches
-from zoo.imagesets.library import FOLDER, open_half
+from zoo.datasets.augment import byte_changes, draw, erasing, mix, seeded
+from zoo.datasets.check import check_halves, leave_out, refuse_twins
+from zoo.datasets.decode import PictureError
+from zoo.datasets.fingerprint import digest
+from zoo.datasets.folders import open_halves
+from zoo.datasets.half import Half, Item, read_batches
+from zoo.datasets.image_set import TEST_BATCH_SIZE, Dataset, ImageSet
+from zoo.datasets.library import FOLDER, open_half
+from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
 
 SMALL = 96
@@ -78,7 +79,7 @@ BUILT_IN = Where()
 def set_name(name: str, where: Where) -> str:
     """Return the name that results are stored under: ``folder`` becomes ``folder/<its last part>``."""
     if name == FOLDER and where.folder is not None:
-        return f"{FOLDER}/{printable(where.folder.resolve().name)}"
+        return f"{FOLDER}/{for_terminal(where.folder.resolve().name)}"
     return name
 
 
@@ -121,7 +122,7 @@ def open_set(name: str, where: Where) -> ImageSet:
 def _halves(name: str, folder: Path, download: bool) -> tuple[Half, Half]:
     if name == FOLDER or name.startswith(f"{FOLDER}/"):
         if not folder.is_dir():
-            raise ValueError(f"data-dir {printable(folder)!r} is not a folder")
+            raise ValueError(f"data-dir {for_terminal(folder)!r} is not a folder")
         return open_halves(folder)
     train = open_half(name, folder, TRAIN_SPLIT, download=download)
     try:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from tabulate import tabulate
 from tqdm import tqdm
 
-from zoo.bench.speed import Listener
+from zoo.speed.cases import Listener
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from zoo.imagesets.decode import PictureError
+from zoo.datasets.decode import PictureError
 from zoo.interrupts import for_parent_alone
 
 Item = tuple[Tensor, int] | PictureError

@@ -13,15 +13,15 @@ from typing import Any, Self
 import torch
 
 from zoo import registry
-from zoo.bench.attempt import How, Job, Line, build
-from zoo.bench.data import ImageSet
+from zoo.bench.distributed import Team
 from zoo.bench.engines import Engine, Event, Here
-from zoo.bench.images import BUILT_IN, Where
-from zoo.bench.saved import Claim, States
+from zoo.bench.one_run import How, Job, Line, build
+from zoo.bench.resume import Claim, States
 from zoo.bench.tasks import key_fingerprint, load, task_row
-from zoo.bench.team import Team
 from zoo.bench.train import EpochMetrics, Moment
 from zoo.complexity import count, taps
+from zoo.datasets.external import BUILT_IN, Where
+from zoo.datasets.image_set import ImageSet
 from zoo.files import check_writable
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY, Run

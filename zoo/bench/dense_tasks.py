@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from zoo import detection_backbone, registry
-from zoo.bench.scenes import NUM_CLASSES
+from zoo.datasets.scenes import NUM_CLASSES
 
 if TYPE_CHECKING:
-    from zoo.bench.data import ImageSet
+    from zoo.datasets.image_set import ImageSet
     from zoo.results.recipe import Recipe
     from zoo.results.run import Run
 

@@ -21,8 +21,9 @@ _MARKDOWN = re.compile(r"[\\`*<>|\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _FORMULA = re.compile("(^|;)([ '\"]*[=+@\uff0b\uff0d\uff1d\uff20-])")
 
 
-def for_terminal(text: str) -> str:
-    """Return text on one line that no terminal reads as a command."""
+def for_terminal(text: object) -> str:
+    """Return text, or that of a path, on one line that no terminal reads as a command."""
+    text = str(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

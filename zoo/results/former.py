@@ -1,4 +1,7 @@
-"""The former place of `zoo.results`; it goes with the next release."""
+"""The functions of `zoo.bench.results` as they were, see `zoo.former_paths`; they go with the next release.
+
+`newest_results(path)` is `zoo.results.read([path]).trainings` now.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,6 @@ __all__ = [
     "newest_results",
     "read_results",
 ]
-
-warnings.warn(
-    "zoo.bench.results is now zoo.results: newest_results(path) is read([path]).trainings there",
-    DeprecationWarning,
-    stacklevel=2,
-)
 
 
 def append_result(path: Path, record: Mapping[str, Any]) -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from zoo.bench import fashion
-from zoo.bench.data import Dataset, systematic_split
+from zoo.datasets import fashion
+from zoo.datasets.built_in import systematic_split
+from zoo.datasets.image_set import Dataset
 
 SPLITS = ("train", "test")
 BACKGROUND = 0

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from zoo.imagesets.decode import PictureError, decode, printable
-from zoo.imagesets.fingerprint import SAMPLED, digest, evenly
-from zoo.imagesets.folders import TEST, TRAIN, VALIDATION, find_split, open_classes, read_class_map
-from zoo.imagesets.half import Half
+from zoo.datasets.decode import PictureError, decode
+from zoo.datasets.fingerprint import SAMPLED, digest, evenly
+from zoo.datasets.folders import TEST, TRAIN, VALIDATION, find_split, open_classes, read_class_map
+from zoo.datasets.half import Half
+from zoo.escape import for_terminal
 
 FOLDER = "folder"
 TORCH, HUB = "torch/", "hfds/"
@@ -94,7 +95,7 @@ class LibraryHalf(Half):
             image, *_ = self.source[found]
         except Exception as error:  # whatever the library raises for a damaged file
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise PictureError(f"{self.name(found)}: cannot be read: {printable(reason)}") from error
+            raise PictureError(f"{self.name(found)}: cannot be read: {for_terminal(reason)}") from error
         if isinstance(image, Image.Image):
             return decode(image, self.name(found))
         with image as file:
@@ -109,7 +110,7 @@ class LibraryHalf(Half):
         """Return set, split and position, or the path if the library gives it."""
         for attribute in ("samples", "imgs"):
             if paths := getattr(self.source, attribute, None):
-                return printable(str(paths[found][0]))
+                return for_terminal(str(paths[found][0]))
         return f"picture {found} of {self.title}"
 
     def digest(self) -> str:
@@ -139,7 +140,7 @@ def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) ->
     plain = {choice.rpartition("/")[2].replace("_", ""): choice for choice in known}
     close = difflib.get_close_matches(name.rpartition("/")[2].lower().replace("_", ""), plain, 1, 0.75)
     hint = f"; did you mean {plain[close[0]]}?" if close else ""
-    return ValueError(f"unknown dataset {printable(name)!r}: choose from {', '.join(known)}{hint}")
+    return ValueError(f"unknown dataset {for_terminal(name)!r}: choose from {', '.join(known)}{hint}")
 
 
 def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = None, download: bool = False) -> Half:
@@ -157,12 +158,12 @@ def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = N
         ValueError: If the set or split does not exist, with a list of those that do, or it cannot be read.
     """
     if not folder.is_dir():
-        raise ValueError(f"data-dir {printable(folder)!r} is not a folder")
+        raise ValueError(f"data-dir {for_terminal(folder)!r} is not a folder")
     if name == FOLDER:
         names = read_class_map(class_map) if class_map is not None else ()
         return open_classes(find_split(folder, split), names)
     if class_map is not None:
-        raise ValueError(f"class-map is for folders, and {printable(name)} has classes of its own: leave it out")
+        raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
     kind = name.lower().removeprefix(TORCH)
     if name.lower().startswith(TORCH) and kind in SOURCES:
         source = SOURCES[kind]
@@ -178,7 +179,7 @@ def _split(source: Source, split: str) -> Any:
     kinds = dict.fromkeys(TRAIN, trains) | dict.fromkeys(VALIDATION + TEST, tests)
     wanted = split if split in source.splits else kinds.get(split.lower())
     if wanted is None:
-        raise ValueError(f"unknown split {printable(split)!r}: choose from {', '.join(source.splits)}")
+        raise ValueError(f"unknown split {for_terminal(split)!r}: choose from {', '.join(source.splits)}")
     return source.splits[wanted]
 
 
@@ -190,14 +191,16 @@ def _open_hub(name: str, folder: Path, split: str, download: bool) -> Any:
 
 
 def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> LibraryHalf:
-    title = printable(f"{name}, {split}")
+    title = for_terminal(f"{name}, {split}")
     try:
         source = opened()
         labels = _labels(source)
         classes = _classes(source, labels)
     except (AssertionError, RuntimeError, OSError, ValueError, ImportError, TypeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"dataset {printable(name)!r} cannot be read from {printable(folder)!r}: {reason}") from error
+        raise ValueError(
+            f"dataset {for_terminal(name)!r} cannot be read from {for_terminal(folder)!r}: {reason}"
+        ) from error
     return LibraryHalf(classes=classes, all_labels=np.array(labels, dtype=np.int64), title=title, source=source)
 
 
