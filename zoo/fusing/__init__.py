@@ -1,16 +1,16 @@
-"""A copy of a net for inference that computes the same, up to rounding, with less to do.
+"""Make a copy of a net for inference that computes the same, up to rounding, with fewer operations.
 
-`fuse` looks at a net from outside, with ``torch.fx``: which layer reads what which other one returns. It knows layers
-of torch and no family, and changes layers, never the code that calls them. So the copy has the class and the methods
-of its net.
+`fuse` looks at a net from outside with ``torch.fx``: which layer reads the output of which other layer. It knows layers
+of torch but no family. It changes layers, never the code that calls them. The copy therefore has the class and the
+methods of its net.
 
-* A norm behind a convolution is multiplied into it; also behind a sum of convolutions, and where maps are enlarged or
-  averaged in between, for both leave the weights of a pixel adding up to one.
+* A norm after a convolution is multiplied into it. This also holds after a sum of convolutions, and with enlarging or
+  averaging in between, because both leave the weights of a pixel adding up to one.
 * A norm before a ReLU before convolutions without padding: with factor s and shift t, relu(s x + t) is
   s max(x, -t / s) + t for a positive s, and s min(x, -t / s) + t for a negative one. The outer s and t are multiplied
-  into the convolutions, and what is left of norm and activation is one bound a channel.
-* Activations and sums overwrite a map that nobody reads again.
-* What is there for training alone goes (drop path), and a sparse convolution becomes a dense one with zeros.
+  into the convolutions. One bound per channel remains of norm and activation.
+* Activations and sums overwrite a map that has no other reader.
+* Layers for training only are removed (drop path). A sparse convolution becomes a dense one with zeros.
 """
 
 import copy
@@ -29,14 +29,16 @@ def fuse(net: nn.Module) -> Any:
     """Make a copy of a net that computes the same in inference with less to do.
 
     Outputs are equal up to rounding: about 1e-12 of their spread in float64 and 1e-5 in float32. The copy has the
-    class, the methods and the feature taps of the net, and beside them ``report``: call it for what was done, or read
-    its attributes (`Report`). It can be copied, pickled, compiled, exported and scripted as the net can. It is not for
-    training: its parameters ask for no gradient, and what its inner layers return may be overwritten, so put no hooks
-    on it that keep maps.
+    class, the methods and the feature taps of the net. Its ``report`` describes the changes: call it for a text, or
+    read its attributes (`Report`). The copy can be copied, pickled, compiled, exported and scripted as the net can. It
+    is not for
+    training: its parameters require no gradient. Outputs of its inner layers may be overwritten, so do not use hooks
+        that
+    keep maps.
 
     Args:
-        net: A net in evaluation mode, ours or any other; it stays as it is. Parts that ``torch.fx`` cannot trace are
-            looked at child by child.
+        net: A net in evaluation mode, from the zoo or elsewhere; it stays unchanged. Parts that ``torch.fx`` cannot
+            trace are traced child by child.
 
     Returns:
         The copy, in evaluation mode, on the same device.

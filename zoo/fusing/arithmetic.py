@@ -1,4 +1,4 @@
-"""The arithmetic of `zoo.fuse`: what a norm does in evaluation, and factors and shifts multiplied into convolutions."""
+"""Arithmetic of `zoo.fuse`: the effect of a norm in evaluation, and scaling of convolutions."""
 
 import copy
 from typing import Any
@@ -11,13 +11,13 @@ IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Al
 """Layers that return their input in evaluation."""
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Norms of which it is known that they scale and shift in evaluation; others have to show it."""
+"""Norms that are known to scale and shift in evaluation. Other norms are tested for it."""
 FAR = 1e15
-"""Bounds beyond this mean that a channel's factor is zero."""
+"""Bound beyond which a channel's factor counts as zero."""
 
 
 class Bound(nn.Module):
-    """Keep each channel at or above a number of its own, or at or below one.
+    """Keep each channel at or above its own number, or at or below one.
 
     Args:
         low: Smallest value of each channel, (1, C, 1, 1), or None.
@@ -47,7 +47,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor, nn.Module] | str:
-    """Compute factor and shift of each channel in evaluation, in double precision, and find what the norm does after.
+    """Compute factor and shift of each channel in evaluation, in double precision, and find the layers after them.
 
     Returns a reason where it is no such thing.
     """
@@ -127,7 +127,7 @@ def _set(conv: Any, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def make_bound(scale: Tensor, shift: Tensor, like: Tensor) -> tuple[Bound, Tensor, Tensor]:
-    """Make the bound that stands for a norm and a ReLU; compute the factor and shift that are left for what follows."""
+    """Make the bound that replaces a norm and a ReLU; compute the factor and shift left for the next layers."""
     edge = -shift / scale
     constant = ~(edge.abs() < FAR)
     edge = torch.where(constant, 0.0, edge)

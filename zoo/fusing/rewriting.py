@@ -1,4 +1,4 @@
-"""The steps of `zoo.fuse`: each looks at all graphs of a net, and changes layers."""
+"""Steps of `zoo.fuse`. Each reads all graphs of a net, and changes layers."""
 
 import operator
 from collections import defaultdict
@@ -31,19 +31,19 @@ AVERAGES = (nn.Upsample, nn.AdaptiveAvgPool2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SUMS = (operator.add, torch.add)
 FRESH = (operator.add, operator.sub, operator.mul, torch.add, torch.mul, torch.cat, torch.sigmoid, F.interpolate)
-"""Functions whose result has memory of its own."""
+"""Functions whose result has its own memory."""
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What `fuse` did; called, it says so.
+    """Changes that `fuse` has made; a call returns them as text.
 
     Attributes:
         folded: Norms that were multiplied into the convolutions before them.
-        bounded: Norms that became a bound, and were multiplied into the convolutions behind them.
-        replaced: Layers that were exchanged for plainer ones.
-        activations: Activations that work in place now.
-        sums: Sums that do.
+        bounded: Norms that became a bound, and were multiplied into the convolutions after them.
+        replaced: Layers that were replaced by simpler ones.
+        activations: Activations that now work in place.
+        sums: Sums that now work in place.
         left: Norms that stay, by name, with the reason.
     """
 
@@ -55,7 +55,7 @@ class Report:
     left: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> str:
-        """Say what was done in lines: how many times what, and how many norms stay for which reason."""
+        """Return the changes in lines: counts of each kind, and of the norms that stay, by reason."""
         lines = [
             (len(self.folded), "norms multiplied into the convolutions before them"),
             (len(self.bounded), "norms and their activations made a bound, the rest multiplied into what follows"),
@@ -71,15 +71,15 @@ class Report:
 
 
 class Fusion:
-    """The steps of `fuse`, in the order in which they are taken; nothing of the net changes before `apply`.
+    """The steps of `fuse`, in order. The net does not change before `apply`.
 
     Args:
         net: A copy that may be changed.
 
     Attributes:
-        modules: What stands, or will stand, at each name.
-        views: The graphs of the net. What is done must hold in all of them.
-        report: What was done.
+        modules: Current or future module at each name.
+        views: Graphs of the net. A change must hold in all of them.
+        report: Changes that were made.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -125,7 +125,7 @@ class Fusion:
             self.report.folded.append(name)
 
     def bound_norms(self) -> None:
-        """Make bounds of norms that a ReLU and convolutions follow, and multiply the rest into these."""
+        """Replace norms before a ReLU and convolutions by bounds, and multiply the rest into the convolutions."""
         for name in list(self.report.left):
             affine = affine_of(self.modules[name])
             found = self.agreed(name, self.readers_of)
@@ -153,7 +153,7 @@ class Fusion:
             yield name, self.modules[name]
 
     def agreed(self, norm: str, look: Any) -> Any:
-        """Return what all views say of a norm, if they say the same; else why nothing can be done, as text."""
+        """Return the answer of all views for a norm if they agree; otherwise the reason to do nothing, as text."""
         answers = [look(view, norm) for view in self.views if norm in view.calls]
         if texts := [answer for answer in answers if isinstance(answer, str)]:
             return texts[0]
@@ -165,7 +165,7 @@ class Fusion:
         return answers[0]
 
     def sources_of(self, view: View, norm: str) -> list[tuple[str, float]] | str:
-        """Find the convolutions that a norm's input is a sum of, with the factors that they have in it."""
+        """Find the convolutions whose sum is the input of a norm, with their factors in the sum."""
         if len(view.calls[norm]) != 1:
             return "it is called more than once"
         sources: list[tuple[str, float]] = []
@@ -176,7 +176,7 @@ class Fusion:
         return sources
 
     def walk(self, view: View, node: Any, factor: float, sources: list[tuple[str, float]]) -> str:
-        """Collect the convolutions before a norm; returns why there is something else, or nothing."""
+        """Collect the convolutions before a norm; return the reason if there is anything else, or an empty text."""
         if not isinstance(node, Node):
             return "it reads no map"
         if len(view.readers(node)) != 1:
@@ -201,7 +201,7 @@ class Fusion:
         return "no convolution is before it"
 
     def readers_of(self, view: View, norm: str) -> tuple[str, list[str]] | str:
-        """Find the ReLU behind a norm (empty if the norm brings it along), and the convolutions behind that."""
+        """Find the ReLU after a norm (empty if it is part of the norm), and the convolutions after the ReLU."""
         if len(view.calls[norm]) != 1:
             return "it is called more than once"
         node, act = view.calls[norm][0], ""
@@ -223,15 +223,15 @@ class Fusion:
         return (act, sorted(convs)) if convs else "nothing is behind it"
 
     def module_at(self, node: Any) -> nn.Module | None:
-        """Return what a node calls, if it calls a layer."""
+        """Return the layer that a node calls, if it calls one."""
         return self.modules[str(node.target)] if isinstance(node, Node) and node.op == "call_module" else None
 
     def is_idle(self, node: Node) -> bool:
-        """Tell whether a node passes on what it reads."""
+        """Tell whether a node passes its input on."""
         return isinstance(self.module_at(node), IDLE)
 
     def work_in_place(self) -> None:
-        """Let activations, bounds and sums overwrite what they read, where nobody reads it afterwards."""
+        """Let activations, bounds and sums overwrite their input, where it has no later reader."""
         calls: dict[str, list[bool]] = defaultdict(list)
         for view in self.views:
             for name, nodes in view.calls.items():
@@ -247,7 +247,7 @@ class Fusion:
             module.inplace = True
 
     def is_free(self, view: View, node: Any) -> bool:
-        """Tell whether a map has memory of its own and one reader."""
+        """Tell whether a map has its own memory and one reader."""
         if not isinstance(node, Node) or len(view.readers(node)) != 1:
             return False
         module = self.module_at(node)
@@ -262,7 +262,7 @@ class Fusion:
 
 
 def _names(answer: Any) -> Iterator[str]:
-    """All names in an answer."""
+    """Yield all names in an answer."""
     if isinstance(answer, str):
         yield answer
     elif isinstance(answer, tuple | list):
@@ -275,7 +275,7 @@ def _some(names: list[str], most: int = 3) -> str:
 
 
 def _can_overwrite(module: Any) -> bool:
-    """Whether a layer writes its result over its (first) input when it is told so."""
+    """Tell whether a layer can write its result over its (first) input."""
     home = type(module).__module__
     known = home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations")
     return isinstance(module, Sum | Bound) or (known and hasattr(module, "inplace"))

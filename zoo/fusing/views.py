@@ -1,4 +1,4 @@
-"""The graphs of a net: which layer reads what which other one returns, in each method that users call."""
+"""Graphs of a net: which layer reads the output of which other one, in each method that users call."""
 
 import inspect
 from collections import defaultdict
@@ -13,9 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 from zoo.fusing.arithmetic import is_norm
 
 METHODS = ("forward", "forward_features", "forward_head", "forward_intermediates")
-"""What users call."""
+"""Methods that users call."""
 FACTS = ("shape", "dtype", "device")
-"""What a reader may ask of a map without reading it."""
+"""Attributes of a map that can be read without reading the map."""
 
 
 class View:
@@ -33,17 +33,17 @@ class View:
                 self.calls[str(node.target)].append(node)
 
     def readers(self, node: Node) -> list[Node | None]:
-        """List who reads the values of a map; None stands for users, to whom a tap is shown."""
+        """Return the readers of the values of a map; None stands for users, who can see a tap."""
         readers: list[Node | None] = [user for user in node.users if not _asks_a_fact(user)]
         return [*readers, None] if node in self.shown else readers
 
     def only_reader(self, node: Node) -> Node | None:
-        """Return the one who reads a map, if there is just one."""
+        """Return the reader of a map, if there is exactly one."""
         readers = self.readers(node)
         return readers[0] if len(readers) == 1 else None
 
     def readers_behind(self, node: Node, passes: Any) -> Iterator[Any]:
-        """Yield who reads a map, directly or behind layers that pass it on."""
+        """Yield the readers of a map, directly or after layers that pass it on."""
         for reader in self.readers(node):
             if reader is not None and passes(reader):
                 yield from self.readers_behind(reader, passes)
@@ -52,12 +52,12 @@ class View:
 
 
 class _Tracer(torch.fx.Tracer):
-    """Keeps layers that `fuse` knows as single nodes, and notes the maps of some modules.
+    """Tracer that keeps layers known to `fuse` as single nodes, and records the maps of some modules.
 
     Args:
-        method: What is traced.
-        prefix: Of the part in the net.
-        taps: Names of the modules whose maps are shown to users.
+        method: Name of the traced method.
+        prefix: Name of the traced part in the net, with a dot.
+        taps: Names of the modules whose maps users can see.
     """
 
     def __init__(self, method: str, prefix: str, taps: set[str]) -> None:
@@ -82,7 +82,7 @@ class _Tracer(torch.fx.Tracer):
 
 
 def views_of(module: nn.Module, prefix: str, taps: set[str]) -> Iterator[View]:
-    """Trace the methods of a module; where one cannot be traced, its children."""
+    """Trace the methods of a module; if one cannot be traced, trace its children."""
     views = []
     try:
         for method in METHODS:
@@ -109,7 +109,7 @@ def _trace(module: nn.Module, method: str, prefix: str, taps: set[str]) -> View:
 
 
 def tap_names(net: nn.Module) -> Iterator[str]:
-    """Name the modules whose maps are shown to users: the taps of a net, and of nets in it."""
+    """Yield the names of the modules whose maps users can see: the taps of a net, and of nets inside it."""
     for name, module in net.named_modules():
         taps: Any = getattr(module, "feature_info", None) or []
         for tap in taps if isinstance(taps, list) else getattr(taps, "info", []):
