@@ -49,7 +49,7 @@ def _double(tensor: Tensor) -> Tensor:
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor, nn.Module] | str:
     """Compute factor and shift of each channel in evaluation, in double precision, and find the layers after them.
 
-    Returns a reason where it is no such thing.
+    Return the reason as text if the norm does more than scale and shift.
     """
     parts: Any = norm
     if getattr(parts, "running_mean", None) is None or getattr(parts, "running_var", None) is None:
