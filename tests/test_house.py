@@ -1,6 +1,7 @@
 """The house: which module may know which, how large the vocabulary may grow, and what no file may name."""
 
 import ast
+import inspect
 import re
 import sys
 import tomllib
@@ -366,3 +367,47 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert project["version"] == zoo.__version__
     assert f"\nversion: {zoo.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {zoo.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# Words that begin a clause without its noun: "Of the stages.", "What a run holds.", "Whether it is there." A docstring
+# begins with a verb and its object or with a noun; booleans are "True if ...". No exceptions are needed.
+CLAUSES = {"Of", "What", "Who", "Whose", "Where", "Whether"}
+
+
+def docstrings(source: str) -> Iterator[str]:
+    """Docstrings of modules, classes, functions and attributes."""
+    for node in ast.walk(ast.parse(source)):
+        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                yield inspect.cleandoc(str(statement.value.value))
+
+
+def clauses(source: str) -> list[str]:
+    """First lines, and entries of lists of arguments and attributes, that begin with a clause."""
+    found = []
+    for text in docstrings(source):
+        entries = re.findall(r"^ {4}\**\w+: (.*)$", text, re.MULTILINE)
+        found += [line for line in (text.partition("\n")[0], *entries) if re.split(r"\W", line)[0] in CLAUSES]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
+    assert not clauses(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""What a net is."""',
+        'class Net:\n    """Who reads it."""',
+        'def f():\n    """Whether it is there."""',
+        'STRIDE = 4\n"""Of the stem."""',
+        'def f(x):\n    """Do it.\n\n    Args:\n        x: Of the stem.\n    """',
+    ],
+)
+def test_a_clause_is_found(source: str) -> None:
+    assert len(clauses(source)) == 1
+    assert not clauses(
+        source.replace("What", "Form").replace("Who", "Net").replace("Whether", "True if").replace("Of", "Map")
+    )

@@ -1,4 +1,4 @@
-"""What a result needs to know of the machine: versions, device, git revision, peak memory, a fault to go round."""
+"""Facts about the machine that a result stores: versions, device, git revision, peak memory; a fault to work around."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import nn
 import zoo
 
 MOST_THREADS = 1024
-"""Threads, and processes, that may be asked for."""
+"""Largest number of threads, and of processes, that may be requested."""
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Largest memory since this object was made.
+    """Largest memory use since this object was made.
 
     CUDA: bytes that torch's allocator held. Linux CPU: resident bytes of the whole process, interpreter and libraries
-    included, after a reset of the kernel's high-water mark (`VmHWM`). Elsewhere nothing is known.
+    included, after a reset of the kernel's high-water mark (`VmHWM`). On other systems it is unknown.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +36,7 @@ class PeakMemory:
         self._reset = device.type == "cpu" and _reset_high_water_mark()
 
     def read(self) -> int | None:
-        """Return the peak in bytes, None where the system does not tell."""
+        """Return the peak in bytes; None if the system does not report it."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if not self._reset:
@@ -54,7 +54,7 @@ def _reset_high_water_mark() -> bool:
 
 
 def versions(*modules: str) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result, and of some more."""
+    """Return the versions of Python, of the packages that affect a result, and of further packages."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class is no plain value
@@ -80,7 +80,7 @@ def _cpu_name() -> str:
 
 
 def check_between(name: str, value: int, least: int, most: int) -> int:
-    """Return a whole number that lies between two others.
+    """Return a whole number if it lies between two others.
 
     Raises:
         ValueError: If it does not; the message begins with the name.
@@ -93,7 +93,7 @@ def check_between(name: str, value: int, least: int, most: int) -> int:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -101,7 +101,7 @@ def choose_device(name: str) -> str:
     """Return the device of that name; ``auto`` is the GPU if there is one.
 
     Raises:
-        ValueError: If it is none of torch's, or not there.
+        ValueError: If torch has no such device, or it does not exist here.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,9 +119,9 @@ def choose_device(name: str) -> str:
 
 
 def git_revision() -> str | None:
-    """Return the commit of the checkout that this file is part of, with `-dirty` after it when files differ.
+    """Return the commit of the checkout that this file belongs to, with `-dirty` appended if files differ.
 
-    None for an installed package: a package inside some other project's checkout is not described by that commit.
+    Return None for an installed package: the commit of another project's checkout does not describe it.
     """
     here = Path(__file__).resolve()
     root = here.parents[1]
@@ -136,10 +136,10 @@ def git_revision() -> str | None:
 
 
 def overflows_channels_last(model: nn.Module) -> bool:
-    """Whether a training step with channels last would write past its memory on a CPU.
+    """Return True if a training step with channels last would write past its memory on a CPU.
 
-    oneDNN (3.12, which torch 2.14 carries) does in the backward pass of a strided 1x1 convolution whose input has fewer
-    channels than a vector register has numbers (uxlfoundation/oneDNN issue 6035): wrong gradients, or a crash.
+    oneDNN (3.12, which torch 2.14 carries) does so in the backward pass of a strided 1x1 convolution whose input has
+    fewer channels than a vector register has numbers (uxlfoundation/oneDNN issue 6035): wrong gradients, or a crash.
     """
     return any(
         isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1 and m.in_channels < 16

@@ -1,6 +1,6 @@
-"""Import paths that the docs have named and that have moved: for one release they give what is now elsewhere, and warn.
+"""Former import paths that the docs have named: for one release they import the moved modules, with a warning.
 
-A row can go with the next release.
+A row can be removed with the next release.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MOVED = {
     "zoo.bench.scenes": "zoo.datasets.scenes",
     "zoo.bench.speed": "zoo.speed.cases",
 }
-"""Former path -> module that has its contents."""
+"""Former path -> module with its contents."""
 SAID = {"zoo.results.former": "zoo.results"}
-"""Modules that are there for the former path alone -> what to use instead."""
+"""Modules that exist only for a former path -> module to use instead."""
 
 
 class _FormerPaths(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED`, after all others."""
+    """Finder of the modules of `MOVED`, after all other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,7 +1,7 @@
-"""Recipes by name: what papers and their code trained with, as far as it was written down, each with its source.
+"""Recipes by name: what papers and their code trained with, as far as it is documented, each with its source.
 
-A recipe holds for all nets of a sweep, so a published figure is met by training the net of the paper with the paper's
-recipe, and nets are compared by training all of them with one. A new recipe is one row.
+A recipe holds for all nets of a sweep. Train the net of a paper with the paper's recipe to compare with a published
+figure; train all nets with one recipe to compare them with each other. A new recipe is one row.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from zoo.results.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeRow:
-    """A recipe and where it is from.
+    """A recipe and its source.
 
     Attributes:
         recipe: The numbers.
-        images: Which images it is meant for: ``digits``, ``scenes``, ``CIFAR`` or ``ImageNet``.
+        images: Images that it is meant for: ``digits``, ``scenes``, ``CIFAR`` or ``ImageNet``.
         source: Paper, section, code.
-        notes: What the source does not say or does otherwise.
+        notes: Points that the source leaves open or does differently.
     """
 
     recipe: Recipe
@@ -30,7 +30,7 @@ class RecipeRow:
 
 
 def _cifar(**fields: object) -> Recipe:
-    """What all papers of residual nets do at 32 px: batches of 128, pad 4 and crop, mirror; everything decays."""
+    """Return the papers' common recipe of ResNets at 32 px: batches of 128, pad 4 and crop, mirror; all decays."""
     common = dict(
         batch_size=128,
         lr=0.1,
@@ -47,7 +47,7 @@ def _cifar(**fields: object) -> Recipe:
 
 
 def _imagenet(**fields: object) -> Recipe:
-    """Batches of 256, random crops of 8 to 100 % of the area at 224 px, mirrored; everything decays."""
+    """Return a recipe with batches of 256, crops of 8 to 100 % of the area at 224 px, mirrored; everything decays."""
     common = dict(
         batch_size=256,
         lr=0.1,
@@ -215,7 +215,7 @@ def recipe_row(name: str) -> RecipeRow:
     """Return a named recipe.
 
     Raises:
-        ValueError: If there is none of that name; the message offers close ones, or lists all.
+        ValueError: If the recipe does not exist; the message offers close names, or lists all.
     """
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=3)
@@ -225,5 +225,5 @@ def recipe_row(name: str) -> RecipeRow:
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """Return the name of a recipe, empty for one that is in no row."""
+    """Return the name of a recipe; an empty text for a recipe without a row."""
     return next((name for name, row in RECIPES.items() if row.recipe == recipe), "")

@@ -30,19 +30,19 @@ POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fas
 
 
 class BrokenPromise(AssertionError):
-    """A backbone does not do what the contract promises; the message names net, promise and what was found."""
+    """Error for a backbone that breaks the contract; the message names net, promise and finding."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked.
+    """A net under test.
 
     Attributes:
-        title: Its name.
+        title: Name of the net.
         make: Makes the net anew with arguments of `Backbone`, under the random state of the caller.
-        spec: Its architecture.
+        spec: The architecture.
         input_size: Channels, height and width of an image.
-        num_classes: Of the default head.
+        num_classes: Width of the default head.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Subject:
         return net.eval()
 
     def lacks(self, argument: str) -> bool:
-        """Whether the specification says that it cannot do what the argument asks for."""
+        """Return True if the specification lists the argument as unsupported."""
         return argument in self.spec.lacks
 
 
@@ -153,7 +153,7 @@ def _shape(have: Tensor, want: Sequence[int], what: str) -> None:
 
 
 def _sizes(subject: Subject, taps: list[Tensor], strides: list[int], height: int, width: int) -> None:
-    """Maps of size / stride: rounded up or down, smaller without padding."""
+    """Check that maps have size / stride positions per side, rounded up or down, or fewer without padding."""
     for tap, stride in zip(taps, strides, strict=True):
         for have, given in zip(tap.shape[-2:], (height, width), strict=True):
             least = 1 if subject.lacks("padding") else max(1, given // stride - 1)
@@ -474,4 +474,4 @@ PROMISES: dict[str, Callable[[Subject], None]] = {
         *(layer_groups, layouts_and_types, copies, torchscript),
     )
 }
-"""What every backbone promises, by name; ``PROMISES[name].__doc__`` says it."""
+"""Promises of every backbone, by name; ``PROMISES[name].__doc__`` states the promise."""

@@ -1,10 +1,10 @@
-"""The command `zoo`: what there is, what it costs, how it compares. Presentation only.
+"""The command `zoo`: list, count, train and compare nets. It only presents results.
 
-It is a package beside `zoo`, because importing `zoo` loads torch: help, version and a wrong option are answered
-without. So no file here imports `zoo`, or anything that is not Python's own, before a verb runs.
+It is a package beside `zoo`, because importing `zoo` loads torch: help, version and a wrong option are answered without
+torch. Therefore no file here imports `zoo`, or anything outside Python's standard library, before a verb runs.
 
-`VERBS` is the table of all verbs. A file holds the verbs of a group: for each a function that adds its arguments to a
-parser, and one that does what was asked and returns the exit status.
+`VERBS` is the table of all verbs. A file holds the verbs of a group. Each verb has a function that adds its arguments
+to a parser, and one that runs it and returns the exit status.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count 
 
 
 class Verb(NamedTuple):
-    """A verb: what it does in a few words, what adds its arguments, what runs it."""
+    """A verb: a short summary, a function that adds its arguments, and a function that runs it."""
 
     summary: str
     add: Callable[[Parser], None]
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status, see `zoo_cli.common.guarded`.
 
     Args:
-        argv: The words after the command's name; by default those that the process was called with.
+        argv: The words after the command's name. Default: those of the process.
     """
 
     def run() -> int:
@@ -73,8 +73,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         The arguments of the verb.
 
     Raises:
-        ValueError: If there is no such verb, or an argument is wrong.
-        SystemExit: With status 0, when help or version were asked for and have been printed.
+        ValueError: If the verb does not exist, or an argument is wrong.
+        SystemExit: With status 0 after help or version have been printed.
     """
     if not words:
         raise ValueError("a verb is missing (see zoo --help)")
@@ -96,7 +96,7 @@ def parser_of(verb: str) -> Parser:
 
 
 def overview() -> Parser:
-    """Return the parser that shows all verbs, and reads what may stand in place of one."""
+    """Return the parser that shows all verbs, and reads options without a verb."""
     parser = Parser(prog="zoo", description=DESCRIPTION, epilog="zoo VERB --help shows examples.")
     parser.add_argument("--version", action="version", version=version())
     verbs = parser.add_subparsers(metavar="VERB")

@@ -116,7 +116,7 @@ examples:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Run a sweep and show what the results file then holds; 1 if a run failed or there is nothing to show."""
+    """Run a sweep and show the contents of the results file; return 1 if a run failed or there is nothing to show."""
     from zoo.bench.progress import Progress
     from zoo.bench.request import prepare, run
     from zoo.bench.sweep import Listener
@@ -147,7 +147,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
 
 def to_request(args: argparse.Namespace) -> Any:
-    """Return what the arguments of `zoo bench` ask for.
+    """Return the request that the arguments of `zoo bench` describe.
 
     Raises:
         ValueError: If it is wrong.
@@ -201,10 +201,10 @@ def _vary(given: Sequence[Sequence[str]]) -> Mapping[str, list[Any]]:
 
 
 def _head(args: argparse.Namespace) -> str:
-    """The decoder or detector that is asked for; empty for none.
+    """Return the requested decoder or detector; an empty text for none.
 
     Raises:
-        ValueError: If it belongs to another task, or there is none of that name; the message lists them.
+        ValueError: If it belongs to another task, or does not exist; the message lists those that do.
     """
     from zoo.bench.tasks import task_row
 
@@ -235,7 +235,7 @@ examples:
 
 
 def run_recipes(args: argparse.Namespace) -> int:
-    """List the recipes, or tell all of one."""
+    """List the recipes, or print one completely."""
     from tabulate import tabulate
 
     from zoo.recipes import RECIPES, recipe_row
@@ -272,7 +272,7 @@ examples:
 
 
 def run_plot(args: argparse.Namespace) -> int:
-    """Show what a results file holds."""
+    """Show the contents of a results file."""
     from zoo.extras import require
     from zoo.files import check_writable
     from zoo.results.store import RESULTS
@@ -286,14 +286,14 @@ def run_plot(args: argparse.Namespace) -> int:
 
 
 def show(path: Path, out: Path, sort: str, formats: Sequence[str], run: Any = None) -> None:
-    """Print the table of a results file, write table and plots, and print where they are.
+    """Print the table of a results file, write table and plots, and print their paths.
 
     Args:
         path: The file.
         out: Folder for table and plots.
         sort: Column to sort by; empty for the score.
         formats: Endings of the table's files.
-        run: Of what the file holds, show what may be held against this run; by default it must be all.
+        run: Show only nets that are comparable with this run. By default the file must hold one comparison.
 
     Raises:
         ValueError: If the file holds no finished run, or several image sets or tasks and no run chooses among them.

@@ -11,7 +11,7 @@ from typing import Any
 from zoo_cli.common import Parser, parse_size, print_json, print_table, text_of
 
 NUMBERS = ("params", "macs", "fvcore_flops", "activations", "channels", "stride")
-"""Columns that are set flush right."""
+"""Columns that are aligned to the right."""
 
 
 def add_list(parser: Parser) -> None:
@@ -104,7 +104,7 @@ examples:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print all that is known of one model."""
+    """Print the facts about one model."""
     from zoo import create_model, model_entry
     from zoo.complexity import count
 
@@ -164,7 +164,7 @@ examples:
 
 
 def run_count(args: argparse.Namespace) -> int:
-    """Print what models cost."""
+    """Print the costs of models."""
     size = None if args.input_size is None else parse_size(args.input_size)
     from zoo.registry import expand_names
 

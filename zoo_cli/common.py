@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: parser, errors, texts that become values, tables."""
+"""Shared parts of the verbs: parser, errors, conversion of texts to values, tables."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any, NoReturn
 
 SOURCES = Path(__file__).parents[1]
 TRACEBACK = "ZOO_TRACEBACK"
-"""Variable of the environment that asks for the traceback of an error."""
+"""Environment variable that turns on the traceback of an error."""
 LARGEST = 32_768
-"""Pixels of a side; far beyond, sizes of maps are no numbers that torch can hold."""
+"""Largest side in pixels; far beyond it, torch cannot hold the sizes of maps."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with our layout of help, no abbreviated options, and errors that are exceptions of one line."""
+    """A parser with our layout of help, no abbreviated options, and errors as exceptions of one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise ValueError with what argparse found, and where the arguments are explained."""
+        """Raise ValueError with argparse's message, and the place where the arguments are explained."""
         kind, _, rest = message.partition(": ")
         if kind == "unrecognized arguments":
             message = self._unknown(rest)
@@ -47,15 +47,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Do what a command was asked, and return its exit status, whatever happens on the way.
+    """Run a command and return its exit status, also if it fails.
 
-    Every error is one line on standard error; with ``ZOO_TRACEBACK=1`` in the environment it follows its traceback.
+    Every error is one line on standard error. With ``ZOO_TRACEBACK=1`` in the environment it follows its traceback.
 
     Args:
-        run: Does it, and returns 0, 1 or 130.
+        run: Runs the command, and returns 0, 1 or 130.
 
     Returns:
-        0; 1 for a failed run; 2 for a wrong request; 130 after Ctrl-C; 141 where the reader of the output has left.
+        0; 1 for a failed run; 2 for a wrong request; 130 after Ctrl-C; 141 if the reader of the output has left.
     """
     formatted = warnings.formatwarning
     warnings.formatwarning = _warning_line  # ty: ignore[invalid-assignment]
@@ -92,12 +92,12 @@ def version() -> str:
 
 
 def printable(text: str) -> str:
-    """Return what `zoo.escape.for_terminal` does; errors are printed before `zoo` can be imported."""
+    """Return text as `zoo.escape.for_terminal` does, for errors before `zoo` can be imported."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, without what a terminal would obey."""
+    """Return text on one line, without characters that a terminal would obey."""
     return printable(" ".join(text.split()))
 
 
@@ -114,7 +114,7 @@ def _fail(error: Exception, message: str, status: int) -> int:
 
 
 def _discard_output() -> None:
-    """Send what is still to be printed nowhere, or Python would fail again at its end."""
+    """Discard output that is still to be printed; otherwise Python would fail again at its end."""
     with suppress(OSError, ValueError, AttributeError):  # no file, as in a test, or none at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -144,7 +144,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return a text as a Python literal if it reads as one that can be stored, else as it is."""
+    """Return a text as a Python literal if it reads as one that can be stored; otherwise unchanged."""
     try:
         value = ast.literal_eval(text)
         json.dumps(value, allow_nan=False)  # what cannot be stored is no value
@@ -173,7 +173,7 @@ def text_of(value: Any, column: str = "") -> str:
 
     Args:
         value: A number, text, sequence or mapping.
-        column: Its heading; those that begin with "input" hold sizes.
+        column: Heading of its column. Headings that begin with "input" hold sizes.
     """
     if isinstance(value, Mapping):
         return ", ".join(f"{key.removeprefix('aten::')} {n}" for key, n in value.items()) or "-"
@@ -188,8 +188,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], numbers: Collection[str] = ()
     """Print rows as a table.
 
     Args:
-        rows: Column -> cell of each.
-        numbers: Columns that are set flush right.
+        rows: Column -> cell, for each row.
+        numbers: Columns that are aligned to the right.
     """
     from tabulate import tabulate
 

@@ -1,4 +1,4 @@
-"""The verb `zoo published`: what was published about a net, by whom, and with what protocol."""
+"""The verb `zoo published`: published figures of a net, with their source and protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from zoo.published import Published
 
 NUMBERS = ("size", "params [M]", "macs [G]", "top-1 [%]", "top-5 [%]")
-"""Columns that are set flush right."""
+"""Columns that are aligned to the right."""
 
 
 def add_published(parser: Parser) -> None:
@@ -44,7 +44,7 @@ examples:
 
 
 def run_published(args: argparse.Namespace) -> int:
-    """Print the figures that match."""
+    """Print the matching figures."""
     from zoo.published import SERIES, select
 
     rows = select(args.name, args.dataset, args.series)

@@ -1,4 +1,4 @@
-"""The verb `zoo report`: result files in, one page out."""
+"""The verb `zoo report`: make one page from result files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ examples:
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Write the page and what else is asked for, and print the paths."""
+    """Write the page and other requested files, and print the paths."""
     from zoo.extras import require
     from zoo.files import check_writable, write_in_folder
     from zoo.report.page import render

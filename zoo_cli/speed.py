@@ -1,4 +1,4 @@
-"""The verb `zoo speed`: nets in, a table or JSON out."""
+"""The verb `zoo speed`: measure nets, print a table or JSON."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ rounds early and keeps what has had two."""
 
 
 def run_speed(args: argparse.Namespace) -> int:
-    """Measure and show; 1 if a net could not be measured, 130 after an interrupt."""
+    """Measure and show; return 1 if a net could not be measured, 130 after an interrupt."""
     size = None if args.input_size is None else parse_size(args.input_size)
     import torch
 

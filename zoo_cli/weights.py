@@ -13,7 +13,7 @@ from zoo_cli.common import Parser, print_json, print_table, printable, tell
 COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "at", "size", "licence", "source")
 NUMBERS = ("classes", "top1_error", "top5_error", "size")
 MOST = 1 << 20
-"""Classes or channels that a checkpoint may be asked for."""
+"""Largest number of classes or channels that may be requested of a checkpoint."""
 
 
 def add_weights(parser: Parser) -> None:
@@ -126,7 +126,7 @@ examples:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Say what a checkpoint is."""
+    """Print what a checkpoint contains."""
     tensors, loaded = _checked(args.name, args.file, args)
     numbers = sum(value.numel() for value in tensors.values())
     if args.json:
@@ -232,7 +232,7 @@ def run_validate(args: argparse.Namespace) -> int:
 
 
 def _checked(name: str, file: Path, args: argparse.Namespace, *, strict: bool = False) -> tuple[dict[str, Any], Any]:
-    """A checkpoint under our names, checked against a model of which only shapes are made."""
+    """Return a checkpoint under our names, checked against a model that has only shapes."""
     from zoo.registry import create_model, model_entry
     from zoo.weights.loading import check_weights
 
@@ -242,7 +242,7 @@ def _checked(name: str, file: Path, args: argparse.Namespace, *, strict: bool = 
 
 
 def _shape(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Classes and channels that were asked for.
+    """Return the requested classes and channels.
 
     Raises:
         ValueError: If no checkpoint could have as many.
@@ -255,7 +255,7 @@ def _shape(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _types(tensors: Mapping[str, Any], loaded: Any) -> str:
-    """The type that tensors are written in, and those of the file where they were others."""
+    """Return the type that tensors are written in, and the types in the file if they differ."""
     written = {str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()}
     read = {name for name in loaded.types if "float" in name}
     return ", ".join(sorted(written)) + (f" from {', '.join(sorted(read))}" if read != written else "")

@@ -1,9 +1,9 @@
 """The benchmark: one recipe for every net on images that need no download, resumable, with tables and plots.
 
-From what is asked to the stored line: `request`, `sweep` (all runs), `engines` (where they are computed), `one_run`,
-`train` (the loop). `tasks` says what is trained for, `zoo.recipes` with which numbers. Images are `zoo.datasets`, the
-stored lines and what is shown of them `zoo.results`, times `zoo.speed`. Nothing here knows a family of models; nets
-come from `zoo.registry` by name.
+From request to stored line: `request`, `sweep` (all runs), `engines` (places of computation), `one_run`, `train` (the
+loop). `tasks` defines the goals of training, `zoo.recipes` the numbers. Images are in `zoo.datasets`, stored lines and
+their display in `zoo.results`, times in `zoo.speed`. Nothing here knows a family of models; nets come from
+`zoo.registry` by name.
 
 >>> from zoo.bench import Request, run
 >>> run(Request(models=["resnet20_cifar"], seeds=[0, 1, 2])).path

@@ -1,7 +1,8 @@
 """Record a training step as a CUDA graph and replay it: small nets on a GPU wait for Python, not for the GPU.
 
-A net for images of 32 px launches some hundred kernels a step, each of a few microseconds, and Python takes longer to
-launch them than the GPU to run them. A graph launches them all at once. The arithmetic is that of the same kernels.
+A net for images of 32 px launches some hundred kernels per step, each of a few microseconds. Python takes longer to
+launch them than the GPU to run them. A graph launches all of them at once. The kernels and their arithmetic are the
+same.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch import Tensor
 from zoo.results.recipe import Recipe
 
 WARM_UP = 11
-"""Steps that are taken before one is recorded: cuDNN chooses its kernels, the optimizer makes its state."""
+"""Number of steps before the recorded one: cuDNN chooses its kernels, and the optimizer makes its state."""
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Tensor | None]]
 
 
 def can_record(device: torch.device, recipe: Recipe, processes: int) -> bool:
-    """Whether the steps of a run can be recorded: one process, one GPU, sgd, no average of the weights."""
+    """Return True if the steps of a run can be recorded: one process, one GPU, sgd, no average of the weights."""
     return device.type == "cuda" and processes == 1 and recipe.optimizer == "sgd" and not recipe.ema
 
 
 def make_recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Keep the learning rate of an optimizer on the GPU, where a recorded step reads it; before its first step."""
+    """Move the optimizer's learning rate to the GPU, where a recorded step reads it. Call it before the first step."""
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
         group["fused"], group["foreach"] = True, False
@@ -43,9 +44,9 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Recorder:
-    """Takes steps: the first ones as they are, then one that is recorded, then replays of it.
+    """Take steps: the first ones normally, then one that is recorded, then replays of it.
 
-    A step that cannot be recorded is a warning, and all steps are taken as they are.
+    If a step cannot be recorded, a warning is given and all steps are taken normally.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Recorder:
     def __call__(
         self, step: Step, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Take one step: images (N, C, H, W), labels (N,) -> the loss, and the number of right answers.
+        """Take one step: images (N, C, H, W), labels (N,) -> the loss, and the number of correct answers.
 
         Both results are overwritten by the next step.
         """

@@ -1,6 +1,6 @@
 """Models, losses and metrics of the two dense tasks: decoders and detectors of other packages around our nets.
 
-segmentation_models_pytorch, torchmetrics and pycocotools are the extra `downstream` and imported where they are used.
+segmentation_models_pytorch, torchmetrics and pycocotools belong to the extra `downstream`. They are imported on use.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DECODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "unet": ("Unet", {"decoder_channels": (64, 48, 32, 16, 16)}),
     "deeplabv3plus": ("DeepLabV3Plus", {"decoder_channels": 64, "decoder_atrous_rates": (1, 2, 3)}),
 }
-"""Class of segmentation_models_pytorch and its arguments, by our name."""
+"""Classes of segmentation_models_pytorch with their arguments, by our name."""
 
 # Digits are as wide as they are high, or less. torchvision wants as many anchors a place on each map.
 DETECTORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fcos": ("FCOS", {"anchor_sizes": ((8,), (16,), (32,)), "ratios": (1.0,)}),
     "retinanet": ("RetinaNet", {"anchor_sizes": ((16, 20, 25), (20, 25, 32), (25, 32, 40)), "ratios": (1.0, 1.5)}),
 }
-"""Class of torchvision and what its anchors are made of, by our name."""
+"""Classes of torchvision with the arguments of their anchors, by our name."""
 STRIDES = (8, 16, 32)
-"""Of the maps that a detector reads, as in both detectors' papers; the scenes are too small for the coarser ones."""
+"""Strides of the maps that a detector reads, as in both papers without the coarser ones: the scenes are small."""
 PYRAMID_CHANNELS = 64
 MAX_BOXES = 50
 
@@ -74,7 +74,7 @@ def segmentation_loss(model: nn.Module, images: Tensor, masks: Tensor, recipe: R
 def mean_iou(predictions: Tensor, masks: Tensor) -> float:
     """Return the intersection over union of each class over all pixels of all images, averaged over the classes.
 
-    Classes that neither truth nor prediction has are left out of the average.
+    Classes that occur neither in the truth nor in the prediction are left out of the average.
 
     Args:
         predictions: (N, H, W) int64.
@@ -86,7 +86,7 @@ def mean_iou(predictions: Tensor, masks: Tensor) -> float:
 
 
 def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
-    """Build a detector of torchvision over a feature pyramid of the net; in evaluation images -> a dict an image.
+    """Build a torchvision detector over a feature pyramid of the net; in evaluation images -> one dict per image.
 
     Raises:
         ValueError: If the net has no taps of strides 2, 4, 8, 16 and 32.
@@ -166,7 +166,7 @@ def mean_average_precision(
 
 
 class Undecoded(nn.Module):
-    """What a detector computes before it decodes boxes: images (N, 3, H, W) -> tensors of the head."""
+    """The part of a detector before boxes are decoded: images (N, 3, H, W) -> tensors of the head."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Undecoded(nn.Module):
 
 
 def timm_name(name: str) -> str:
-    """The name under which timm knows a model, which is ours or timm's."""
+    """Return timm's name of a model, which is ours or timm's."""
     try:
         return registry.model_entry(name).timm_name
     except ValueError:

@@ -1,7 +1,7 @@
-"""The processes that train one net together, as `accelerate launch` or `torchrun` start them; else this one alone.
+"""Processes that train one net together, as `accelerate launch` or `torchrun` start them; by default one process.
 
-A batch is shared among them, so that a run means the same on any number: norms see the whole batch, gradients are those
-of the whole batch, and all sums are over it.
+A batch is shared among them, so a run means the same for any number of processes. Norms see the whole batch, gradients
+are those of the whole batch, and all sums are over it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from zoo.extras import require
 
 
 class Team:
-    """One process on its own.
+    """A single process.
 
     Attributes:
-        rank: This process among the others, from 0.
-        size: How many there are.
-        device: Where this process computes.
+        rank: Rank of this process, from 0.
+        size: World size: number of processes.
+        device: Device of this process.
     """
 
     rank = 0
@@ -37,7 +37,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and prints for all."""
+        """True if this process writes and prints for all (rank 0)."""
         return self.rank == 0
 
     def shared(self, model: nn.Module) -> nn.Module:
@@ -53,11 +53,11 @@ class Team:
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """Values of all processes, by rank, on the CPU."""
+        """Return the values of all processes, by rank, on the CPU."""
         return [value]
 
     def agree(self, value: Any) -> Any:
-        """Return the value of the process that leads."""
+        """Return the value of rank 0."""
         return value
 
 
@@ -103,30 +103,30 @@ class LaunchedTeam(Team):
         return self._accelerator.reduce(value, reduction="sum")
 
     def gather(self, value: Any) -> list[Any]:
-        """Values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
     def agree(self, value: Any) -> Any:
-        """Return the value of the process that leads."""
+        """Return the value of rank 0."""
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
 
 def join(device: str | torch.device) -> Team:
-    """Return the team that this process was started in."""
+    """Return the team that this process belongs to."""
     return LaunchedTeam(device) if team_size() > 1 else Team(device)
 
 
 def team_size() -> int:
-    """Number of processes that a launcher says there are; 1 without one."""
+    """Return the world size that a launcher has set; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def interleave(parts: Sequence[Any]) -> Any:
-    """Put together what several processes found for every n-th image: tensors over images, or lists."""
+    """Merge the results of several processes for every n-th image: tensors over images, or lists."""
     if isinstance(parts[0], Tensor):
         whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
     else:
@@ -137,9 +137,9 @@ def interleave(parts: Sequence[Any]) -> Any:
 
 
 class _WholeBatchNorms(TorchFunctionMode):
-    """Batch norms of a training step take mean and variance over the shares of all processes.
+    """Batch norms of a training step use mean and variance over the shares of all processes.
 
-    The sums go through an all-reduce that passes gradients back, so the gradients are those of the whole batch, too.
+    The sums go through an all-reduce that passes gradients back. The gradients are therefore those of the whole batch.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -150,7 +150,7 @@ class _WholeBatchNorms(TorchFunctionMode):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over all processes, and of its gradients."""
+    """Sum over all processes; the gradient is summed as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

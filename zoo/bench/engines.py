@@ -1,7 +1,8 @@
-"""Where the runs of a sweep are computed: one after the other here, in processes of this machine, or by Ray.
+"""Places where the runs of a sweep are computed: this process, several processes of this machine, or Ray.
 
-An engine takes jobs and yields (job, line) as they end, in any order; a line with an ``error`` is a run that failed. It
-tells of epochs as they come. A run whose process dies is tried again, from its last saved epoch, and then recorded.
+An engine takes jobs and yields (job, line) as they end, in any order. A line with an ``error`` is a failed run. Epochs
+are reported as they end. If the process of a run dies, the run is tried again from its last saved epoch; if that fails
+as well, its failure is recorded.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Engine(Protocol):
     """Computes jobs."""
 
     def __call__(self, jobs: Iterable[Job], tell: Tell) -> Iterator[tuple[Job, Line]]:
-        """Yield each job with its line; ``tell`` is called after every epoch and now and then.
+        """Yield each job with its line; ``tell`` is called after every epoch and at intervals.
 
         Jobs are taken from the iterator when their turn comes.
         """
@@ -44,10 +45,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Here:
-    """One run after the other in this process, or in all processes of its team at once.
+    """Compute one run after the other in this process, or in all processes of its team together.
 
     Attributes:
-        team: The processes that train together; this one alone on the job's device for None.
+        team: Processes that train together. None means this process alone, on the job's device.
         on_trained: Called with job, final model in evaluation mode, and its images.
     """
 
@@ -70,14 +71,14 @@ class Here:
 
 @dataclass(frozen=True)
 class Processes:
-    """Several runs at a time, each in a process of this machine.
+    """Compute several runs at a time, each in a process of this machine.
 
-    A process serves one run after the other. All of them end when this one does, however it ends.
+    A process serves one run after the other. All of them end with this process, however it ends.
 
     Attributes:
-        number: How many processes.
-        threads: CPU threads of each.
-        retries: How often a run is tried again whose process died.
+        number: Number of processes.
+        threads: CPU threads of each process.
+        retries: How many times a run is tried again if its process dies.
     """
 
     number: int
@@ -128,15 +129,15 @@ class Processes:
 
 @dataclass(frozen=True)
 class Ray:
-    """Runs as tasks of a Ray cluster, or of one that is started on this machine.
+    """Compute runs as tasks of a Ray cluster, or of one that is started on this machine.
 
     Attributes:
-        address: Of the cluster, ``auto`` for the one that this machine is part of; without it, one is started here
-            and ends with the sweep.
-        cpus: CPU cores of a run, which are its threads, too.
-        gpus: GPUs of a run; a fraction lets runs share one.
-        retries: How often a run is tried again whose process or machine died.
-        workers: Runs at a time at the most on a cluster that is started here; None for all cores.
+        address: Address of the cluster; ``auto`` for the one that this machine belongs to. By default one is started
+            here and ends with the sweep.
+        cpus: CPU cores of a run, which is also its number of threads.
+        gpus: GPUs of a run; with a fraction, runs share one.
+        retries: How many times a run is tried again if its process or machine dies.
+        workers: Largest number of runs at a time on a cluster that is started here; None for all cores.
 
     Raises:
         ValueError: If ray is not installed, or a number is too small.
@@ -196,13 +197,13 @@ class Ray:
 
 
 def events(job: Job, threads: int) -> Iterator[Event | Line]:
-    """Run a job in a process that is there for it: what each epoch gave, then the line."""
+    """Run a job in a process of its own: yield the metrics of each epoch, then the line."""
     torch.set_num_threads(threads)
     yield from attempt(job)
 
 
 class _Worker:
-    """A process that serves jobs, and the pipe to it."""
+    """A process that serves jobs, with the pipe to it."""
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -215,20 +216,20 @@ class _Worker:
         self.job: Job | None = None
 
     def begin(self, job: Job) -> None:
-        """Hand over a job."""
+        """Send a job."""
         self.job = job
         with suppress(ConnectionError):  # it has died meanwhile, as reading will show
             self.pipe.send(job)
 
     def read(self) -> Event | Line | None:
-        """Return what it says next; None if it has died."""
+        """Return the next message of the process; None if it has died."""
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionError):
             return None
 
     def end(self, patience: float = 0.0) -> str:
-        """End the process, after a wait for its own end, and say how it ended."""
+        """End the process after waiting for its own end; return a description of how it ended."""
         self.pipe.close()
         self.process.join(patience)
         self.process.kill()
@@ -253,6 +254,6 @@ def _end_with_parent() -> None:
 
 
 def _placed(job: Job, place: int) -> Job:
-    """A job on the GPU of its process, where there are several."""
+    """Return a job with the GPU of its process, if there are several GPUs."""
     gpus = torch.cuda.device_count() if job.how.device == "cuda" else 0
     return replace(job, how=replace(job.how, device=f"cuda:{place % gpus}")) if gpus > 1 else job

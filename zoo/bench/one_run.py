@@ -1,4 +1,4 @@
-"""One run, from what is asked to the line that is stored: for this process, another one, or another machine."""
+"""One run, from the request to the stored line, in this process, another one, or on another machine."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from zoo.recipes import recipe_name
 from zoo.results.run import Run
 
 Line = dict[str, Any]
-"""What is stored of a run that has ended."""
+"""Stored line of a run that has ended."""
 LONGEST_ERROR = 10_000
-"""Characters of an error, and of its traceback, that a line keeps."""
+"""Largest number of characters of an error, and of its traceback, in a line."""
 TRACE_LINES = 30
-"""Of a failed run's traceback that its line keeps."""
+"""Number of lines of a failed run's traceback in its line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How runs are computed; no part of what they are.
+    """Device, memory format and folders of a run. They are not part of its key, so results do not depend on them.
 
     Attributes:
         device: A torch device.
         channels_last: Memory format of weights and images, where it works (see `training`).
-        compiled: Whether `torch.compile` has the nets first.
-        where: Where the image sets lie.
-        saved: Folder of the states of runs in progress; without it, nothing is kept of a run that is stopped.
-        weights: Folder that keeps the weights of every finished run, as KEY.safetensors; None keeps none.
-        recorded: Whether training steps are recorded as a CUDA graph, see `zoo.bench.cuda_graph`.
-        deterministic: Whether CUDA kernels that repeat to the last bit are taken, where there are some; slower.
+        compiled: Compile nets with `torch.compile` first.
+        where: Location of the image sets.
+        saved: Folder of the checkpoints of runs in progress. None keeps nothing of a run that is stopped.
+        weights: Folder for the weights of every finished run, as KEY.safetensors. None keeps none.
+        recorded: Record training steps as a CUDA graph, see `zoo.bench.cuda_graph`.
+        deterministic: Use CUDA kernels that repeat to the last bit, where they exist; slower.
     """
 
     device: str = "cpu"
@@ -60,12 +60,12 @@ class How:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run, with what is known of its net beforehand.
+    """A run, with facts about its net.
 
     Attributes:
-        run: What is asked.
+        run: The request.
         facts: Family, specification, counts, stages and taps, as they are stored.
-        how: How it is computed.
+        how: Device, memory format and folders.
     """
 
     run: Run
@@ -74,25 +74,25 @@ class Job:
 
     @property
     def saved(self) -> Saved | None:
-        """The state of this run on disk."""
+        """Checkpoint of this run on disk."""
         return Saved(self.how.saved / f"{self.run.key}.pt") if self.how.saved else None
 
 
 def build(run: Run, dataset: ImageSet) -> nn.Module:
-    """Build the net of a run for the classes of its dataset, with what its task puts around it."""
+    """Build the net of a run for the classes of its dataset, with the additions of its task."""
     return task_row(run.task).build(run, dataset)
 
 
 def attempt(
     job: Job, team: Team | None = None, on_trained: Callable[[nn.Module, ImageSet], None] | None = None
 ) -> Iterator[EpochMetrics | Moment | Line]:
-    """Train what a job asks for: yields what each epoch gave, and last the line, with an ``error`` if it failed.
+    """Train a job: yield the metrics of each epoch and last the line, with an ``error`` if the run failed.
 
-    Of several processes that train together, one that fails alone raises, for the others wait for it.
+    If one of several processes that train together fails alone, it raises, because the others wait for it.
 
     Args:
-        job: What is asked.
-        team: The processes that train together; this one on the job's device unless told.
+        job: The job.
+        team: Processes that train together. Default: this process, on the job's device.
         on_trained: Called with the final model in evaluation mode, and its images.
     """
     run, how = job.run, job.how
@@ -134,21 +134,21 @@ def attempt(
 
 
 def make_deterministic() -> None:
-    """Let this process take CUDA kernels that repeat to the last bit; torch warns of operators that have none."""
+    """Let this process use CUDA kernels that repeat to the last bit; torch warns of operators without such kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.allow_tf32 = False
 
 
 def keep_weights(model: nn.Module, path: Path) -> None:
-    """Write a net's state dict as safetensors, whole or not at all."""
+    """Write a net's state dict as safetensors, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(path, safetensors.torch.save(tensors))
 
 
 def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Line:
-    """Return all that is stored of a finished run, in the order in which a reader wants it."""
+    """Return the stored line of a finished run, with its fields in reading order."""
     run, task = job.run, task_row(job.run.task)
     metrics = trained.to_dict(task.metric)
     score = f"test_{task.metric}"
@@ -176,7 +176,7 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
 
 
 def failure(job: Job, error: str, trace: str = "") -> Line:
-    """Return what is stored of a run that failed."""
+    """Return the stored line of a failed run."""
     return {
         **asked(job.run),
         "dataset": {"name": job.run.dataset},
@@ -191,7 +191,7 @@ def failure(job: Job, error: str, trace: str = "") -> Line:
 
 
 def asked(run: Run) -> dict[str, Any]:
-    """What every line begins with."""
+    """Return the first fields of every line."""
     return {
         "key": run.key,
         "name": run.name,

@@ -1,4 +1,4 @@
-"""What trained models of the dense tasks see: test scenes, the truth, the prediction, in one picture a run."""
+"""Pictures of dense predictions: test scenes, the truth and the prediction of a trained model, one picture per run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ COLOURS = (
     "#17becf",
 )
 SHOWN_FROM = 0.3
-"""Lowest score of a box that is drawn; the metric reads all of them."""
+"""Lowest score of a box that is drawn; the metric uses all boxes."""
 
 
 def save_predictions(folder: Path, run: Run, model: nn.Module, images: ImageSet) -> Path:
     """Write the picture of a run.
 
     Args:
-        folder: Where it goes; made if missing.
+        folder: Folder of the picture; created if missing.
         run: The run.
         model: Its trained model in evaluation mode.
         images: Its image set, which a task with pictures holds in memory.
@@ -62,14 +62,14 @@ def save_predictions(folder: Path, run: Run, model: nn.Module, images: ImageSet)
 
 
 def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, scenes: int = SCENES) -> Figure:
-    """Draw the first test scenes of a dataset: the image, the truth and the prediction one above the other.
+    """Draw the first test scenes of a dataset: image, truth and prediction one above the other.
 
     Args:
         task: segment or detect.
         model: The trained model of that task, in evaluation mode.
         dataset: Its images.
         title: Text above the picture.
-        scenes: How many scenes.
+        scenes: Number of scenes.
 
     Returns:
         A figure that is ready to be saved at its own resolution.
@@ -104,7 +104,7 @@ def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, 
 
 
 def _picture(image: Tensor) -> Any:
-    """A normalised (C, H, W) image as (H, W, C) in [0, 1], as bright as it goes."""
+    """Return a normalised (C, H, W) image as (H, W, C) in [0, 1], with the largest possible contrast."""
     low, high = image.min(), image.max()
     return ((image - low) / (high - low).clamp(min=1e-6)).permute(1, 2, 0).numpy()
 
@@ -128,9 +128,10 @@ def _show_boxes(axes: Axes, answer: dict[str, Tensor]) -> None:
 
 
 def best_boxes(answer: dict[str, Tensor]) -> Tensor:
-    """Return the positions of the boxes that are drawn: of those that overlap by half the best one, whatever its class.
+    """Return the positions of the boxes to draw: the best one of boxes that overlap by half, whatever their class.
 
-    A detector clears overlaps within a class only, and the metric reads what is left; drawn, it would hide the best.
+    A detector removes overlaps only within a class, and the metric reads all that remain. Drawn, they would hide the
+    best.
 
     Args:
         answer: `boxes` (n, 4) and `scores` (n,) of one scene.

@@ -1,4 +1,4 @@
-"""Progress of a sweep in a terminal, or as plain lines in a log."""
+"""Progress of a sweep, in a terminal or as plain lines in a log."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from zoo.results.run import Run
 class Progress(Listener):
     """A bar over the epochs of the whole sweep, with the current net and its score, and a line for each run.
 
-    Where the stream (standard error unless told) is no terminal there is no bar: only the lines, each complete as soon
-    as it is known.
+    If the stream is no terminal, there is no bar. Lines are then written alone, each as soon as it is known.
 
     Args:
-        heading: Text above it all, shown when every net is known to work and training begins.
-        stream: Where it is written.
+        heading: Text above everything, shown when every net is known to work and training begins.
+        stream: Output stream. Default: standard error.
     """
 
     def __init__(self, heading: str = "", stream: TextIO | None = None) -> None:
@@ -39,11 +38,11 @@ class Progress(Listener):
             self._bar = None
 
     def on_warning(self, text: str) -> None:
-        """Write it as the command line writes warnings."""
+        """Write a warning in the form of the command line."""
         self._line(f"zoo: warning: {text}")
 
     def on_count(self, display: str, done: int, total: int) -> None:
-        """Show which net is counted."""
+        """Show the net that is counted."""
         if self._bar is None:
             self._bar = self._new_bar(total, "net")
         self._bar.n = done
@@ -60,7 +59,7 @@ class Progress(Listener):
             self._bar = self._new_bar(epochs, "epoch")
 
     def on_moment(self, run: Run, moment: Moment) -> None:
-        """Advance the bar by a part of an epoch."""
+        """Advance the bar by part of an epoch."""
         self._advance(run, moment.done)
 
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
@@ -71,7 +70,7 @@ class Progress(Listener):
         self._advance(run, metrics.epoch)
 
     def on_skip(self, run: Run) -> None:
-        """Pass over the epochs of a run that another bench has finished."""
+        """Skip the epochs of a run that another bench has finished."""
         self._advance(run, run.recipe.epochs)
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
@@ -85,11 +84,11 @@ class Progress(Listener):
         )
 
     def on_picture(self, run: Run, path: Path) -> None:
-        """Write the line that says where a picture is."""
+        """Write the path of a picture."""
         self._line(f"{path}")
 
     def on_failure(self, run: Run, message: str) -> None:
-        """Write the line of a failed run and pass over the epochs that it will not do."""
+        """Write the line of a failed run and skip its remaining epochs."""
         self._advance(run, run.recipe.epochs)
         self._line(f"failed: {message}")
 

@@ -1,4 +1,4 @@
-"""What `zoo bench` is asked, as an object that is made and checked in one place, and the function that does it."""
+"""A request to `zoo bench`, made and checked in one place, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from zoo.results.run import CLASSIFY, Run
 from zoo.results.store import RESULTS
 
 CHECKED = "pictures.json"
-"""File beside the results that remembers which pictures were found to be whole."""
+"""File beside the results that stores which pictures were found to be readable."""
 LAYOUTS = ("channels_last", "contiguous")
 ENGINES = ("local", "ray")
 LARGEST_SEED = 2**63 - 1
@@ -38,39 +38,39 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A sweep: nets, images and recipe, how it is computed, and where its results go.
+    """A sweep: nets, images and recipe, how it executes, and where its results go.
 
     Attributes:
         models: Names, or patterns such as ``resnet*_cifar``. None takes the line-up.
         lineup: ``default`` or ``all``, instead of models. Default: the task's own nets, or ``default``.
         task: ``classify``, ``segment`` or ``detect``.
         head: Decoder or detector of the task. Default: its first.
-        frozen: Whether nets keep their random weights, and only what is put on top of them is trained.
+        frozen: Keep the random weights of nets, and train only the layers on top of them.
         overrides: Changed fields of the specifications, the same for all nets.
         vary: Fields with several values each; every combination is a net.
-        seeds: One run each.
+        seeds: Seeds, one run each.
         dataset: Name of the image set. Default: the first of the task.
         data_dir: Folder of a set that is not built in.
-        download: Whether a set of torchvision or Hugging Face that is not there is fetched.
-        skip_broken: Whether pictures that cannot be read are left out and counted.
-        workers: Processes that read images.
+        download: Download a missing set of torchvision or Hugging Face.
+        skip_broken: Leave out unreadable pictures, and count them.
+        workers: Number of processes that read images.
         recipe: Name of a recipe. Default: that of the image set.
         changes: Changed fields of the recipe.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the GPU if there is one.
         threads: CPU threads of a run. Default: all cores, shared by `jobs`.
         layout: ``channels_last`` or ``contiguous``, the memory format of weights and images.
-        compile: Whether nets that `torch.compile` made are trained.
+        compile: Train nets compiled by `torch.compile`.
         jobs: Runs at a time on this machine, each in a process of its own. None is one run, in this process.
         engine: ``local``, or ``ray`` for a cluster.
-        ray_address: Of the cluster; ``auto`` for the one of this machine. None starts one.
-        gpus_per_run: GPUs of a run with engine ``ray``; a fraction shares one.
-        retries: How often a run is tried again whose process died.
+        ray_address: Address of the cluster; ``auto`` for the one of this machine. None starts one.
+        gpus_per_run: GPUs of a run with engine ``ray``; with a fraction, runs share one.
+        retries: How many times a run is tried again if its process dies.
         out: Folder of the results. Default: ``results/DATASET``, or ``results/TASK``.
-        force: Whether runs that the results have are trained again.
-        pictures: Whether predictions of each trained model are drawn into ``OUT/pictures``; not for ``classify``.
+        force: Train runs again that are in the results.
+        pictures: Draw predictions of each trained model into ``OUT/pictures``; not for ``classify``.
 
     Raises:
-        ValueError: If a value is wrong, or two do not go together; the message begins with the attribute.
+        ValueError: If a value is wrong, or two contradict each other; the message begins with the attribute.
     """
 
     models: Sequence[str] = ()
@@ -137,11 +137,11 @@ class Request:
 
     @property
     def in_processes(self) -> bool:
-        """Whether runs are computed in other processes than this."""
+        """True if runs are computed in other processes than this."""
         return self.engine == "ray" or (self.jobs or 1) > 1
 
     def _check_place(self, task: Task) -> None:
-        """Raise ValueError, if what is for sets that lie somewhere was given for one that needs no place."""
+        """Raise ValueError if options for sets in a folder were given for a set that needs no folder."""
         if self.dataset and is_external(self.dataset) and task.external:
             if self.download and self.dataset == FOLDER:
                 raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
@@ -167,17 +167,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A request whose images have been opened and whose recipe and runs are known.
+    """A checked request with opened images, recipe and runs.
 
     Attributes:
-        request: What was asked.
+        request: The request.
         base: The recipe before the request's changes.
-        recipe: The recipe; nets whose rows say so have another.
-        runs: All runs, those that are finished included.
+        recipe: The recipe. Nets whose rows say so have another one.
+        runs: All runs, including finished ones.
         images: The image set.
         path: The results file.
-        how: Where and how runs are computed.
-        team: The processes that compute each run together.
+        how: Device, memory format and folders of the runs.
+        team: Processes that compute each run together.
     """
 
     request: Request
@@ -190,7 +190,7 @@ class Prepared:
     team: Team
 
     def describe(self) -> str:
-        """Return what is about to happen: nets, images, recipe with its source and what is changed, machine, files."""
+        """Describe the work ahead: nets, images, recipe with its source and changes, machine, files."""
         images = self.images
         nets, seeds = len({run.display for run in self.runs}), len({run.seed for run in self.runs})
         name, changed = recipe_name(self.base), _differences(self.base, self.recipe)
@@ -222,7 +222,7 @@ class Prepared:
 
 
 def prepare(request: Request) -> Prepared:
-    """Check what a request needs, open its images, and plan its runs; nothing is trained or written.
+    """Check the needs of a request, open its images, and plan its runs. Nothing is trained or written.
 
     Raises:
         ValueError: If a package, image set, recipe or line-up is missing or does not fit, or the results cannot be
@@ -293,14 +293,14 @@ def prepare(request: Request) -> Prepared:
 
 
 def run(request: Request | Prepared, listener: Listener | None = None) -> Outcome:
-    """Train what a request asks for and the results do not have yet.
+    """Train the requested runs that the results do not have yet.
 
     Args:
-        request: What is asked.
-        listener: Receives what happens; see `zoo.bench.progress.Progress` for a terminal.
+        request: The request.
+        listener: Receives events; see `zoo.bench.progress.Progress` for a terminal.
 
     Returns:
-        How many runs were trained, which failed, and the path of the results; `zoo.results.read` returns them.
+        Number of trained runs, failures, and the path of the results. `zoo.results.read` reads the results.
 
     Raises:
         ValueError: If the request is wrong, or a net cannot be built or does not take the images.
@@ -319,7 +319,7 @@ def run(request: Request | Prepared, listener: Listener | None = None) -> Outcom
 
 
 def _engine(prepared: Prepared, listener: Listener) -> Engine | None:
-    """Return what computes the runs; None for this process."""
+    """Return the engine for the runs; None for this process."""
     request = prepared.request
     if request.engine == "ray":
         return Ray(

@@ -1,6 +1,6 @@
-"""Runs in progress on disk: their states, and which process trains which.
+"""Runs in progress on disk: their checkpoints, and locks that show which process trains which run.
 
-A state is written after every epoch, read when its run goes on, and removed when the result is stored.
+A checkpoint is written after every epoch, read when its run goes on, and removed when the result is stored.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ except ImportError:  # Windows: two benches at a time in one folder are not prot
     fcntl = None  # type: ignore[assignment]
 
 FILE = re.compile(r"\.?(?P<key>[0-9a-f]+)\.(?P<kind>pt|lock)(?P<unfinished>\..+)?")
-"""Names in the folder: ``KEY.pt``, ``KEY.lock``, and ``.KEY.pt.xxxx`` while a state is being written."""
+"""Names in the folder: ``KEY.pt``, ``KEY.lock``, and ``.KEY.pt.xxxx`` while a checkpoint is being written."""
 
 
 class Saved:
-    """The file of one run.
+    """Checkpoint file of one run.
 
-    It holds tensors and plain values only and is read with ``weights_only=True``, for it may be anybody's.
+    It holds only tensors and plain values and is read with ``weights_only=True``, because anybody may have written it.
 
     Args:
-        path: The file; its folder is made when it is first written.
+        path: The file. Its folder is created at the first write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, Any] | None:
-        """Return the state of the last epoch; None if there is no file, or none that can be read."""
+        """Return the state after the last epoch; None if there is no readable file."""
         if not self.path.is_file():
             return None
         try:
@@ -52,7 +52,7 @@ class Saved:
         return state if isinstance(state, dict) else None
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the file; a disk that has no room is a warning, for the run itself can go on."""
+        """Replace the file. A full disk gives only a warning, because the run itself can go on."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         try:
@@ -62,7 +62,7 @@ class Saved:
             warnings.warn(f"{self.path} could not be written, the run cannot be resumed here: {error}", stacklevel=2)
 
     def remove(self) -> None:
-        """Remove the file, and its folder where it was the last."""
+        """Remove the file, and its folder if that is then empty."""
         with suppress(OSError):  # there is none
             self.path.unlink()
         with suppress(OSError):  # others are in it
@@ -70,11 +70,11 @@ class Saved:
 
 
 class Claim:
-    """A run that this process trains and no other one, until it is released or the process ends.
+    """Claim on a run: only this process trains it, until the claim is released or the process ends.
 
     Args:
         path: The lock file.
-        descriptor: The open lock file; None where the file system has no locks.
+        descriptor: The open lock file; None if the file system has no locks.
     """
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
@@ -82,7 +82,7 @@ class Claim:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let others train the run, and remove the lock file, and its folder where it was the last."""
+        """Let others train the run. Remove the lock file, and its folder if that is then empty."""
         if self._descriptor is None:
             return
         with suppress(OSError):
@@ -94,17 +94,17 @@ class Claim:
 
 
 class States:
-    """The folder of the runs in progress of one results file.
+    """Folder of the runs in progress of one results file.
 
     Args:
-        folder: It is made with the first claim or state. None keeps nothing, and protects no run.
+        folder: The folder, created with the first claim or checkpoint. None keeps nothing, and protects no run.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def claim(self, key: str) -> Claim | None:
-        """Claim the run of that key; return None if another process trains it."""
+        """Claim the run of a key; return None if another process trains it."""
         # Locks of processes, which no child inherits: those that read images outlive a killed parent for a moment.
         path = (self.folder or Path()) / f"{key}.lock"
         if fcntl is None or self.folder is None:
@@ -133,7 +133,7 @@ class States:
         return Claim(path)
 
     def clean(self, finished: Collection[str]) -> None:
-        """Remove what processes that were killed have left: half-written states, states of finished runs, locks.
+        """Remove the remains of killed processes: half-written checkpoints, checkpoints of finished runs, locks.
 
         Args:
             finished: Keys of the finished runs.

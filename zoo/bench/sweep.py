@@ -1,4 +1,4 @@
-"""A sweep: every net of a list with every seed, skipping what a results file already has."""
+"""A sweep: every net of a list with every seed, except runs that the results file already has."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from zoo.results.store import append, finished_keys, read_if_there
 
 LINEUPS = ("default", "all")
 SAVED = "running"
-"""Folder beside the results that holds the states of runs in progress."""
+"""Folder beside the results with the checkpoints of runs in progress."""
 GIVEN = ("num_classes", "in_chans", "device", "dtype", "pretrained")
 
 
 class Listener:
-    """Receives what happens in a sweep; the base class keeps silent."""
+    """Receives the events of a sweep. The base class ignores them, except warnings."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,46 +43,46 @@ class Listener:
         self.close()
 
     def close(self) -> None:
-        """Nothing more will happen."""
+        """Handle the end of the sweep."""
 
     def on_warning(self, text: str) -> None:
-        """Something is not as it should be, and does not stop the sweep; this is never kept silent."""
+        """Handle a warning, which does not stop the sweep. The base class gives it as a Python warning."""
         warnings.warn(text, stacklevel=3)
 
     def on_count(self, display: str, done: int, total: int) -> None:
-        """A net is about to be counted."""
+        """Handle the start of counting a net."""
 
     def on_start(self, runs: int, skipped: int, epochs: int) -> None:
-        """Training begins: runs and epochs ahead, runs that are already in the file."""
+        """Handle the start of training, with the numbers of runs and epochs ahead, and of runs already in the file."""
 
     def on_moment(self, run: Run, moment: Moment) -> None:
-        """A run is within an epoch."""
+        """Handle a moment within an epoch of a run."""
 
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
-        """An epoch has ended."""
+        """Handle the end of an epoch."""
 
     def on_skip(self, run: Run) -> None:
-        """A run that was to be trained has been finished by another bench."""
+        """Handle a planned run that another bench has finished."""
 
     def on_finish(self, run: Run, record: Mapping[str, Any]) -> None:
-        """A run is on disk."""
+        """Handle a run that is on disk."""
 
     def on_picture(self, run: Run, path: Path) -> None:
-        """A picture of a run's predictions has been written."""
+        """Handle a written picture of a run's predictions."""
 
     def on_failure(self, run: Run, message: str) -> None:
-        """A run has failed; its line says so, too."""
+        """Handle a failed run; its line holds the failure as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a sweep ended.
+    """Outcome of a sweep.
 
     Attributes:
-        finished: Runs that were trained and stored.
-        skipped: Runs that were finished already.
-        failures: One message a failed run.
-        elsewhere: The runs that another bench on the same results was still training at the end.
+        finished: Number of runs that were trained and stored.
+        skipped: Number of runs that were finished already.
+        failures: One message per failed run.
+        elsewhere: Runs that another bench on the same results was still training at the end.
         path: The results file.
     """
 
@@ -97,7 +97,7 @@ def lineup(name: str) -> list[str]:
     """Return the models of a line-up in the order of the registry; `all` contains `default`.
 
     Raises:
-        ValueError: If there is no such line-up.
+        ValueError: If the line-up does not exist.
     """
     if name not in LINEUPS:
         raise ValueError(f"unknown lineup {name!r}: choose from {', '.join(LINEUPS)}")
@@ -126,20 +126,20 @@ def plan(
     of the recipe that are ``fixed``.
 
     Args:
-        names: Models.
+        names: Names of models.
         dataset: Name of the image set.
-        recipe: How to train.
-        seeds: One run each.
+        recipe: Recipe of the training.
+        seeds: Seeds, one run each.
         overrides: Changed fields of the specifications, the same for all nets.
-        vary: Fields with several values each: one net for every combination.
+        vary: Fields with several values each; every combination is a net.
         task: Name of the task.
-        head: What the nets are built into.
-        frozen: Whether they keep their first weights.
+        head: Decoder or detector of the task.
+        frozen: Keep the first weights of the nets.
         fixed: Fields of the recipe that no row changes.
-        where: Where the image set lies.
+        where: Location of the image set.
 
     Raises:
-        ValueError: If an override is one that the benchmark sets itself, or the task has no such head or set.
+        ValueError: If the benchmark itself sets an override, or the task has no such head or set.
     """
     overrides, vary = dict(overrides or {}), dict(vary or {})
     head = task_row(task).head(head)
@@ -176,23 +176,23 @@ def sweep(
     force: bool = False,
     listener: Listener | None = None,
 ) -> Outcome:
-    """Train what is missing and append the line of each run that ends to the results file.
+    """Train missing runs and append the line of each run that ends to the results file.
 
     All nets are built and counted before the first is trained, so that a wrong name or override stops the sweep at
     once. A run that fails later (a loss that is not finite, not enough memory) has a line with its error and does not
     stop the others; the next sweep tries it again. A line that cannot be written is tried again after each further run
-    and at the end; if that fails, too, the state of its run stays on disk, from which the next sweep makes the line.
-    Several sweeps may share a file: a run that another one trains is left to it. What processes that were killed have
-    left is removed first.
+    and at the end. If that fails as well, the checkpoint of its run stays on disk, and the next sweep makes the line
+    from it. Several sweeps may share a file: a run that another one trains is left to it. Remains of killed processes
+    are removed first.
 
     Args:
-        runs: What is asked, see `plan`.
-        path: The results file; runs that it has finished are skipped.
-        how: Where and how to compute; on the CPU, with states beside the results, unless told.
-        engine: What computes the runs; one after the other in this process unless told.
-        team: The processes that run this very sweep together; one of them writes.
-        force: Train also what the file has; the newest line of a key is the one that reports show.
-        listener: Told about progress.
+        runs: Runs from `plan`.
+        path: The results file. Runs that it has finished are skipped.
+        how: Device, memory format and folders. Default: CPU, checkpoints next to the results file.
+        engine: Computes the runs. Default: one after the other in this process.
+        team: Processes that run this sweep together; one of them writes. Default: this process.
+        force: Train runs again that the file has finished. Reports show the newest line of a key.
+        listener: Receives events.
 
     Raises:
         ValueError: If a net cannot be built or does not take the images, or the file holds anything but results or
@@ -286,7 +286,7 @@ def _title(run: Run) -> str:
 
 
 def _write(lines: Sequence[tuple[Job, Line]], path: Path) -> list[tuple[Job, Line]]:
-    """Append lines and remove the states of their runs; return those for which there was no room."""
+    """Append lines and remove the checkpoints of their runs; return the lines for which there was no room."""
     left = []
     for job, line in lines:
         try:
@@ -301,7 +301,7 @@ def _write(lines: Sequence[tuple[Job, Line]], path: Path) -> list[tuple[Job, Lin
 
 
 def _own_name(name: str) -> str:
-    """The registry's name for a model of ours (`zoo_vgg16` is `vgg16`), the given name for any other."""
+    """Return the registry's name for a model of the zoo (`zoo_vgg16` is `vgg16`); other names stay unchanged."""
     try:
         return registry.model_entry(name).name
     except ValueError:  # one of timm's, or none at all: building it tells
@@ -322,7 +322,7 @@ def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
 
 
 def _facts(runs: Sequence[Run], how: How, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
-    """Family, specification and counts of each net on each dataset."""
+    """Return family, specification and counts of each net on each dataset."""
     nets = {(run.display, run.dataset): run for run in runs}
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (net, run) in enumerate(nets.items()):
@@ -345,7 +345,7 @@ def _facts(runs: Sequence[Run], how: How, listener: Listener) -> dict[tuple[str,
 
 
 def _spec(run: Run) -> dict[str, Any] | None:
-    """The specification of the net alone; timm's own nets have none."""
+    """Return the specification of the net alone; None for timm's own nets."""
     with torch.device("meta"):
         spec = getattr(registry.create_model(run.name, **run.overrides), "spec", None)
     return spec.to_dict() if spec else None

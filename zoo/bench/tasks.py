@@ -1,4 +1,4 @@
-"""What a net is trained for: image set, model around the net, loss, metric. Training loop and runner know no more.
+"""Tasks: image sets, model around the net, loss and metric. The training loop and the sweep read nothing else of them.
 
 `TASKS` has three: `classify` (labels of images), `segment` (a class for every pixel, decoders of
 segmentation_models_pytorch) and `detect` (boxes, detectors of torchvision). A new task is one row.
@@ -32,35 +32,35 @@ from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY, Run
 
 AUXILIARY_WEIGHT = 0.3
-"""Of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
+"""Weight of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
 MODERN = "modern_cifar", "modern_imagenet"
-"""Recipes of sets that are no row here: for small images, and for those that are read from disk."""
+"""Recipes of sets without a row here: for small images, and for sets that are read from disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task, described once.
+    """Description of a task.
 
-    Targets are what `Dataset.train_labels` holds: a tensor whose first dimension counts images, or a list with one
-    dict of tensors an image.
+    Targets have the form of `Dataset.train_labels`: a tensor whose first dimension counts images, or a list with one
+    dict of tensors per image.
 
     Attributes:
         name: The key in `TASKS`.
         datasets: Built-in image sets, the default one first, each with the recipe of this task.
         build: Run, dataset -> the model to train.
-        loss: Model in training mode, images, targets, recipe -> the loss, and the number of images of the batch that
-            were answered rightly, or None where there is no such number.
+        loss: Model in training mode, images, targets, recipe -> the loss, and the number of correctly answered images
+            of the batch, or None if there is no such number.
         predict: Model in evaluation mode, images -> predictions, as a tensor or list over images, on the CPU.
         score: Predictions, targets -> the metric of `zoo.results.metrics`, in [0, 1].
-        error: Score, predictions, targets -> its standard error.
-        heads: What the net can be built into, the default first; none where the net is the model.
-        head_option: The option of the command line that chooses among them.
-        nets: The nets of a sweep that names none; without, the line-up of the registry.
+        error: Score, predictions, targets -> the standard error of the score.
+        heads: Decoders or detectors that the net can be built into, the default first; none if the net is the model.
+        head_option: Option of the command line that chooses the head.
+        nets: Nets of a sweep without names. Default: the line-up of the registry.
         trivial: Targets -> predictions that need no net.
-        countable: Model -> what maps images to maps or logits: without post-processing, which no counter can trace.
-        modules: Packages that it needs beyond those of the extra `bench`; all are in the extra `downstream`.
-        external: Whether it takes sets that timm opens, too.
+        countable: Model -> its part from images to maps or logits, without post-processing, which no counter can trace.
+        modules: Packages that the task needs beyond those of the extra `bench`; all are in the extra `downstream`.
+        external: True if the task also takes sets that timm opens.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """The metric as headings and axes call it."""
+        """Name of the metric in headings and on axes."""
         return METRICS[self.name].title
 
     def row(self, dataset: str) -> DatasetRow:
@@ -99,7 +99,7 @@ class Task:
         return self.datasets[dataset]
 
     def head(self, name: str) -> str:
-        """Return the head of that name, the default one for an empty name.
+        """Return the head of that name; the default head for an empty name.
 
         Raises:
             ValueError: If the task has no such head.
@@ -110,7 +110,7 @@ class Task:
         return name or (self.heads[0] if self.heads else "")
 
     def require(self) -> None:
-        """Raise ValueError, naming the extra, if a package is missing that the task needs."""
+        """Raise ValueError, naming the extra, if a package that the task needs is missing."""
         require("downstream", *self.modules)
 
 
@@ -118,7 +118,7 @@ def task_row(name: str) -> Task:
     """Return a task.
 
     Raises:
-        ValueError: If there is none of that name; the message lists them.
+        ValueError: If the task does not exist; the message lists the tasks.
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
@@ -126,10 +126,10 @@ def task_row(name: str) -> Task:
 
 
 def load(task: str, dataset: str, where: Where = BUILT_IN) -> ImageSet:
-    """Load an image set with the targets of a task, once a process.
+    """Load an image set with the targets of a task, once per process.
 
     Raises:
-        ValueError: If there is no such task, or no such set for it, or it cannot be read.
+        ValueError: If the task or the set does not exist, or the set cannot be read.
     """
     if task_row(task).external and is_external(dataset):
         return _open(dataset, where)
@@ -137,7 +137,7 @@ def load(task: str, dataset: str, where: Where = BUILT_IN) -> ImageSet:
 
 
 def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
-    """Return the recipe of an image set: that of its row, or a modern one for sets that timm opens.
+    """Return the recipe of an image set: that of its row, or a modern recipe for sets that timm opens.
 
     Raises:
         ValueError: See `load`.
@@ -150,7 +150,7 @@ def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
 
 
 def key_fingerprint(task: str, dataset: str, where: Where = BUILT_IN) -> str:
-    """Return the fingerprint of a set as the keys of its runs hold it; empty for sets that are keyed by name.
+    """Return the fingerprint of a set in the keys of its runs; an empty text for sets that are keyed by name.
 
     Raises:
         ValueError: See `load`.
@@ -171,7 +171,7 @@ def _load(task: str, dataset: str) -> Dataset:
 
 @cache
 def trivial_score(task: str, dataset: str) -> float | None:
-    """Return what the trivial answer of a task scores on the test images; None where it has none."""
+    """Return the score of a task's trivial answer on the test images; None if there is none."""
     row = task_row(task)
     if row.trivial is None:
         return None
@@ -182,8 +182,9 @@ def trivial_score(task: str, dataset: str) -> float | None:
 def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: Any) -> float:
     """Return the standard error of a score over images that is no mean over them.
 
-    The images are cut into `BLOCKS` runs of equal length (fewer where there are fewer images); their scores spread
-    around each other as independent test sets of that size would, and the whole set by the root of their number less.
+    The images are cut into `BLOCKS` runs of equal length, or fewer for few images. The scores of the blocks spread as
+    those of independent test sets of that size would. The error of the whole set is smaller by the root of their
+    number.
     """
     blocks = min(BLOCKS, len(targets))
     if blocks < 2:

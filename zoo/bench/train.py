@@ -1,4 +1,4 @@
-"""The training loop of the benchmark: plain torch, the same batches for every net of a seed, resumable by the epoch."""
+"""The training loop of the benchmark: plain torch, equal batches for every net of a seed, resumable by epoch."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY
 
 MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
-"""Fields of a recipe that change images, for which targets other than a class would have to change, too."""
+"""Fields of a recipe that change images. Targets other than a class would have to change as well."""
 
 
 PRECISE_BATCHES = 200
-"""Batches that the statistics of norms are estimated from at the most, where a recipe asks for it."""
+"""Largest number of batches from which the statistics of norms are estimated, if a recipe asks for it."""
 PULSE = 1.0
-"""Seconds after which a run tells how far it is."""
+"""Seconds between two reports of a run's progress within an epoch."""
 
 
 class DivergedError(RuntimeError):
-    """The training loss of a net is no longer finite."""
+    """Error for a net whose training loss is no longer finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """What one epoch gave; the learning rate is that of the last step.
+    """Metrics of one epoch; the learning rate is that of the last step.
 
-    The scores are the task's metric in [0, 1]; on training images that is the accuracy while learning, or None for a
-    task whose metric is no mean over images.
+    The scores are the task's metric in [0, 1]. On training images it is the accuracy while learning, or None for a task
+    whose metric is no mean over images.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class EpochMetrics:
     seconds: float
 
     def to_dict(self, metric: str) -> dict[str, Any]:
-        """Return the fields as plain JSON types, the scores under the name of the metric."""
+        """Return the fields as plain JSON types, with the scores under the name of the metric."""
         fields = asdict(self)
         if fields["train_score"] is None:
             del fields["train_score"]
@@ -64,10 +64,10 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Moment:
-    """How far a run is within an epoch; told of every `PULSE` seconds.
+    """Progress of a run within an epoch, reported every `PULSE` seconds.
 
     Attributes:
-        done: Epochs gone by, with fractions.
+        done: Elapsed epochs, with fractions.
     """
 
     done: float
@@ -78,15 +78,15 @@ class Trained:
     """A finished training run.
 
     Attributes:
-        epochs: One record an epoch.
+        epochs: Metrics of each epoch.
         test_score: The task's metric of the final net on the test images.
-        standard_error: Of that score.
+        standard_error: Standard error of that score.
         seconds: Wall time of training and of the evaluation after each epoch.
-        cpu_seconds: CPU time of the process over the same span, all threads together.
-        images_per_second: Training images over the wall time of the training steps alone.
-        peak_memory: Bytes (see `machine.PeakMemory`), None where the system does not tell.
-        channels_last: Memory format of weights and images; not always the one that was asked for.
-        resumed: Where the run went on after it had been stopped: epochs done by then, and versions that did them.
+        cpu_seconds: CPU time of the process over the same span, over all threads.
+        images_per_second: Training images divided by the wall time of the training steps alone.
+        peak_memory: Bytes (see `environment.PeakMemory`); None if the system does not report it.
+        channels_last: Memory format of weights and images, which may differ from the requested one.
+        resumed: Points at which a stopped run went on: epochs done by then, and versions that did them.
     """
 
     epochs: tuple[EpochMetrics, ...]
@@ -100,7 +100,7 @@ class Trained:
     resumed: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self, metric: str) -> dict[str, Any]:
-        """Return the fields as plain JSON types, the scores under the name of the metric."""
+        """Return the fields as plain JSON types, with the scores under the name of the metric."""
         left_out = ("epochs", "channels_last")
         fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key not in left_out}
         if not fields.pop("resumed"):
@@ -120,16 +120,16 @@ def train(
     """Run `training` to its end.
 
     Args:
-        make_model: See `training`, as all that is not named here.
-        dataset: See there.
-        recipe: See there.
-        device: Where to train, in this process alone.
+        make_model: See `training`, also for all options that are not named here.
+        dataset: See `training`.
+        recipe: See `training`.
+        device: Device of the training, in this process alone.
         on_epoch: Called after each epoch.
-        **options: See there.
+        **options: See `training`.
 
     Raises:
-        DivergedError: See there.
-        ValueError: See there.
+        DivergedError: See `training`.
+        ValueError: See `training`.
     """
     epochs = training(make_model, dataset, recipe, team=Team(device), **options)
     while True:
@@ -156,33 +156,33 @@ def training(
     on_trained: Callable[[nn.Module], None] | None = None,
     recorded: bool = False,
 ) -> Generator[EpochMetrics | Moment, None, Trained]:
-    """Train a new net and test it after every epoch: yields what each epoch gave, and how far it is; returns the whole.
+    """Train a new net and test it after every epoch. Yields metrics and progress; returns the finished run.
 
-    The seed fixes initialisation, order, changes of the images and dropout; order and changes come from a generator of
+    The seed fixes initialisation, order, changes of the images and dropout. Order and changes come from a generator of
     their own, so that every net of a seed sees the same batches, however many random numbers it draws itself. On the
-    CPU a run repeats bit for bit with the same number of threads, also when it was stopped and goes on from what is
-    saved; CUDA kernels may differ in the last digits. The caller's random state is left as it was.
+    CPU a run repeats bit for bit with the same number of threads, also when it was stopped and goes on from a
+    checkpoint. CUDA kernels may differ in the last digits. The caller's random state is left unchanged.
 
     Args:
-        make_model: Builds what the task trains, for classification the net: (N, C, H, W) -> (N, classes). Called once,
+        make_model: Builds the model of the task, for classification the net: (N, C, H, W) -> (N, classes). Called once,
             under the seed. In training mode a net may return a tuple of such logits: the first count, the others are
-            auxiliary and add to the loss alone.
+            auxiliary and add only to the loss.
         dataset: Images and labels.
-        recipe: How to train.
-        task: What to train for; classification unless told.
+        recipe: Recipe of the training.
+        task: Task of the training. Default: classification.
         seed: Seed of the run.
-        team: The processes that share each batch, and their device; this one on the CPU unless told.
+        team: Processes that share each batch, and their device. Default: this process, on the CPU.
         channels_last: Memory format of weights and images, where it works.
-        compiled: Whether `torch.compile` has the net first.
-        saved: Where the state is kept after every epoch, and taken from; nowhere unless told.
+        compiled: Compile the net with `torch.compile` first.
+        saved: Checkpoint that is written after every epoch, and read at the start. Default: none.
         label: Name of the net in an error.
         on_trained: Called with the final model, in evaluation mode.
-        recorded: Whether training steps are recorded as a CUDA graph and replayed, see `zoo.bench.cuda_graph`.
+        recorded: Record training steps as a CUDA graph and replay it, see `zoo.bench.cuda_graph`.
 
     Raises:
         DivergedError: If a loss is not finite; the message names net and epoch.
-        ValueError: If the training set is smaller than one batch, the processes cannot share a batch evenly, or images
-            are to be changed whose targets cannot be.
+        ValueError: If the training set is smaller than one batch, the processes cannot share a batch evenly, or the
+            recipe changes images whose targets cannot be changed.
     """
     task, team = task or TASKS[CLASSIFY], team or Team()
     _check(dataset, recipe, task, team)
@@ -230,7 +230,7 @@ def _check(dataset: ImageSet, recipe: Recipe, task: Task, team: Team) -> None:
 
 
 class _Run:
-    """A training run between two epochs: all of its state."""
+    """State of a training run between two epochs."""
 
     def __init__(
         self,
@@ -272,11 +272,11 @@ class _Run:
 
     @property
     def tested(self) -> nn.Module:
-        """What is tested: the net, or the average of its weights."""
+        """Model that is tested: the net, or the average of its weights."""
         return self.model if self.average is None else self.average.module
 
     def epoch(self) -> Generator[Moment, None, EpochMetrics]:
-        """Train for one epoch and test; yields how far it is."""
+        """Train for one epoch and test; yield the progress."""
         recipe, team, device = self.recipe, self.team, self.team.device
         epoch, steps = len(self.history), self.dataset.train_size // self.recipe.batch_size
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -326,7 +326,7 @@ class _Run:
         return metrics
 
     def step(self, images: Tensor, labels: Any) -> tuple[Tensor, Tensor | None]:
-        """Take one training step; returns its loss and the number of right answers."""
+        """Take one training step; return its loss and the number of correct answers."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.team.whole_batch():
             with _autocast(self.team.device, self.recipe):
@@ -336,7 +336,7 @@ class _Run:
         return loss, hits
 
     def settle_norms(self, steps: int) -> None:
-        """Give the norms of what is tested the statistics of training images that pass it as it is in evaluation."""
+        """Estimate the norms' statistics of the tested model from training images, with the net in evaluation mode."""
         import zoo.complexity  # noqa: F401 - knows how to import fvcore without its warning
 
         from fvcore.nn.precise_bn import BN_MODULE_TYPES, update_bn_stats  # isort: skip
@@ -355,7 +355,7 @@ class _Run:
 
     @torch.no_grad()
     def predict(self) -> Any:
-        """Predictions for all test images, on the CPU: one tensor, or one list."""
+        """Return predictions for all test images, on the CPU: one tensor, or one list."""
         net = self.net if self.average is None else self.average.module
         net.eval()
         parts = []
@@ -366,7 +366,7 @@ class _Run:
         return interleave(self.team.gather(own))
 
     def trained(self) -> Trained:
-        """Return the whole, after the last epoch."""
+        """Return the finished run, after the last epoch."""
         if self.predictions is None:  # stopped between the last epoch and its result
             self.predictions = self.predict()
         score, epochs = self.history[-1].test_score, len(self.history)
@@ -384,7 +384,7 @@ class _Run:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next epoch depends on, as tensors and plain values."""
+        """Return everything that the next epoch depends on, as tensors and plain values."""
         on_gpu = self.team.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
@@ -400,7 +400,7 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned in another process."""
+        """Go on from the result of `state` in another process."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -1,7 +1,7 @@
-"""How training images are changed, a batch at a time and each image by numbers of its own.
+"""Change training images, one batch at a time, with separate random numbers for each image.
 
-What is drawn for an image follows from the seed of the run, the epoch and the image's place in the epoch: not from the
-net, the number of processes or the number of workers. Single operations are torchvision's.
+The random numbers of an image follow from the seed of the run, the epoch and the image's place in the epoch. The net,
+the number of processes and the number of workers do not matter. Single operations are torchvision's.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torchvision.transforms import v2
 from zoo.results.recipe import Recipe
 
 SEEDS = 2**62
-"""Seeds of images and batches lie below this."""
+"""Upper bound of the seeds of images and batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What chance says about the images of an epoch, in their order.
+    """Random draws for the images of an epoch, in their order.
 
     Attributes:
         order: (N,) positions of the images in the set.
         shifts: (N, 2) pixels down and to the right.
-        flips: (N,) whether mirrored; None where the recipe has none.
-        seeds: (N,) of what is drawn inside operations; None where there are none.
+        flips: (N,) True for mirrored images; None if the recipe has none.
+        seeds: (N,) seeds of the draws inside operations; None if there are none.
     """
 
     order: Tensor
@@ -40,7 +40,7 @@ class Draws:
 
 
 def draw(images: int, recipe: Recipe, generator: torch.Generator) -> Draws:
-    """Draw for one epoch; the generator moves on."""
+    """Draw the numbers of one epoch; the generator moves on."""
     order = torch.randperm(images, generator=generator)
     shifts = torch.randint(-recipe.max_shift, recipe.max_shift + 1, (images, 2), generator=generator)
     flips = torch.rand(images, generator=generator) < 0.5 if recipe.flip else None
@@ -55,8 +55,8 @@ def shift_images(images: Tensor, shifts: Tensor, fill: float | Tensor, border: s
     Args:
         images: (N, C, H, W).
         shifts: (N, 2) int64, pixels down and pixels to the right; negative is up and left.
-        fill: Value of the pixels that come in at the border, or one for each channel.
-        border: ``reflect`` lets the image itself come in.
+        fill: Value of the pixels that enter at the border, or one per channel.
+        border: ``reflect`` fills with the image itself.
     """
     height, width = images.shape[-2:]
     reach = int(shifts.abs().max()) if len(shifts) else 0
@@ -80,7 +80,7 @@ def flip_images(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def each(images: Tensor, seeds: Sequence[int], change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change every image by random numbers from its own seed."""
+    """Change every image with random numbers from its own seed."""
     changed = []
     for image, seed in zip(images, seeds, strict=True):
         with seeded(int(seed)):
@@ -90,14 +90,14 @@ def each(images: Tensor, seeds: Sequence[int], change: Callable[[Tensor], Tensor
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Random numbers of the CPU from a seed; before and after, the caller's."""
+    """Seed the CPU's random numbers inside this context; restore the caller's afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def byte_changes(recipe: Recipe) -> list[Callable[[Any], Any]]:
-    """Operations on one image of bytes, before it is normalised."""
+    """Return the operations on one image of bytes, before normalisation."""
     changes: list[Callable[[Any], Any]] = []
     if recipe.colour:
         changes.append(v2.ColorJitter(recipe.colour, recipe.colour, recipe.colour))
@@ -109,22 +109,22 @@ def byte_changes(recipe: Recipe) -> list[Callable[[Any], Any]]:
 
 
 def erasing(recipe: Recipe) -> list[Callable[[Any], Any]]:
-    """Operations on one image after it is normalised: the erased rectangle is zero, the mean of all images."""
+    """Return the operations on one image after normalisation. An erased rectangle is zero, the mean of all images."""
     return [v2.RandomErasing(recipe.erase)] if recipe.erase else []
 
 
 def mix(images: Tensor, labels: Tensor, classes: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    """Mix the images of a batch with each other, and their labels likewise.
+    """Mix the images of a batch with each other, and their labels in the same way.
 
     Args:
         images: (N, C, H, W).
         labels: (N,) int64.
         classes: Number of classes.
-        recipe: Its `mixup` and `cutmix`.
-        seed: Of this batch.
+        recipe: Recipe that gives `mixup` and `cutmix`.
+        seed: Seed of this batch.
 
     Returns:
-        Images of the same shape and (N, classes) shares; both as they were where the recipe mixes nothing.
+        Images of the same shape and (N, classes) shares. Both are unchanged if the recipe mixes nothing.
     """
     mixers: list[Any] = [v2.MixUp(alpha=recipe.mixup, num_classes=classes)] if recipe.mixup else []
     mixers += [v2.CutMix(alpha=recipe.cutmix, num_classes=classes)] if recipe.cutmix else []

@@ -1,4 +1,4 @@
-"""The built-in image sets: scikit-learn's digits and Fashion-MNIST, split the same way everywhere.
+"""The built-in image sets: scikit-learn's digits and Fashion-MNIST, with a fixed split.
 
 A new one is a function that returns a `Dataset` and one row in `DATASETS`.
 """
@@ -23,14 +23,14 @@ from zoo.results.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
-    """How to load a built-in set, and the recipe that every net is trained with on it.
+    """Loader of a built-in set, and the recipe of every net on it.
 
     Attributes:
-        load: Returns the set; called with `folder` and `download` where the set is `located`.
+        load: Returns the set; called with `folder` and `download` if the set is `located`.
         recipe: The default recipe.
-        keyed_by_name: Whether runs on it are known by its name alone: for sets whose content is checked or comes with a
-            package, so that one name is one set.
-        located: Whether the set's files may lie in a folder that the user names.
+        keyed_by_name: True if the key of a run holds only the name of the set: for sets whose content is checked or
+            comes with a package, so that one name is one set.
+        located: True if the set's files may be in a folder that the user names.
     """
 
     load: Callable[..., Dataset]
@@ -101,8 +101,8 @@ def load_fashion(folder: Path | None = None, download: bool = False) -> Dataset:
     The grey images are repeated to three channels, as the digits are.
 
     Args:
-        folder: Where its four files lie, see `zoo.datasets.fashion.find`; None for the folder of Debian's package.
-        download: Whether torchvision may fetch them into `folder`.
+        folder: Folder of its four files, see `zoo.datasets.fashion.find`; None for the folder of Debian's package.
+        download: True if torchvision may download them into `folder`.
 
     Raises:
         ValueError: If the files are missing, or are not the published ones.
@@ -162,7 +162,7 @@ def dataset_row(name: str) -> DatasetRow:
     """Return the row of a set.
 
     Raises:
-        ValueError: If there is no such set; the message lists them.
+        ValueError: If the set does not exist; the message lists the sets.
     """
     if name not in DATASETS:
         raise unknown(name, tuple(DATASETS))
@@ -171,15 +171,15 @@ def dataset_row(name: str) -> DatasetRow:
 
 @cache
 def load_dataset(name: str, folder: Path | None = None, download: bool = False) -> Dataset:
-    """Load a built-in set once a process.
+    """Load a built-in set, once per process.
 
     Args:
         name: A key of `DATASETS`.
-        folder: Where its files lie, for sets that have files.
-        download: Whether they may be fetched into there.
+        folder: Folder of its files, for sets that have files.
+        download: True if they may be downloaded into the folder.
 
     Raises:
-        ValueError: If there is no such set, or its files cannot be read.
+        ValueError: If the set does not exist, or its files cannot be read.
     """
     row = dataset_row(name)
     return row.load(folder, download) if row.located else row.load()

@@ -1,7 +1,7 @@
-"""Image sets by the names that timm gives them: small images held in memory, others read batch by batch.
+"""Image sets by timm's names: small images held in memory, others read batch by batch.
 
-`open_set` takes what `timm.data.create_dataset` takes, ``torch/cifar10``, ``hfds/NAME`` and the like, and ``folder``
-for one folder a class in one folder a split. Images of one size up to 96 px are held in memory, as a
+`open_set` takes the names of `timm.data.create_dataset`, such as ``torch/cifar10`` or ``hfds/NAME``, and ``folder`` for
+one folder per class in one folder per split. Images of one size up to 96 px are held in memory, as a
 `zoo.datasets.image_set.Dataset`; all other sets are a `Stream`.
 """
 
@@ -34,34 +34,35 @@ from zoo.results.recipe import Recipe
 SMALL = 96
 """Largest side in pixels of images that are held in memory."""
 MEMORY = 4 * 2**30
-"""Bytes that a set in memory may take."""
+"""Largest size in bytes of a set in memory."""
 PROBED = 32
-"""Images that are looked at to tell whether all have one size; reading the others checks it."""
+"""Number of images that are checked for one common size; reading the others checks the rest."""
 SIZE = 224
-"""Side of the images of a `Stream` where the recipe names none."""
+"""Side of the images of a `Stream` if the recipe gives none."""
 CROP = 0.875
 """Share of the resized image that a test crop takes, as in most papers."""
 INTERPOLATION = "bilinear"
-"""How test images are brought to their size."""
+"""Interpolation of test images."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's images; what streams are normalised with."""
+"""Mean and deviation of ImageNet's images, with which streams are normalised."""
 CPU = torch.device("cpu")
 TRAIN_SPLIT, TEST_SPLITS = "train", ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """Where image sets lie and how they are read; no part of what a run is.
+    """Location of image sets and options for reading them. It is not part of a run's key.
 
     Attributes:
-        folder: Of the set; None for built-in sets.
-        download: Whether a set that is not there may be fetched.
-        workers: Processes that read images; 0 for none.
-        check: Whether all pictures are looked at when the set is opened: one that cannot be read is an error, and so is
-            one that is in both halves of a folder. `zoo bench` always does. Otherwise only the test half is looked at,
-            and left without what cannot be read, with a warning; in the training half such is an error in its turn.
-        skip_broken: Whether pictures that cannot be read are left out of both halves instead, and counted.
-        memory: File that remembers what was looked at.
+        folder: Folder of the set; None for built-in sets.
+        download: True if a missing set may be downloaded.
+        workers: Number of processes that read images; 0 for none.
+        check: Read all pictures when the set is opened. An unreadable picture is then an error, and so is one that is
+            in both halves of a folder. `zoo bench` always does this. Otherwise only the test half is read, and
+            unreadable pictures are left out of it with a warning; in the training half they are an error when their
+            turn comes.
+        skip_broken: Leave unreadable pictures out of both halves instead, and count them.
+        memory: File that stores which pictures were read.
     """
 
     folder: Path | None = None
@@ -73,18 +74,18 @@ class Where:
 
 
 BUILT_IN = Where()
-"""For sets that need no place."""
+"""Location of sets that need none."""
 
 
 def set_name(name: str, where: Where) -> str:
-    """Return the name that results are stored under: ``folder`` becomes ``folder/<its last part>``."""
+    """Return the name under which results are stored: ``folder`` becomes ``folder/<its last part>``."""
     if name == FOLDER and where.folder is not None:
         return f"{FOLDER}/{for_terminal(where.folder.resolve().name)}"
     return name
 
 
 def is_external(name: str) -> bool:
-    """Whether a name asks for a set that timm opens."""
+    """Return True if a name belongs to a set that timm opens."""
     return name == FOLDER or "/" in name
 
 
@@ -92,8 +93,8 @@ def open_set(name: str, where: Where) -> ImageSet:
     """Open both halves of a set; the test half is called ``validation`` or ``test``.
 
     Raises:
-        ValueError: If there is no such set, or no folder is given, or the halves overlap or do not fit, or a picture
-            cannot be read.
+        ValueError: If the set does not exist, no folder is given, the halves overlap or do not fit together, or a
+            picture cannot be read.
     """
     if where.folder is None:
         raise ValueError(f"dataset {name!r} needs a folder: give --data-dir, and --download to fetch it into there")
@@ -139,12 +140,12 @@ class Stream(ImageSet):
     """A labelled image set that is read from disk batch by batch.
 
     Attributes:
-        train: Position -> (image, class), without any changes.
-        test: The same of the test images.
-        content: The fingerprint, taken when the set was opened.
-        workers: Processes that read.
-        side: Height and width that all images are brought to.
-        device: Where batches go.
+        train: Position -> (image, class), unchanged.
+        test: Position -> (image, class) of the test images.
+        content: The fingerprint, computed when the set was opened.
+        workers: Number of processes that read.
+        side: Height and width of all images after resizing.
+        device: Device of the batches.
     """
 
     train: Half
@@ -156,7 +157,7 @@ class Stream(ImageSet):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of class names, and of the files of each half, or of what a set without files tells cheaply."""
+        """Digest of class names and of the files of each half; for a set without files, of cheaply available facts."""
         return self.content
 
     @property
@@ -183,7 +184,7 @@ class Stream(ImageSet):
         """Return the set with images of the recipe's size.
 
         Raises:
-            ValueError: If the recipe moves images, which is for images of one size.
+            ValueError: If the recipe moves images, which is only for images of one size.
         """
         if recipe.max_shift:
             raise ValueError(
@@ -193,13 +194,13 @@ class Stream(ImageSet):
         return replace(self, side=recipe.image_size or SIZE)
 
     def on(self, device: torch.device) -> Self:
-        """Return the set with batches that go to a device."""
+        """Return the set with its batches on a device."""
         return replace(self, device=device)
 
     def train_batches(
         self, recipe: Recipe, generator: torch.Generator, *, rank: int = 0, of: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `ImageSet.train_batches`; every image is read and changed by the seed that is drawn for it."""
+        """See `ImageSet.train_batches`. Every image is read and changed with the seed that is drawn for it."""
         draws = draw(self.train_size, replace(recipe, image_size=self.side), generator)
         assert draws.seeds is not None
         keys = list(zip(draws.order.tolist(), draws.seeds.tolist(), strict=True))
@@ -214,7 +215,7 @@ class Stream(ImageSet):
             yield images, labels
 
     def test_batches(self, *, rank: int = 0, of: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `ImageSet.test_batches`; images are resized, and their middle is cut out."""
+        """See `ImageSet.test_batches`. Images are resized and cropped at the centre."""
         prepare = create_transform(
             (3, self.side, self.side), is_training=False, interpolation=INTERPOLATION, mean=MEAN, std=STD, crop_pct=CROP
         )
@@ -233,7 +234,7 @@ class Stream(ImageSet):
 
 @dataclass(frozen=True)
 class _Changed:
-    """Images by (position, seed)."""
+    """Changed images by (position, seed)."""
 
     images: Half
     change: Any
@@ -252,7 +253,7 @@ class _Changed:
 
 
 class _Training:
-    """A crop of an image of any size, changed and normalised."""
+    """Transform of a training image: a crop of an image of any size, changed and normalised."""
 
     def __init__(self, recipe: Recipe, side: int) -> None:
         steps: list[Any] = [v2.PILToTensor(), v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), antialias=True)]
@@ -266,7 +267,7 @@ class _Training:
 
 
 def _in_memory(stream: Stream) -> Dataset | None:
-    """The set in memory, where its images are small and of one size."""
+    """Return the set in memory if its images are small and of one size; otherwise None."""
     total = stream.train_size + stream.test_size
     probed = (half[i][0].size for half in (stream.train, stream.test) for i in range(min(PROBED, len(half))))
     width, height = next(probed)

@@ -22,9 +22,9 @@ CLASSES = (
 )
 SIDE = 28
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package ``dataset-fashion-mnist`` installs the files."""
+"""Folder in which Debian's package ``dataset-fashion-mnist`` installs the files."""
 TORCHVISION = Path("FashionMNIST", "raw")
-"""Where torchvision keeps the files below its root."""
+"""Folder of torchvision's files, below its root."""
 PARTS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 """Start of the file names, and number of images, by half."""
 DIGESTS = {
@@ -33,17 +33,17 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""SHA-256 of each file unpacked, as Debian's package 0.0~git20200523 holds it; packed files differ between packers."""
+"""SHA-256 of each unpacked file in Debian's package 0.0~git20200523; packed files differ between packers."""
 HEADERS = {"images": 16, "labels": 8}
 LIMIT = 48 << 20
-"""Bytes that an unpacked file may have at most; the largest true one has 47,040,016."""
+"""Largest size of an unpacked file in bytes; the largest true one has 47,040,016."""
 
 
 class Half(NamedTuple):
     """One half of the set.
 
     Attributes:
-        images: (N, 28, 28) uint8, 0 where nothing is.
+        images: (N, 28, 28) uint8, 0 for the background.
         labels: (N,) int64, positions in `CLASSES`.
     """
 
@@ -55,8 +55,8 @@ def find(folder: Path | None = None, *, download: bool = False) -> Path:
     """Return the folder that holds the four files.
 
     Args:
-        folder: Where to look: at the files themselves, or in torchvision's layout. None looks in Debian's folder.
-        download: Whether torchvision may fetch the files into `folder` if they are not there.
+        folder: Folder to search, for the files themselves or in torchvision's layout. None searches Debian's folder.
+        download: True if torchvision may download missing files into `folder`.
 
     Raises:
         ValueError: If a file is missing; the message says what to do.
@@ -86,10 +86,10 @@ def find(folder: Path | None = None, *, download: bool = False) -> Path:
 
 
 def read(place: Path, half: str) -> Half:
-    """Return one half of the set, after a check of its files.
+    """Return one half of the set, after checking its files.
 
     Args:
-        place: What `find` returned.
+        place: Folder from `find`.
         half: ``train`` or ``test``.
 
     Raises:

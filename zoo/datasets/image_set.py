@@ -1,6 +1,6 @@
-"""What the training loop asks of any image set, and a set that is held in memory.
+"""Interface of image sets for the training loop, and a set that is held in memory.
 
-`zoo.datasets.built_in` has those that need no name of a folder, `zoo.datasets.external` opens all others.
+`zoo.datasets.built_in` has the sets that need no folder; `zoo.datasets.external` opens all others.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from zoo.results.recipe import Recipe
 
 TEST_BATCH_SIZE = 100
 SHADES = 1024
-"""Steps that normalised images are rounded to for their fingerprint: finer than bytes, coarser than rounding errors."""
+"""Steps to which normalised images are rounded for fingerprints: finer than bytes, coarser than rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """What the training loop asks of a set; `Dataset` holds one in memory, `zoo.datasets.external.Stream` reads one.
+    """Interface of an image set for the training loop.
+
+    `Dataset` holds a set in memory, `zoo.datasets.external.Stream` reads one.
 
     Attributes:
-        name: As it is asked for: a key of `DATASETS`, or as timm names it.
+        name: Requested name: a key of `DATASETS`, or timm's name.
         num_classes: Number of classes.
-        test_labels: (M,) int64 of the test images; what a task other than classification predicts, see
+        test_labels: (M,) int64 of the test images; for tasks other than classification the targets of the task, see
             `zoo.bench.tasks`.
-        classes: Their names, in the order of the net's outputs; empty where the set tells none.
-        left_out: Training images and test images that could not be read and are no part of the set.
+        classes: Names of the classes, in the order of the net's outputs; empty if the set has no names.
+        left_out: Numbers of training images and test images that could not be read and are not in the set.
     """
 
     name: str
@@ -44,14 +46,14 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what both halves hold; the name has no part in it."""
+        """Digest of the content of both halves, without the name."""
         raise NotImplementedError
 
     @property
     def prepared(self) -> dict[str, Any]:
-        """How an image comes to a net in evaluation, under timm's names: mean, std, interpolation, crop_pct.
+        """Preprocessing for evaluation, under timm's names: mean, std, interpolation, crop_pct.
 
-        The interpolation is None where images are used at the size that they have.
+        The interpolation is None if images are used at their own size.
         """
         raise NotImplementedError
 
@@ -71,7 +73,7 @@ class ImageSet:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return what is stored with a result: what the images are, and all that a net needs to be used on others."""
+        """Return the facts that are stored with a result: the images, and what a net needs for use on other images."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -85,7 +87,7 @@ class ImageSet:
         }
 
     def for_recipe(self, recipe: Recipe) -> Self:
-        """Return the set as a recipe wants its images.
+        """Return the set with images as a recipe needs them.
 
         Raises:
             ValueError: If the set cannot give them.
@@ -93,7 +95,7 @@ class ImageSet:
         raise NotImplementedError
 
     def on(self, device: torch.device) -> Self:
-        """Return the set with batches on a device."""
+        """Return the set with its batches on a device."""
         raise NotImplementedError
 
     def train_batches(
@@ -103,9 +105,9 @@ class ImageSet:
 
         Args:
             recipe: Batch size and changes of the images.
-            generator: What chance is drawn from; it moves on by one epoch.
-            rank: Of several processes that share each batch, this one's number.
-            of: How many there are.
+            generator: Source of random numbers; it moves on by one epoch.
+            rank: Rank of this process among those that share each batch.
+            of: World size: number of these processes.
         """
         raise NotImplementedError
 
@@ -116,16 +118,16 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset(ImageSet):
-    """A labelled image set, split in two, in memory.
+    """A labelled image set in memory, split in two halves.
 
     Attributes:
         train_images: (N, C, H, W), either float32 and normalised with the statistics of the training half, or bytes.
-        train_labels: Of the training images, as `test_labels` are.
+        train_labels: Labels of the training images, in the form of `test_labels`.
         test_images: (M, C, H, W), of the same kind, normalised with the same statistics.
         fill: Normalised value of the background, which a shifted image shows at its border; one for all channels, or
-            one for each.
-        mean: Of each channel of the training half, in [0, 1]: what normalising subtracts.
-        std: What it divides by.
+            one per channel.
+        mean: Mean of each channel of the training half, in [0, 1], which normalising subtracts.
+        std: Deviation of each channel, by which normalising divides.
     """
 
     train_images: Tensor
@@ -145,7 +147,7 @@ class Dataset(ImageSet):
 
     @property
     def prepared(self) -> dict[str, Any]:
-        """See `ImageSet.prepared`; images are used as they are."""
+        """See `ImageSet.prepared`. Images are used unchanged."""
         channels = self.input_size[0]
         mean, std = (value.flatten().expand(channels).tolist() for value in (self.mean, self.std))
         return {"mean": mean, "std": std, "interpolation": None, "crop_pct": 1.0}
@@ -167,10 +169,10 @@ class Dataset(ImageSet):
         return len(self.test_images)
 
     def for_recipe(self, recipe: Recipe) -> Self:
-        """Return the set as a recipe wants its images.
+        """Return the set with images as a recipe needs them.
 
         Raises:
-            ValueError: If it wants another size.
+            ValueError: If the recipe needs another size.
         """
         if recipe.image_size:
             raise ValueError(
@@ -228,7 +230,7 @@ class Dataset(ImageSet):
         return (self._raw(images) * 255).round().clamp(0, 255).byte()
 
     def _raw(self, images: Tensor) -> Tensor:
-        """Normalised images as they were, in [0, 1]."""
+        """Return normalised images in their original range [0, 1]."""
         return images * _channels(self.std) + _channels(self.mean)
 
 

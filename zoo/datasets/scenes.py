@@ -1,7 +1,7 @@
 """Compose scenes of several digits or garments, with boxes, instance masks and a semantic mask; nothing is downloaded.
 
-Every object is a real image of scikit-learn's digits or of Fashion-MNIST, resized, coloured and laid on a plain ground;
-later objects cover earlier ones. Training scenes and test scenes use disjoint objects: the two halves of the
+Every object is a real image of scikit-learn's digits or of Fashion-MNIST, resized, coloured and placed on a plain
+ground. Later objects cover earlier ones. Training scenes and test scenes use disjoint objects: the two halves of the
 classification benchmark.
 """
 
@@ -23,29 +23,29 @@ from zoo.datasets.image_set import Dataset
 
 SPLITS = ("train", "test")
 BACKGROUND = 0
-"""Class of the ground; an object of class c is c + 1."""
+"""Class of the ground. An object of class c has class c + 1."""
 NUM_CLASSES = 11
 MIN_VISIBLE = 0.6
-"""Share of its pixels that an object keeps when others are laid over it."""
+"""Share of its pixels that an object keeps when others are placed over it."""
 TRIES = 20
-"""Places that are tried for an object before it is left out."""
+"""Number of positions that are tried for an object before it is left out."""
 TRAIN_SCENES, TEST_SCENES = 500, 150
 FASHION_TRAIN, FASHION_TEST = 1000, 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What scenes are made of.
+    """Objects of scenes and defaults for composing them.
 
     Attributes:
-        pool: Half -> (N, S, S) images in [0, 1], 0 where nothing is, and (N,) classes from 0 to 9.
+        pool: Half -> (N, S, S) images in [0, 1], 0 for the background, and (N,) classes from 0 to 9.
         side: S, in pixels.
-        ink: Shade from which on a pixel belongs to the object.
-        opaque: Whether an object hides all that is below it; otherwise its shades let the ground shine through.
+        ink: Smallest shade of a pixel that belongs to the object.
+        opaque: True if an object hides everything below it; otherwise its shades let the ground shine through.
         size: Default height and width of a scene.
-        objects: Default fewest and most objects.
+        objects: Default smallest and largest number of objects.
         sides: Default smallest and largest side of an object.
-        seeded: What the random numbers of a scene begin with.
+        seeded: Prefix of the seeds of a scene's random numbers.
         classes: Names of the ten classes.
     """
 
@@ -61,10 +61,10 @@ class Source:
 
 
 class Target(NamedTuple):
-    """What is in a scene of n objects, in the order in which they were laid.
+    """Contents of a scene with n objects, in the order in which they were placed.
 
     Attributes:
-        boxes: (n, 4) float32, x0 y0 x1 y1 in pixels, tight around what is visible; x1 and y1 lie behind the last
+        boxes: (n, 4) float32, x0 y0 x1 y1 in pixels, tight around the visible part. x1 and y1 are one past the last
             pixel, so that x1 - x0 is the width.
         labels: (n,) int64, class + 1.
         masks: (n, H, W) bool, the visible pixels of each object; no two overlap.
@@ -78,24 +78,24 @@ class Target(NamedTuple):
 
 
 class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
-    """Scenes of one split, composed when they are asked for.
+    """Scenes of one split, composed on access.
 
-    Scene number i depends on split, seed and i alone: not on the length, the order or the version of any library's
-    random numbers (Python guarantees those of `random.Random.random`). The images repeat to rounding errors of the
+    Scene number i depends only on split, seed and i: not on the length, the order or the version of any library's
+    random numbers (Python guarantees those of `random.Random.random`). The images repeat up to rounding errors of the
     interpolation.
 
     Args:
-        split: "train" or "test": which half of the objects the scenes are made of.
+        split: "train" or "test": the half of the objects that the scenes use.
         length: Number of scenes.
         source: Key of `SOURCES`: "digits" or "fashion". It also gives the defaults of the next three.
         size: Height and width of a scene in pixels. At 64 the maps of stride 4 to 32 are 16x16 to 2x2.
-        objects: Fewest and most objects that are laid; one that finds no place is left out.
+        objects: Smallest and largest number of objects. An object that finds no place is left out.
         sides: Smallest and largest side of an object in pixels; digits have 8 originally, garments 28.
         seed: Another seed gives other scenes.
 
     Raises:
         ValueError: If an argument lies outside its range.
-        IndexError: If a scene is asked for that does not exist.
+        IndexError: If the scene does not exist.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """Return (3, H, W) float32 in [0, 1] and what is in it."""
+        """Return a scene, (3, H, W) float32 in [0, 1], and its contents."""
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length} does not exist")
         source = self.source
@@ -157,7 +157,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def _place(
         self, rng: random.Random, ink: Tensor, masks: list[Tensor], areas: list[int]
     ) -> tuple[Tensor, tuple[int, int]] | None:
-        """Mask of an object in the scene, and its corner, where enough of all others is left; None if there is none."""
+        """Return an object's mask and corner at a place that leaves enough of all others; None if there is none."""
         side = len(ink)
         for _ in range(TRIES):
             top, left = _between(rng, 0, self.size - side), _between(rng, 0, self.size - side)
@@ -219,7 +219,7 @@ def segmentation_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES, sour
 
 
 def detection_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES, source: str = "digits") -> Dataset:
-    """Return scenes whose labels are one dict a scene, `boxes` and `labels`, as torchvision's detectors take them."""
+    """Return scenes with one dict per scene as labels, `boxes` and `labels`, in the form of torchvision's detectors."""
     return _dataset(train, test, source, lambda targets: [{"boxes": t.boxes, "labels": t.labels} for t in targets])
 
 

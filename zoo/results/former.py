@@ -1,6 +1,6 @@
-"""The functions of `zoo.bench.results` as they were, see `zoo.former_paths`; they go with the next release.
+"""Functions of the former `zoo.bench.results`, see `zoo.former_paths`. They are removed in the next release.
 
-`newest_results(path)` is `zoo.results.read([path]).trainings` now.
+`newest_results(path)` is now `zoo.results.read([path]).trainings`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def append_result(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return all whole lines of a file, oldest first; none if there is no file."""
+    """Return all complete lines of a file, oldest first; an empty list if there is no file."""
     cut_off: list[str] = []
     lines = list(results.store.parse_all(path, path.read_bytes(), cut_off)) if path.exists() else []
     for text in cut_off:
@@ -41,7 +41,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def newest_results(path: Path) -> list[dict[str, Any]]:
-    """Return one line a finished run or timing, the last that was written."""
+    """Return the last written line of each finished run or timing."""
     return list({line["key"]: line for line in read_results(path) if "error" not in line}.values())
 
 
@@ -51,5 +51,5 @@ def finished_keys(path: Path) -> set[str]:
 
 
 def failed_runs(path: Path) -> list[dict[str, Any]]:
-    """Return the last line of each run that has failed and was never finished."""
+    """Return the last line of each run that failed and was never finished."""
     return results.store.read_if_there(path).failures

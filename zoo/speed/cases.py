@@ -1,6 +1,6 @@
-"""Speed and memory of nets, measured side by side: what is asked, the rounds, and one record a net and configuration.
+"""Measure speed and memory of nets side by side: cases, rounds, and one record per net and configuration.
 
-docs/speed.md says what each figure is. `zoo.speed.timing` takes the times; here is what they are taken of.
+docs/speed.md explains each figure. `zoo.speed.timing` takes the times of the cases here.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ from zoo.speed.timing import (
 
 WARMUP = 2
 LEAST = 2
-"""Rounds that every net takes part in; without two there is no spread."""
+"""Smallest number of rounds for every net; fewer than two have no spread."""
 
 COMPARED = ("name", "layout", "compile", "fuse")
-"""What a ratio tells of the row that it is to."""
+"""Fields that a ratio names of the row that it refers to."""
 COUNTS = ("params", "macs", "fvcore_flops", "activations", "uncounted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one net is asked to do.
+    """Work of one net that is measured.
 
     Attributes:
-        name: Of the registry, or ``timm:<name>``.
+        name: Name in the registry, or ``timm:<name>``.
         mode: ``eval``, a forward pass without autograd, or ``train``, a step: forward, backward, SGD with momentum.
-        batch_size: Images a step.
+        batch_size: Images per step.
         input_size: (C, H, W) of an image.
-        layout: Memory format of images and weights, a key of ``measure.LAYOUTS``.
-        compile: Whether `torch.compile` has the net first.
-        fuse: Whether it is what `zoo.fuse` makes of the net; for ``eval`` alone.
-        dtype: Autocast type of the forward pass, a key of ``measure.DTYPES``.
+        layout: Memory format of images and weights, a key of ``timing.LAYOUTS``.
+        compile: Compile the net with `torch.compile` first.
+        fuse: Measure the result of `zoo.fuse` instead of the net; only for ``eval``.
+        dtype: Autocast type of the forward pass, a key of ``timing.DTYPES``.
         device: A torch device.
     """
 
@@ -77,39 +77,39 @@ class Case:
 
     @property
     def display(self) -> str:
-        """The case in words."""
+        """Description of the case in words."""
         how = ", fused" * self.fuse + ", compiled" * self.compile
         return f"{self.name}, {self.mode}, batch {self.batch_size}, {self.layout}{how}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but name and device, in plain JSON types; ``fuse`` where it is true, so that older keys still hold."""
+        """Return the fields without name and device, in plain JSON types; ``fuse`` only if true, so older keys hold."""
         fields = asdict(self) | {"input_size": list(self.input_size)}
         absent = ("name", "device") if self.fuse else ("name", "device", "fuse")
         return {key: value for key, value in fields.items() if key not in absent}
 
 
 class Listener:
-    """Receives what happens while nets are measured; the base class keeps silent."""
+    """Receives events while nets are measured. The base class ignores them."""
 
     def on_phase(self, what: str, steps: int) -> None:
-        """A part of the work begins: counting, memory, warm-up, rounds."""
+        """Handle the start of a phase: counting, memory, warm-up, rounds."""
 
     def on_step(self, display: str) -> None:
-        """The next piece of the phase begins."""
+        """Handle the start of the next step of the phase."""
 
     def on_skip(self, steps: int) -> None:
-        """So many pieces that were announced will not come."""
+        """Handle the cancellation of this number of announced steps."""
 
     def on_finish(self, record: Mapping[str, Any]) -> None:
-        """A net has been measured; its record is on disk if there is a file."""
+        """Handle a measured net; its record is on disk if there is a file."""
 
     def on_failure(self, message: str) -> None:
-        """A net could not be measured; the others go on."""
+        """Handle a net that could not be measured; the others go on."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Row:
-    """A case while it is measured; times are in seconds, one a round."""
+    """A case while it is measured. Times are in seconds, one per round."""
 
     case: Case
     memory: int | None = None
@@ -126,12 +126,12 @@ class Row:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came out.
+    """Outcome of a measurement.
 
     Attributes:
-        records: One a case that was measured in two rounds or more, in the order in which they were asked for.
-        failures: One message a case that could not be measured.
-        interrupted: Whether the user stopped it; what had two rounds is in the records all the same.
+        records: One record per case that was measured in two rounds or more, in the order of the cases.
+        failures: One message per case that could not be measured.
+        interrupted: True if the user stopped it. Cases with two rounds are in the records all the same.
     """
 
     records: list[dict[str, Any]]
@@ -151,24 +151,24 @@ def plan(
     dtype: str = "float32",
     device: str = "cpu",
 ) -> list[Case]:
-    """Return the cases in the order in which a round takes them: nets that are compared stand beside each other.
+    """Return the cases in the order of a round: nets that are compared are adjacent.
 
-    A training step of one image is left out where there are other batch sizes: it is nobody's training, and norms of
-    maps with one pixel cannot do it. So is the training of fused nets, which are for inference.
+    A training step of one image is left out if there are other batch sizes: nobody trains like that, and norms of maps
+    with one pixel cannot do it. The training of fused nets is left out as well, because they are for inference.
 
     Args:
-        names: Models, each once.
-        modes: Some of ``measure.MODES``.
-        batch_sizes: Images a step.
-        input_size: (C, H, W); without it, each net's own.
-        layouts: Some of ``measure.LAYOUTS``; ratios are taken to the first.
+        names: Names of models, each once.
+        modes: Some of ``timing.MODES``.
+        batch_sizes: Images per step.
+        input_size: (C, H, W). Default: each net's own.
+        layouts: Some of ``timing.LAYOUTS``. Ratios refer to the first.
         compiled: False, True or both.
-        fused: The same.
-        dtype: A key of ``measure.DTYPES``.
+        fused: False, True or both.
+        dtype: A key of ``timing.DTYPES``.
         device: A torch device.
 
     Raises:
-        ValueError: If a value is none of these, or a name is unknown.
+        ValueError: If a value is not among these, or a name is unknown.
     """
     for what, values, known in (("mode", modes, MODES), ("layout", layouts, LAYOUTS), ("dtype", [dtype], DTYPES)):
         if wrong := [value for value in values if value not in known]:
@@ -211,19 +211,19 @@ def sweep(
 ) -> Outcome:
     """Measure all cases against each other.
 
-    First each case has a process of its own for its memory; one that fails there, as for want of memory, is measured
-    no further and harms no other. Then all nets are built and warmed up, and the rounds begin: each times every case
-    once, step and products, and every other round goes backwards. A case leaves when it has had ``repeats`` rounds or
-    its ``seconds``; its record is written at that moment.
+    First, each case measures its memory in a process of its own. A case that fails there, for example for lack of
+    memory, is not measured further and harms no other case. Then all nets are built and warmed up, and the rounds
+    begin. A round times every case once, step and products; every other round goes backwards. A case leaves after
+    ``repeats`` rounds or ``seconds`` of its own. Its record is written at that moment.
 
     Args:
-        cases: What is asked, see `plan`.
-        repeats: Rounds at the most, at least 2.
-        seconds: Time that the rounds of one case may take, except that every case takes part in two.
-        bound: Whether to time the products alone.
-        memory: Whether to measure memory.
+        cases: Cases from `plan`.
+        repeats: Largest number of rounds, at least 2.
+        seconds: Time that the rounds of one case may take, except that every case takes part in two rounds.
+        bound: Time the products alone as well.
+        memory: Measure memory as well.
         path: A file of JSON lines to append to.
-        listener: Told about progress.
+        listener: Receives events.
 
     Raises:
         ValueError: If a number is too small, the file is a folder, or an image does not run through a net.
@@ -295,19 +295,19 @@ def sweep(
 
 
 def reference(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The row that another is compared with: the first net in the first layout, as it is, doing the same.
+    """Return the row that another is compared with: the first net in the first layout, unchanged, with the same work.
 
-    None if that was not measured.
+    Return None if that row was not measured.
     """
     same = [other for other in rows if _task(other.case) == _task(row.case)]
     return same[0] if same and len(same[0].times) >= LEAST else None
 
 
 def make_record(row: Row, first: Row | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that is stored of a measured case, in the order in which a reader wants it.
+    """Return the stored record of a measured case, with its fields in reading order.
 
-    Times are in milliseconds, memory in bytes; ``speed_ratio`` is the first row's time over this one's, so above 1
-    this one is faster; ``bound_share`` is the part of a step that its products alone take.
+    Times are in milliseconds, memory in bytes. ``speed_ratio`` is the first row's time divided by this one's; above 1
+    this one is faster. ``bound_share`` is the share of a step that its products alone take.
     """
     case, step = row.case, spread([1e3 * t for t in row.times])
     device = describe_device(torch.device(case.device))
@@ -334,19 +334,19 @@ def make_record(row: Row, first: Row | None, facts: Mapping[str, Any]) -> dict[s
 
 
 def case_key(case: Case, device: Mapping[str, Any]) -> str:
-    """Short hash of what was measured and on what; versions and time have no part in it."""
+    """Return a short hash of the case and the device. Versions and time are not part of it."""
     asked = {"kind": SPEED, "name": case.name, "case": case.to_dict(), "device": dict(device)}
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def speed_records(path: Path) -> list[dict[str, Any]]:
-    """Return the newest record of each case that a file holds; lines of another kind are passed over."""
+    """Return the newest record of each case in a file; lines of another kind are skipped."""
     return read_if_there(path).timings
 
 
 def step_memory(case: Case) -> int | None:
-    """Bytes that a case needs at its peak; for a process of its own."""
+    """Return the bytes that a case needs at its peak. Call it in a process of its own."""
 
     def rehearse() -> None:
         channels = case.input_size[0]
@@ -369,7 +369,7 @@ def _measure_memory(row: Row) -> None:
 
 
 def _warm_up(row: Row, nets: dict[Case, nn.Module], bound: bool, seconds: float) -> None:
-    """Build the net of a row, or take the one that other batch sizes have, and run it."""
+    """Build the net of a row, or share the one of other batch sizes, and run it."""
     case = row.case
     kind = replace(case, batch_size=0, compile=False)
     if kind not in nets:
@@ -387,7 +387,7 @@ def _warm_up(row: Row, nets: dict[Case, nn.Module], bound: bool, seconds: float)
 
 
 def _round(rows: Sequence[Row], backwards: bool, listener: Listener) -> None:
-    """Time every row once; an interrupt leaves all rows as they were."""
+    """Time every row once. An interrupt leaves all rows unchanged."""
     steps: list[Step] = []
     owners: list[tuple[Row, list[float]]] = []
     for row in rows:
@@ -408,7 +408,7 @@ def _round(rows: Sequence[Row], backwards: bool, listener: Listener) -> None:
 
 
 def _facts(cases: Sequence[Case], listener: Listener) -> dict[str, dict[str, Any]]:
-    """Family and counts of each net, for one image."""
+    """Return family and counts of each net, for one image."""
     sizes = {case.name: case.input_size for case in cases}
     listener.on_phase("counting", len(sizes))
     facts = {}
@@ -449,7 +449,7 @@ def _placed(net: nn.Module, case: Case) -> nn.Module:
 
 
 def _step(net: nn.Module, case: Case) -> Step:
-    """The step of a case with a net that is in place."""
+    """Return the step of a case for a net that is already placed."""
     torch.manual_seed(0)
     images = torch.randn(case.batch_size, *case.input_size, device=case.device)
     images = images.to(memory_format=LAYOUTS[case.layout])
@@ -458,5 +458,5 @@ def _step(net: nn.Module, case: Case) -> Step:
 
 
 def _task(case: Case) -> Case:
-    """What a case shares with those it is compared with."""
+    """Return the part of a case that it shares with those it is compared with."""
     return replace(case, name="", input_size=(0, 0, 0), layout="", compile=False, fuse=False)

@@ -1,4 +1,4 @@
-"""What `zoo speed` shows: a bar while it measures, and a table of what it found."""
+"""Output of `zoo speed`: a progress bar while it measures, and a table of the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") -> str:
-    """Return records as a table in one of tabulate's styles; what is the same in all rows has no column."""
+    """Return records as a table in one of tabulate's styles. Values that are equal in all rows have no column."""
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "net": lambda r: r["name"],
         "mode": lambda r: r["case"]["mode"],
@@ -41,7 +41,7 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
 
 
 def heading(records: Sequence[Mapping[str, Any]]) -> str:
-    """What all rows of a table share."""
+    """Return the facts that all rows of a table share."""
     record, device = records[0], records[0]["device"]
     threads = f"{device['threads']} thread{'s' * (device['threads'] != 1)}"
     shared = [f"{device['name']}, {threads}, torch {record['versions']['torch']}"]
@@ -54,7 +54,7 @@ def heading(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that count, or all before the point."""
+    """Return a number with three significant digits, or all digits before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -63,7 +63,7 @@ def _range(value: Mapping[str, float], text: Callable[[float], str]) -> str:
 
 
 class SpeedProgress(Listener):
-    """A bar for each phase, where the stream (standard error unless told) is a terminal; else a line a finished row."""
+    """A bar for each phase if the stream (default: standard error) is a terminal; otherwise a line per finished row."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -82,7 +82,7 @@ class SpeedProgress(Listener):
         self._bar = tqdm(total=steps, desc=what, file=self._stream, disable=not terminal, leave=False, unit="step")
 
     def on_step(self, display: str) -> None:
-        """Show what is measured now."""
+        """Show the case that is measured now."""
         self._bar.set_postfix_str(display, refresh=False)
         self._bar.update()
 
@@ -92,7 +92,7 @@ class SpeedProgress(Listener):
         self._bar.refresh()
 
     def on_finish(self, record: Mapping[str, Any]) -> None:
-        """Write a line for a log; on a terminal the table comes soon enough."""
+        """Write a line to a log. On a terminal the table follows soon enough."""
         if not self._stream.isatty():
             case, step = record["case"], record["step_ms"]
             how = ", fused" * case.get("fuse", False) + ", compiled" * case["compile"]
@@ -100,7 +100,7 @@ class SpeedProgress(Listener):
             self._line(f"{what}: {step['median']:.2f} ms ({step['low']:.2f} .. {step['high']:.2f})")
 
     def on_failure(self, message: str) -> None:
-        """Say it at once."""
+        """Write the failure at once."""
         self._line(f"failed: {message}")
 
     def _line(self, text: str) -> None:

@@ -1,7 +1,7 @@
-"""Measuring time and memory: a step of a net, rounds over many steps, statistics within rounds, the products alone.
+"""Measure time and memory: a step of a net, rounds over many steps, statistics within rounds, the products alone.
 
-Times of two nets compare only when they were taken side by side: clocks, other users and thermal limits drift by more
-than most differences between implementations. So a round times every step once, the next round goes through them
+Times of two nets compare only if they were taken side by side: clocks, other users and thermal limits drift by more
+than most differences between implementations. A round therefore times every step once, the next round goes through them
 backwards, and ratios are taken within a round before anything is averaged.
 """
 
@@ -48,7 +48,7 @@ class Spread:
     """Median and quartiles of a sample.
 
     Attributes:
-        median: Of the sample, in its unit.
+        median: Median of the sample, in its unit.
         low: Lower quartile, interpolated linearly between members of the sample.
         high: Upper quartile.
     """
@@ -62,7 +62,7 @@ def spread(sample: Sequence[float]) -> Spread:
     """Summarise at least two numbers.
 
     Raises:
-        ValueError: If there are fewer.
+        ValueError: If there are fewer than two.
     """
     if len(sample) < 2:
         raise ValueError(f"sample ({len(sample)} numbers) must hold at least two for a spread")
@@ -71,7 +71,7 @@ def spread(sample: Sequence[float]) -> Spread:
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Spread of above / below, round by round; where one of the two left early, of the rounds that both took part in.
+    """Return the spread of above / below, round by round, over the rounds in which both took part.
 
     Raises:
         ValueError: If they share fewer than two rounds.
@@ -85,10 +85,10 @@ def time_round(
     """Time each step once and return the seconds in the order of the steps.
 
     Args:
-        steps: What to time.
+        steps: Steps to time.
         stopwatch: See `stopwatch` and `clocked`.
-        backwards: Begin with the last step, for whoever comes later finds a warmer machine.
-        on_step: Told the position of each step before it begins, outside of what is timed.
+        backwards: Begin with the last step, because later steps find a warmer machine.
+        on_step: Called with the position of each step before it begins; not timed.
     """
     seconds = [0.0] * len(steps)
     for position in reversed(range(len(steps))) if backwards else range(len(steps)):
@@ -104,7 +104,7 @@ def interleave(steps: Sequence[Step], repeats: int, stopwatch: Stopwatch) -> tup
 
 
 def clocked(clock: Callable[[], float]) -> Stopwatch:
-    """Stopwatch that reads a clock before and after the step."""
+    """Return a stopwatch that reads a clock before and after the step."""
 
     def seconds(step: Step) -> float:
         start = clock()
@@ -115,7 +115,7 @@ def clocked(clock: Callable[[], float]) -> Stopwatch:
 
 
 def stopwatch(device: torch.device) -> Stopwatch:
-    """Wall time on a CPU; on a GPU the time between two CUDA events around the step, on an idle device."""
+    """Return a stopwatch: wall time on a CPU; on a GPU the time between two CUDA events, on an idle device."""
     if device.type != "cuda":
         return clocked(time.perf_counter)
 
@@ -135,17 +135,17 @@ def stopwatch(device: torch.device) -> Stopwatch:
 def make_step(net: nn.Module, images: Tensor, mode: str, dtype: str = "float32") -> Step:
     """Put a net in a mode and return its step: a forward pass without autograd, or forward, backward and SGD.
 
-    The loss is the mean square of all that the net returns; a real one costs nothing beside a net either. The
-    learning rate is so small that the weights stay what they are.
+    The loss is the mean square of all outputs; a real loss costs little in comparison with a net as well. The learning
+    rate is so small that the weights do not change.
 
     Args:
-        net: A net, or what `torch.compile` made of it.
+        net: A net, or the result of `torch.compile`.
         images: (N, C, H, W) on the device and in the layout of the net.
         mode: ``eval`` or ``train``.
         dtype: Autocast type of the forward pass, a key of `DTYPES`.
 
     Raises:
-        ValueError: If training would write past its memory, see `machine.overflows_channels_last`.
+        ValueError: If training would write past its memory, see `environment.overflows_channels_last`.
     """
     # Images of one channel, and weights of 1x1, look the same in both layouts; all of them together do not.
     channels_last = not all(tensor.is_contiguous() for tensor in (images, *net.parameters()))
@@ -173,7 +173,7 @@ def make_step(net: nn.Module, images: Tensor, mode: str, dtype: str = "float32")
 
 
 def _tensors(out: Any) -> Iterator[Tensor]:
-    """The tensors of a tensor, or of tuples and lists of them (auxiliary classifiers)."""
+    """Yield the tensors of an output: a tensor, or tuples and lists of them (auxiliary classifiers)."""
     if isinstance(out, Tensor):
         yield out
     else:
@@ -182,16 +182,16 @@ def _tensors(out: Any) -> Iterator[Tensor]:
 
 
 def added_memory(make: Callable[[], Step], rehearse: Step, device: torch.device) -> int | None:
-    """Bytes that making a step and taking it twice add at the peak, None where the system does not tell.
+    """Return the bytes that making a step and taking it twice add at the peak; None if the system does not report it.
 
-    Call this in a process of its own: memory that something earlier gave back to the allocator would hide what this
-    needs. See `machine.PeakMemory` for what a byte is on which device.
+    Call this in a process of its own: memory that earlier code returned to the allocator would hide part of the need.
+    See `environment.PeakMemory` for the meaning of a byte on each device.
 
     Args:
         make: Builds net and images and returns the step.
-        rehearse: Makes a small step of the same kind and takes it. Code that torch loads when it is first used is no
-            net's fault.
-        device: Where it happens.
+        rehearse: Makes a small step of the same kind and takes it, so that code which torch loads on first use is not
+            counted.
+        device: Device of the measurement.
     """
     rehearse()
     watch = PeakMemory(device)
@@ -204,13 +204,13 @@ def added_memory(make: Callable[[], Step], rehearse: Step, device: torch.device)
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module's top level in a new process with as many CPU threads, and return its answer.
+    """Call a top-level function of a module in a new process with as many CPU threads, and return its result.
 
     An interrupt ends the process.
 
     Raises:
-        RuntimeError: If the function raised, or the process ended without an answer, as one does that the kernel ends
-            for want of memory.
+        RuntimeError: If the function raised, or the process ended without a result, for example because the kernel
+            ended it for lack of memory.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -243,7 +243,7 @@ def _answer(sender: Any, threads: int, function: Callable[..., Any], args: tuple
 
 @dataclass(frozen=True)
 class _Like:
-    """What a tensor looks like; one buffer stands for all tensors that look alike."""
+    """Shape, strides, type and device of a tensor. One buffer stands for all tensors that are alike in these."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -257,7 +257,7 @@ class _Like:
 
 
 class _Recorder(TorchDispatchMode):
-    """Tells of every call of `PRODUCTS` within its context, before the call is made."""
+    """Report every call of `PRODUCTS` within its context, before the call is made."""
 
     def __init__(self, tell: Callable[[Any, Any, Any], None]) -> None:
         super().__init__()
@@ -274,12 +274,12 @@ class _Recorder(TorchDispatchMode):
 
 
 class Products:
-    """The convolutions and matrix products of a step, to be called again without anything between them.
+    """The convolutions and matrix products of a step, for calling them again without anything between them.
 
-    A step is run once and the calls of `PRODUCTS` that reach torch's dispatcher are written down, one entry a call:
-    of a training step those of the backward pass too, with exactly the gradients that the step asks for. `run` makes
-    the same calls one after the other. Weights are those of the net; maps and gradients are random numbers in buffers
-    of the same shape, strides and type, one buffer for all that look alike.
+    A step is run once, and the calls of `PRODUCTS` that reach torch's dispatcher are recorded, one entry per call. For
+    a training step this includes those of the backward pass, with exactly the gradients that the step needs. `run`
+    makes the same calls one after the other. Weights are those of the net. Maps and gradients are random numbers in
+    buffers of the same shape, strides and type, one buffer for all that are alike.
 
     Attributes:
         calls: (operator, positional arguments, keyword arguments) in the order of the step.
