@@ -25,9 +25,9 @@ from study import STUDY, Topology
 from tabulate import tabulate
 
 import zoo
-from zoo.bench.engines import Here, Processes
-from zoo.bench.one_run import How
-from zoo.bench.progress import Progress
+from zoo.bench.engines import InProcess, Processes
+from zoo.bench.one_run import Placement
+from zoo.bench.progress import ProgressBar
 from zoo.bench.sweep import SAVED, Outcome, plan, sweep
 from zoo.recipes import RECIPES
 from zoo.results import Run
@@ -141,7 +141,7 @@ def train(runs: Sequence[Run], path: Path, args: argparse.Namespace, weights: Pa
     """Train the runs that a results file lacks."""
     on_gpu = args.device != "cpu"
     saved = args.out.absolute() / SAVED
-    how = How(
+    placement = Placement(
         device=args.device,
         channels_last=not on_gpu,  # in float32 the slower layout on a GPU
         saved=None if on_gpu else saved,
@@ -149,9 +149,9 @@ def train(runs: Sequence[Run], path: Path, args: argparse.Namespace, weights: Pa
         recorded=on_gpu,
         deterministic=on_gpu,
     )
-    engine = Processes(args.jobs, 1) if args.jobs > 1 else Here()
-    with Progress(f"{len(runs)} runs; lines go to {path}") as progress:
-        return sweep(runs, path, how=how, engine=engine, listener=progress)
+    engine = Processes(args.jobs, 1) if args.jobs > 1 else InProcess()
+    with ProgressBar(f"{len(runs)} runs; lines go to {path}") as progress:
+        return sweep(runs, path, placement=placement, engine=engine, listener=progress)
 
 
 def table(out: Path) -> str:

@@ -27,9 +27,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import zoo
-from zoo.bench.engines import Here, Processes
-from zoo.bench.one_run import How
-from zoo.bench.progress import Progress
+from zoo.bench.engines import InProcess, Processes
+from zoo.bench.one_run import Placement
+from zoo.bench.progress import ProgressBar
 from zoo.bench.sweep import SAVED, plan, sweep
 from zoo.catalogue import count_names
 from zoo.environment import cores
@@ -393,14 +393,14 @@ def _ranked(study: Sequence[Point]) -> list[str]:
 def run_study(out: Path, seeds: Sequence[int], jobs: int, threads: int) -> int:
     """Train what is missing, then write table, pictures and report; 1 if a run failed."""
     path, runs = out / RESULTS, study_runs(seeds)
-    engine = Processes(jobs, threads) if jobs > 1 else Here()
+    engine = Processes(jobs, threads) if jobs > 1 else InProcess()
     torch.set_num_threads(threads)
     heading = f"{len(STUDY)} topologies at {len(SIZES)} sizes, {len(seeds)} seeds each; lines go to {path}"
-    with Progress(heading) as progress:
+    with ProgressBar(heading) as progress:
         outcome = sweep(
             [run for _, _, run in runs.values()],
             path,
-            how=How(saved=out.absolute() / SAVED),
+            placement=Placement(saved=out.absolute() / SAVED),
             engine=engine,
             listener=progress,
         )

@@ -26,7 +26,7 @@ from zoo.bench import engines
 from zoo.bench import sweep as runner
 from zoo.bench.distributed import interleave, join
 from zoo.bench.engines import Processes, Ray
-from zoo.bench.one_run import How
+from zoo.bench.one_run import Placement
 from zoo.bench.resume import Saved
 from zoo.bench.train import EpochMetrics, Trained, training
 from zoo.datasets.built_in import load_dataset
@@ -197,9 +197,9 @@ def test_a_disk_without_room_loses_no_finished_run(tmp_path: Path, monkeypatch: 
 
 def test_a_state_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    how = How(saved=tmp_path / "file")
+    how = Placement(saved=tmp_path / "file")
     with pytest.warns(UserWarning, match=r"could not be written, the run cannot be resumed here"):
-        assert runner.sweep(runs(1), tmp_path / "r.jsonl", how=how).finished == 1
+        assert runner.sweep(runs(1), tmp_path / "r.jsonl", placement=how).finished == 1
 
 
 # ---------------------------------------------------------------- processes

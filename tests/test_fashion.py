@@ -13,7 +13,7 @@ from result_lines import stored
 
 import zoo
 from zoo.bench.cuda_graph import can_record, set_rate
-from zoo.bench.one_run import How
+from zoo.bench.one_run import Placement
 from zoo.bench.sweep import plan, sweep
 from zoo.bench.tasks import TASKS
 from zoo.datasets import fashion
@@ -188,7 +188,7 @@ def test_eight_topologies_take_part_at_each_level_and_each_has_a_floor() -> None
 def test_weights_are_kept_and_give_the_accuracy_of_the_line(tmp_path: Path) -> None:
     recipe = RECIPES["digits"].recipe.changed(epochs=1)
     runs = plan(["resnet20_cifar"], "digits", recipe, [0], {"depths": (1, 1, 1)})
-    sweep(runs, tmp_path / "r.jsonl", how=How(weights=tmp_path / "weights"))
+    sweep(runs, tmp_path / "r.jsonl", placement=Placement(weights=tmp_path / "weights"))
     [line] = stored(tmp_path / "r.jsonl")
     net = zoo.create_model("resnet20_cifar", depths=(1, 1, 1)).eval()
     zoo.load_weights(net, tmp_path / "weights" / f"{line['key']}.safetensors")
@@ -225,6 +225,6 @@ def test_a_recorded_run_is_the_run(tmp_path: Path) -> None:
     losses = []
     for recorded in (False, True):
         path = tmp_path / f"{recorded}.jsonl"
-        sweep(runs, path, how=How(device="cuda", recorded=recorded, deterministic=True))
+        sweep(runs, path, placement=Placement(device="cuda", recorded=recorded, deterministic=True))
         losses.append([epoch["train_loss"] for epoch in stored(path)[0]["epochs"]])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -16,13 +16,13 @@ from PIL import Image
 from result_lines import stored
 from torch import Tensor
 
-from zoo.bench.one_run import How, Job, attempt
+from zoo.bench.one_run import Job, Placement, attempt
 from zoo.bench.sweep import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
 from zoo.datasets import fingerprint
 from zoo.datasets.augment import draw, flip_images, mix, shift_images
 from zoo.datasets.built_in import load_dataset
-from zoo.datasets.external import Stream, Where, open_set, set_name
+from zoo.datasets.external import DataLocation, Stream, open_set, set_name
 from zoo.datasets.image_set import Dataset
 from zoo.recipes import RECIPES, recipe_name, recipe_row
 from zoo.results.recipe import Recipe
@@ -79,7 +79,7 @@ def all_tested(images: Any) -> tuple[Tensor, Tensor]:
 
 
 def test_small_images_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
-    images = open_set("folder/set", Where(folder=write_folder(tmp_path, [(20, 16)])))
+    images = open_set("folder/set", DataLocation(folder=write_folder(tmp_path, [(20, 16)])))
     assert isinstance(images, Dataset)
     assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
     assert images.input_size == (3, 16, 20)
@@ -99,7 +99,7 @@ def test_small_images_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [[(20, 16), (16, 20)], [(120, 100)]], ids=["several sizes", "large"])
 def test_other_images_are_read_batch_by_batch(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
-    images = open_set("folder/set", Where(folder=write_folder(tmp_path, sizes), workers=0))
+    images = open_set("folder/set", DataLocation(folder=write_folder(tmp_path, sizes), workers=0))
     assert isinstance(images, Stream)
     assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
     assert images.for_recipe(PLAIN).input_size == (3, 224, 224)
@@ -119,7 +119,7 @@ def test_other_images_are_read_batch_by_batch(tmp_path: Path, sizes: list[tuple[
 def test_what_is_drawn_for_a_streamed_image_does_not_depend_on_who_reads_it(tmp_path: Path) -> None:
     where = write_folder(tmp_path, [(40, 30), (30, 40)])
     recipe = PLAIN.changed(image_size=24, flip=True, augment="rand", colour=0.4, erase=0.5)
-    alone, crowd = (open_set("folder/set", Where(folder=where, workers=n)).for_recipe(recipe) for n in (0, 2))
+    alone, crowd = (open_set("folder/set", DataLocation(folder=where, workers=n)).for_recipe(recipe) for n in (0, 2))
     state = torch.get_rng_state()
     first = batches(alone, recipe)
     assert torch.equal(torch.get_rng_state(), state)  # the net's random numbers are untouched
@@ -134,7 +134,7 @@ def test_what_is_drawn_for_a_streamed_image_does_not_depend_on_who_reads_it(tmp_
 
 
 def test_torchvision_sets_by_their_names(tmp_path: Path) -> None:
-    images = open_set("torch/mnist", Where(folder=write_mnist(tmp_path)))
+    images = open_set("torch/mnist", DataLocation(folder=write_mnist(tmp_path)))
     assert isinstance(images, Dataset)
     assert (images.train_size, images.test_size, images.num_classes) == (64, 30, 10)
     assert images.input_size == (3, 28, 28)  # grey becomes three channels
@@ -144,7 +144,7 @@ def test_torchvision_sets_by_their_names(tmp_path: Path) -> None:
 def test_hugging_face_sets_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = write_folder(tmp_path / "set", [(20, 16)])
-    images = open_set(f"hfds/{folder}", Where(folder=tmp_path / "cache", download=True))
+    images = open_set(f"hfds/{folder}", DataLocation(folder=tmp_path / "cache", download=True))
     assert isinstance(images, Dataset)
     assert (images.train_size, images.test_size, images.num_classes) == (12, 6, 3)
     assert images.train_labels.bincount().tolist() == [4, 4, 4]
@@ -153,7 +153,7 @@ def test_hugging_face_sets_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wrong_sets_are_explained(tmp_path: Path) -> None:
     def message(name: str, folder: Path | None) -> str:
         with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is what is tested
-            open_set(name, Where(folder=folder))
+            open_set(name, DataLocation(folder=folder))
         return str(error.value)
 
     flat = tmp_path / "flat"
@@ -173,9 +173,9 @@ def test_wrong_sets_are_explained(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_folder_tells_sets_apart(tmp_path: Path) -> None:
-    assert set_name("folder", Where(folder=tmp_path / "flowers")) == "folder/flowers"
-    assert set_name("torch/cifar10", Where(folder=tmp_path)) == "torch/cifar10"
-    assert set_name("digits", Where()) == "digits"
+    assert set_name("folder", DataLocation(folder=tmp_path / "flowers")) == "folder/flowers"
+    assert set_name("torch/cifar10", DataLocation(folder=tmp_path)) == "torch/cifar10"
+    assert set_name("digits", DataLocation()) == "digits"
 
 
 def test_two_folders_of_one_name_share_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +206,7 @@ def test_a_fingerprint_follows_all_that_is_in_a_set(tmp_path: Path, sizes: list[
         root = write_folder(tmp_path / f"set{len(found)}", sizes)
         if change is not None:
             change(root)
-        found.append(open_set("folder/set", Where(folder=root)).fingerprint)
+        found.append(open_set("folder/set", DataLocation(folder=root)).fingerprint)
         return found[-1]
 
     def rename_class(root: Path) -> None:
@@ -251,16 +251,16 @@ def test_digits_are_what_results_of_before_were_made_of() -> None:
 
 
 def test_a_run_is_not_trained_on_other_images_than_were_asked_for(tmp_path: Path) -> None:
-    where = Where(folder=write_folder(tmp_path / "set", [(20, 16)]))
-    [run] = plan(["resnet_test"], "folder/set", PLAIN, [0], where=where)
+    where = DataLocation(folder=write_folder(tmp_path / "set", [(20, 16)]))
+    [run] = plan(["resnet_test"], "folder/set", PLAIN, [0], location=where)
     assert run.fingerprint == load("classify", "folder/set", where).fingerprint
-    [line] = attempt(Job(run=replace(run, fingerprint="other"), how=How(where=where)))
+    [line] = attempt(Job(run=replace(run, fingerprint="other"), placement=Placement(location=where)))
     assert "the images of folder/set have changed since this run was planned" in line["error"]
 
 
 def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:
-    memory = open_set("folder/m", Where(folder=write_folder(tmp_path / "m", [(20, 16)])))
-    stream = open_set("folder/s", Where(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)])))
+    memory = open_set("folder/m", DataLocation(folder=write_folder(tmp_path / "m", [(20, 16)])))
+    stream = open_set("folder/s", DataLocation(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)])))
     with pytest.raises(ValueError, match=r"image_size must be 0 for folder/m, .* got 224"):
         memory.for_recipe(RECIPES["modern_imagenet"].recipe)
     with pytest.raises(ValueError, match=r"max_shift must be 0 for folder/s, .* got 4: take a recipe for ImageNet"):
@@ -268,8 +268,8 @@ def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:
 
 
 def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path) -> None:
-    small = Where(folder=write_folder(tmp_path / "m", [(20, 16)]))
-    large = Where(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)]))
+    small = DataLocation(folder=write_folder(tmp_path / "m", [(20, 16)]))
+    large = DataLocation(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)]))
     assert default_recipe("classify", "folder/m", small) == RECIPES["modern_cifar"].recipe
     assert default_recipe("classify", "folder/s", large) == RECIPES["modern_imagenet"].recipe
     assert default_recipe("classify", "digits") == RECIPES["digits"].recipe
@@ -287,7 +287,7 @@ def test_a_folder_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "on folder/flowers: 12 training and 6 test images of 3x64x64, 3 classes" in told
     assert "recipe modern_imagenet with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
     [line] = stored(tmp_path / "out" / "results.jsonl")
-    images = open_set("folder/flowers", Where(folder=folder))
+    images = open_set("folder/flowers", DataLocation(folder=folder))
     assert line["dataset"] == {
         "name": "folder/flowers",
         "fingerprint": images.fingerprint,

@@ -25,7 +25,7 @@ from zoo.bench.tasks import TASKS
 from zoo.datasets import decode as decoding
 from zoo.datasets.check import check_halves
 from zoo.datasets.decode import PictureError, decode, read_file
-from zoo.datasets.external import Stream, Where, open_set
+from zoo.datasets.external import DataLocation, Stream, open_set
 from zoo.datasets.folders import find_split, natural, open_classes, open_halves, read_class_map
 from zoo.datasets.image_set import ImageSet
 from zoo.datasets.library import NAMES, SOURCES, open_half
@@ -64,7 +64,7 @@ def tree(root: Path, train: str = "train", test: str = "validation", classes: st
 
 
 def opened(root: Path, **where: Any) -> ImageSet:
-    return open_set("folder", Where(folder=root, workers=0, **where))
+    return open_set("folder", DataLocation(folder=root, workers=0, **where))
 
 
 def refusal(act: Callable[[], Any]) -> str:
@@ -383,7 +383,7 @@ def test_without_a_check_a_broken_training_picture_is_named_in_its_turn(tmp_path
     root = tree(tmp_path)
     put(root / "train/c/9.jpg", jpeg(1)[:9000])
     recipe = RECIPE.changed(batch_size=19)
-    images = open_set("folder", Where(folder=root, workers=workers)).for_recipe(recipe)
+    images = open_set("folder", DataLocation(folder=root, workers=workers)).for_recipe(recipe)
     batches = images.train_batches(recipe, torch.Generator().manual_seed(0))
     assert f"{root}/train/c/9.jpg: cannot be read" in refusal(lambda: list(batches))
 
@@ -714,7 +714,7 @@ def test_broken_pictures_of_a_library_are_told_by_their_number(tmp_path: Path, m
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     root = tree(tmp_path / "set", images=2)
     put(root / "train/b/1.png", b"rubbish")
-    where = Where(folder=tmp_path / "cache", download=True, workers=0, check=True)
+    where = DataLocation(folder=tmp_path / "cache", download=True, workers=0, check=True)
     message = refusal(lambda: open_set(f"hfds/{root}", where))
     assert re.search(r"1 of 6 training pictures cannot be read: picture \d of hfds/.*, train: is no picture", message)
     with pytest.warns(UserWarning, match="are left out"):

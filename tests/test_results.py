@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from result_lines import RUN, SPEED, changed, run, stored, write
 
 from zoo.bench import sweep as runner
-from zoo.bench.progress import Progress
+from zoo.bench.progress import ProgressBar
 from zoo.bench.tasks import TASKS
 from zoo.cli import main
 from zoo.datasets.built_in import DATASETS
@@ -171,7 +171,7 @@ def test_a_sweep_tells_once_of_what_it_passes_over(tmp_path: Path) -> None:
     text = f"{path}, line 1: passed over a line that is cut off"
     with pytest.warns(UserWarning, match=re.escape(text)):
         runner.sweep([], path)
-    runner.sweep([], path, listener=Progress(stream=stream))
+    runner.sweep([], path, listener=ProgressBar(stream=stream))
     assert stream.getvalue() == f"zoo: warning: {text}\n"
 
 

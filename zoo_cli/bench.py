@@ -117,7 +117,7 @@ examples:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run a sweep and show the contents of the results file; return 1 if a run failed or there is nothing to show."""
-    from zoo.bench.progress import Progress
+    from zoo.bench.progress import ProgressBar
     from zoo.bench.request import prepare, run
     from zoo.bench.sweep import Listener
     from zoo.results.metrics import METRICS
@@ -129,7 +129,7 @@ def run_bench(args: argparse.Namespace) -> int:
     prepared = prepare(request)
     path = prepared.path
     try:
-        with Progress(prepared.describe()) if prepared.team.leads else Listener() as listener:
+        with ProgressBar(prepared.describe()) if prepared.team.leads else Listener() as listener:
             outcome = run(prepared, listener)
     except KeyboardInterrupt:
         tell(f"interrupted: finished runs are in {path}; the same command does the rest")

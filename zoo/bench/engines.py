@@ -23,12 +23,12 @@ from torch import nn
 
 from zoo.bench.distributed import Team
 from zoo.bench.one_run import Job, Line, attempt, failure
-from zoo.bench.train import EpochMetrics, Moment
+from zoo.bench.train import EpochMetrics, Progress
 from zoo.datasets.image_set import ImageSet
 from zoo.extras import require
 from zoo.interrupts import for_parent_alone
 
-Event = EpochMetrics | Moment
+Event = EpochMetrics | Progress
 Tell = Callable[[Job, Event], None]
 
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class InProcess:
     """Compute one run after the other in this process, or in all processes of its team together.
 
     Attributes:
@@ -255,5 +255,5 @@ def _end_with_parent() -> None:
 
 def _placed(job: Job, place: int) -> Job:
     """Return a job with the GPU of its process, if there are several GPUs."""
-    gpus = torch.cuda.device_count() if job.how.device == "cuda" else 0
-    return replace(job, how=replace(job.how, device=f"cuda:{place % gpus}")) if gpus > 1 else job
+    gpus = torch.cuda.device_count() if job.placement.device == "cuda" else 0
+    return replace(job, placement=replace(job.placement, device=f"cuda:{place % gpus}")) if gpus > 1 else job

@@ -17,8 +17,8 @@ from torch import nn
 from zoo.bench.distributed import Team
 from zoo.bench.resume import Saved
 from zoo.bench.tasks import load, task_row, trivial_score
-from zoo.bench.train import DivergedError, EpochMetrics, Moment, Trained, training
-from zoo.datasets.external import BUILT_IN, Where
+from zoo.bench.train import DivergedError, EpochMetrics, Progress, Trained, training
+from zoo.datasets.external import BUILT_IN, DataLocation
 from zoo.datasets.image_set import ImageSet
 from zoo.environment import describe_device, git_revision, versions
 from zoo.files import write_atomically
@@ -34,14 +34,14 @@ TRACE_LINES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class Placement:
     """Device, memory format and folders of a run. They are not part of its key, so results do not depend on them.
 
     Attributes:
         device: A torch device.
         channels_last: Memory format of weights and images, where it works (see `training`).
         compiled: Compile nets with `torch.compile` first.
-        where: Location of the image sets.
+        location: Location of the image sets.
         saved: Folder of the checkpoints of runs in progress. None keeps nothing of a run that is stopped.
         weights: Folder for the weights of every finished run, as KEY.safetensors. None keeps none.
         recorded: Record training steps as a CUDA graph, see `zoo.bench.cuda_graph`.
@@ -51,7 +51,7 @@ class How:
     device: str = "cpu"
     channels_last: bool = True
     compiled: bool = False
-    where: Where = BUILT_IN
+    location: DataLocation = BUILT_IN
     saved: Path | None = None
     weights: Path | None = None
     recorded: bool = False
@@ -65,17 +65,17 @@ class Job:
     Attributes:
         run: The request.
         facts: Family, specification, counts, stages and taps, as they are stored.
-        how: Device, memory format and folders.
+        placement: Device, memory format and folders.
     """
 
     run: Run
     facts: Mapping[str, Any] = field(default_factory=dict)
-    how: How = field(default_factory=How)
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def saved(self) -> Saved | None:
         """Checkpoint of this run on disk."""
-        return Saved(self.how.saved / f"{self.run.key}.pt") if self.how.saved else None
+        return Saved(self.placement.saved / f"{self.run.key}.pt") if self.placement.saved else None
 
 
 def build(run: Run, dataset: ImageSet) -> nn.Module:
@@ -85,7 +85,7 @@ def build(run: Run, dataset: ImageSet) -> nn.Module:
 
 def attempt(
     job: Job, team: Team | None = None, on_trained: Callable[[nn.Module, ImageSet], None] | None = None
-) -> Iterator[EpochMetrics | Moment | Line]:
+) -> Iterator[EpochMetrics | Progress | Line]:
     """Train a job: yield the metrics of each epoch and last the line, with an ``error`` if the run failed.
 
     If one of several processes that train together fails alone, it raises, because the others wait for it.
@@ -95,19 +95,19 @@ def attempt(
         team: Processes that train together. Default: this process, on the job's device.
         on_trained: Called with the final model in evaluation mode, and its images.
     """
-    run, how = job.run, job.how
-    team = team or Team(how.device)
-    if how.deterministic:
+    run, placement = job.run, job.placement
+    team = team or Team(placement.device)
+    if placement.deterministic:
         make_deterministic()
 
     def trained_to_the_end(model: nn.Module) -> None:
-        if how.weights is not None:
-            keep_weights(model, how.weights / f"{run.key}.safetensors")
+        if placement.weights is not None:
+            keep_weights(model, placement.weights / f"{run.key}.safetensors")
         if on_trained is not None:
             on_trained(model, dataset)
 
     try:
-        dataset = load(run.task, run.dataset, how.where)
+        dataset = load(run.task, run.dataset, placement.location)
         if run.fingerprint not in ("", dataset.fingerprint):
             raise ValueError(f"the images of {run.dataset} have changed since this run was planned: start again")
         trained = yield from training(
@@ -117,12 +117,12 @@ def attempt(
             task=task_row(run.task),
             seed=run.seed,
             team=team,
-            channels_last=how.channels_last,
-            compiled=how.compiled,
+            channels_last=placement.channels_last,
+            compiled=placement.compiled,
             saved=job.saved,
             label=run.display,
             on_trained=trained_to_the_end,
-            recorded=how.recorded,
+            recorded=placement.recorded,
         )
         line = make_record(job, trained, dataset, team)
     except Exception as error:
@@ -168,8 +168,8 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
         "computed": {
             "processes": team.size,
             "layout": "channels_last" if trained.channels_last else "contiguous",
-            "compile": job.how.compiled,
-            **{name: True for name in ("recorded", "deterministic") if getattr(job.how, name)},
+            "compile": job.placement.compiled,
+            **{name: True for name in ("recorded", "deterministic") if getattr(job.placement, name)},
         },
         **_when(),
     }
@@ -185,7 +185,7 @@ def failure(job: Job, error: str, trace: str = "") -> Line:
         "error": error[:LONGEST_ERROR],
         "traceback": trace[-LONGEST_ERROR:],
         "versions": versions(),
-        "device": describe_device(torch.device(job.how.device)),
+        "device": describe_device(torch.device(job.placement.device)),
         **_when(),
     }
 

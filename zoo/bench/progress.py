@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from zoo.bench.sweep import Listener
 from zoo.bench.tasks import task_row
-from zoo.bench.train import EpochMetrics, Moment
+from zoo.bench.train import EpochMetrics, Progress
 from zoo.results.run import Run
 
 
-class Progress(Listener):
+class ProgressBar(Listener):
     """A bar over the epochs of the whole sweep, with the current net and its score, and a line for each run.
 
     If the stream is no terminal, there is no bar. Lines are then written alone, each as soon as it is known.
@@ -58,9 +58,9 @@ class Progress(Listener):
         if epochs:
             self._bar = self._new_bar(epochs, "epoch")
 
-    def on_moment(self, run: Run, moment: Moment) -> None:
+    def on_progress(self, run: Run, progress: Progress) -> None:
         """Advance the bar by part of an epoch."""
-        self._advance(run, moment.done)
+        self._advance(run, progress.done)
 
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
         """Advance the bar and show the score."""

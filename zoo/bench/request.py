@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from zoo.bench.distributed import Team, join
-from zoo.bench.engines import Engine, Here, Processes, Ray
-from zoo.bench.one_run import How
+from zoo.bench.engines import Engine, InProcess, Processes, Ray
+from zoo.bench.one_run import Placement
 from zoo.bench.prediction_pictures import save_predictions
 from zoo.bench.sweep import SAVED, Listener, Outcome, lineup, plan, sweep
 from zoo.bench.tasks import Task, default_recipe, load, task_row
-from zoo.datasets.external import Where, is_external, set_name
+from zoo.datasets.external import DataLocation, is_external, set_name
 from zoo.datasets.image_set import ImageSet
 from zoo.datasets.library import FOLDER
 from zoo.environment import MOST_THREADS, check_between, choose_device, cores
@@ -176,7 +176,7 @@ class Prepared:
         runs: All runs, including finished ones.
         images: The image set.
         path: The results file.
-        how: Device, memory format and folders of the runs.
+        placement: Device, memory format and folders of the runs.
         team: Processes that compute each run together.
     """
 
@@ -186,7 +186,7 @@ class Prepared:
     runs: Sequence[Run]
     images: ImageSet
     path: Path
-    how: How
+    placement: Placement
     team: Team
 
     def describe(self) -> str:
@@ -211,7 +211,7 @@ class Prepared:
 
     def _computed(self) -> str:
         request = self.request
-        parts = [self.how.device, request.layout, *["compiled"] * request.compile]
+        parts = [self.placement.device, request.layout, *["compiled"] * request.compile]
         if self.team.size > 1:
             parts.append(f"{self.team.size} processes a run")
         if request.engine == "ray":
@@ -231,19 +231,19 @@ def prepare(request: Request) -> Prepared:
     require("bench", "sklearn", "matplotlib")  # now, not when the training is over
     task = task_row(request.task)
     task.require()
-    where = Where(folder=request.data_dir, download=request.download, workers=request.workers)
-    dataset = set_name(request.dataset or next(iter(task.datasets)), where)
+    location = DataLocation(folder=request.data_dir, download=request.download, workers=request.workers)
+    dataset = set_name(request.dataset or next(iter(task.datasets)), location)
     out = request.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
     check_writable("out", out, folder=True)
     if request.pictures:
         check_writable("pictures", out / "pictures", folder=True)
-    where = replace(where, check=True, skip_broken=request.skip_broken, memory=out.absolute() / CHECKED)
+    location = replace(location, check=True, skip_broken=request.skip_broken, memory=out.absolute() / CHECKED)
     changes = dict(request.changes)
     # What accelerate was configured with is the user's word, too.
     if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
         changes.setdefault("amp", "bfloat16")
     named = recipe_row(request.recipe).recipe if request.recipe else None
-    base = named or default_recipe(task.name, dataset, where)
+    base = named or default_recipe(task.name, dataset, location)
     recipe = base.changed(**changes)
     if request.models:
         names: Sequence[str] = expand_names(request.models)
@@ -260,24 +260,24 @@ def prepare(request: Request) -> Prepared:
         head=request.head,
         frozen=request.frozen,
         fixed=changes,
-        where=where,
+        location=location,
     )
     on_ray = request.engine == "ray"
     device = ("cuda" if request.gpus_per_run else "cpu") if on_ray else choose_device(request.device)
     team = join(device)
     if request.in_processes and team.size > 1:
         raise ValueError(f"jobs and engine belong to one process, and a launcher started {team.size}: leave them out")
-    images = load(task.name, dataset, where).for_recipe(recipe)
+    images = load(task.name, dataset, location).for_recipe(recipe)
     if recipe.batch_size > images.train_size:
         raise ValueError(
             f"batch_size {recipe.batch_size} exceeds the {images.train_size:,} training images of {images.name}: "
             "take a smaller one, such as --recipe batch_size=32"
         )
-    how = How(
+    placement = Placement(
         device=device,
         channels_last=request.layout == "channels_last",
         compiled=request.compile,
-        where=where,
+        location=location,
         saved=out.absolute() / SAVED,
     )
     return Prepared(
@@ -287,7 +287,7 @@ def prepare(request: Request) -> Prepared:
         runs=runs,
         images=images,
         path=out / RESULTS,
-        how=how,
+        placement=placement,
         team=team,
     )
 
@@ -297,7 +297,7 @@ def run(request: Request | Prepared, listener: Listener | None = None) -> Outcom
 
     Args:
         request: The request.
-        listener: Receives events; see `zoo.bench.progress.Progress` for a terminal.
+        listener: Receives events; see `zoo.bench.progress.ProgressBar` for a terminal.
 
     Returns:
         Number of trained runs, failures, and the path of the results. `zoo.results.read` reads the results.
@@ -310,7 +310,7 @@ def run(request: Request | Prepared, listener: Listener | None = None) -> Outcom
     return sweep(
         prepared.runs,
         prepared.path,
-        how=prepared.how,
+        placement=prepared.placement,
         engine=_engine(prepared, listener),
         team=prepared.team,
         force=prepared.request.force,
@@ -337,7 +337,7 @@ def _engine(prepared: Prepared, listener: Listener) -> Engine | None:
     if not request.pictures:
         return None
     folder = prepared.path.parent / "pictures"
-    return Here(
+    return InProcess(
         prepared.team,
         lambda job, model, images: listener.on_picture(job.run, save_predictions(folder, job.run, model, images)),
     )

@@ -14,13 +14,13 @@ import torch
 
 from zoo import registry
 from zoo.bench.distributed import Team
-from zoo.bench.engines import Engine, Event, Here
-from zoo.bench.one_run import How, Job, Line, build
+from zoo.bench.engines import Engine, Event, InProcess
+from zoo.bench.one_run import Job, Line, Placement, build
 from zoo.bench.resume import Claim, States
 from zoo.bench.tasks import key_fingerprint, load, task_row
-from zoo.bench.train import EpochMetrics, Moment
+from zoo.bench.train import EpochMetrics, Progress
 from zoo.complexity import count, taps
-from zoo.datasets.external import BUILT_IN, Where
+from zoo.datasets.external import BUILT_IN, DataLocation
 from zoo.datasets.image_set import ImageSet
 from zoo.files import check_writable
 from zoo.results.recipe import Recipe
@@ -55,7 +55,7 @@ class Listener:
     def on_start(self, runs: int, skipped: int, epochs: int) -> None:
         """Handle the start of training, with the numbers of runs and epochs ahead, and of runs already in the file."""
 
-    def on_moment(self, run: Run, moment: Moment) -> None:
+    def on_progress(self, run: Run, progress: Progress) -> None:
         """Handle a moment within an epoch of a run."""
 
     def on_epoch(self, run: Run, metrics: EpochMetrics) -> None:
@@ -117,7 +117,7 @@ def plan(
     head: str = "",
     frozen: bool = False,
     fixed: Collection[str] = (),
-    where: Where = BUILT_IN,
+    location: DataLocation = BUILT_IN,
 ) -> list[Run]:
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
@@ -136,7 +136,7 @@ def plan(
         head: Decoder or detector of the task.
         frozen: Keep the first weights of the nets.
         fixed: Fields of the recipe that no row changes.
-        where: Location of the image set.
+        location: Location of the image set.
 
     Raises:
         ValueError: If the benchmark itself sets an override, or the task has no such head or set.
@@ -146,7 +146,7 @@ def plan(
     for key in GIVEN:
         if key in overrides or key in vary:
             raise ValueError(f"override {key!r} is set by the benchmark: leave it out")
-    fingerprint = key_fingerprint(task, dataset, where)
+    fingerprint = key_fingerprint(task, dataset, location)
     variants = [overrides | dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     return [
         Run(
@@ -170,7 +170,7 @@ def sweep(
     runs: Sequence[Run],
     path: Path,
     *,
-    how: How | None = None,
+    placement: Placement | None = None,
     engine: Engine | None = None,
     team: Team | None = None,
     force: bool = False,
@@ -188,7 +188,7 @@ def sweep(
     Args:
         runs: Runs from `plan`.
         path: The results file. Runs that it has finished are skipped.
-        how: Device, memory format and folders. Default: CPU, checkpoints next to the results file.
+        placement: Device, memory format and folders. Default: CPU, checkpoints next to the results file.
         engine: Computes the runs. Default: one after the other in this process.
         team: Processes that run this sweep together; one of them writes. Default: this process.
         force: Train runs again that the file has finished. Reports show the newest line of a key.
@@ -200,17 +200,17 @@ def sweep(
     """
     check_writable("path", path)
     listener, team = listener or Listener(), team or Team()
-    how = how or How(saved=path.parent.absolute() / SAVED)
-    engine = engine or Here(team if team.size > 1 else None)
+    placement = placement or Placement(saved=path.parent.absolute() / SAVED)
+    engine = engine or InProcess(team if team.size > 1 else None)
     stored = read_if_there(path)  # a file that cannot be read is an error now, not when the training is over
-    states = States(how.saved)
+    states = States(placement.saved)
     if team.leads:
         states.clean(stored.finished)
         for text in stored.warnings:
             listener.on_warning(text)
     done = team.agree(set() if force else stored.finished)
     missing = [run for run in runs if run.key not in done]
-    facts = _facts(missing, how, listener)
+    facts = _facts(missing, placement, listener)
     listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
 
     claims: dict[str, Claim] = {}
@@ -230,7 +230,7 @@ def sweep(
         for run in runs:
             now = team.agree(begin(run) if team.leads else None)
             if now == "ours":
-                yield Job(run=run, facts=facts[run.display, run.dataset], how=how)
+                yield Job(run=run, facts=facts[run.display, run.dataset], placement=placement)
             elif now == "finished":
                 listener.on_skip(run)
             else:
@@ -248,8 +248,8 @@ def sweep(
     unwritten: list[tuple[Job, Line]] = []
 
     def tell(job: Job, event: Event) -> None:
-        if isinstance(event, Moment):
-            listener.on_moment(job.run, event)
+        if isinstance(event, Progress):
+            listener.on_progress(job.run, event)
         else:
             listener.on_epoch(job.run, event)
 
@@ -270,7 +270,7 @@ def sweep(
     for job, line in _write(unwritten, path):
         if "error" not in line:
             kept = job.saved is not None and job.saved.path.is_file()
-            state = f": its state is in {job.how.saved}, from which the same command makes it" * kept
+            state = f": its state is in {job.placement.saved}, from which the same command makes it" * kept
             failures.append(f"{_title(job.run)}: the line could not be written to {path}{state}")
     return Outcome(
         finished=ended - len(failures),
@@ -321,13 +321,13 @@ def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
     return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
 
 
-def _facts(runs: Sequence[Run], how: How, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
+def _facts(runs: Sequence[Run], placement: Placement, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
     """Return family, specification and counts of each net on each dataset."""
     nets = {(run.display, run.dataset): run for run in runs}
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (net, run) in enumerate(nets.items()):
         listener.on_count(run.display, number, len(nets))
-        dataset: ImageSet = load(run.task, run.dataset, how.where).for_recipe(run.recipe)
+        dataset: ImageSet = load(run.task, run.dataset, placement.location).for_recipe(run.recipe)
         try:
             spec = _spec(run)
             model = build(run, dataset)

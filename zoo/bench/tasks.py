@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from zoo import registry
 from zoo.bench import dense_tasks as dense
 from zoo.datasets.built_in import DATASETS, DatasetRow, load_dataset
-from zoo.datasets.external import BUILT_IN, Where, is_external, open_set
+from zoo.datasets.external import BUILT_IN, DataLocation, is_external, open_set
 from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.datasets.library import unknown
 from zoo.datasets.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
@@ -125,18 +125,18 @@ def task_row(name: str) -> Task:
     return TASKS[name]
 
 
-def load(task: str, dataset: str, where: Where = BUILT_IN) -> ImageSet:
+def load(task: str, dataset: str, location: DataLocation = BUILT_IN) -> ImageSet:
     """Load an image set with the targets of a task, once per process.
 
     Raises:
         ValueError: If the task or the set does not exist, or the set cannot be read.
     """
     if task_row(task).external and is_external(dataset):
-        return _open(dataset, where)
-    return load_dataset(dataset, where.folder, where.download) if task == CLASSIFY else _load(task, dataset)
+        return _open(dataset, location)
+    return load_dataset(dataset, location.folder, location.download) if task == CLASSIFY else _load(task, dataset)
 
 
-def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
+def default_recipe(task: str, dataset: str, location: DataLocation = BUILT_IN) -> Recipe:
     """Return the recipe of an image set: that of its row, or a modern recipe for sets that timm opens.
 
     Raises:
@@ -146,10 +146,10 @@ def default_recipe(task: str, dataset: str, where: Where = BUILT_IN) -> Recipe:
     if not (row.external and is_external(dataset)):
         return row.row(dataset).recipe
     small, large = (RECIPES[name].recipe for name in MODERN)
-    return small if isinstance(load(task, dataset, where), Dataset) else large
+    return small if isinstance(load(task, dataset, location), Dataset) else large
 
 
-def key_fingerprint(task: str, dataset: str, where: Where = BUILT_IN) -> str:
+def key_fingerprint(task: str, dataset: str, location: DataLocation = BUILT_IN) -> str:
     """Return the fingerprint of a set in the keys of its runs; an empty text for sets that are keyed by name.
 
     Raises:
@@ -158,7 +158,7 @@ def key_fingerprint(task: str, dataset: str, where: Where = BUILT_IN) -> str:
     row = task_row(task)
     if not (row.external and is_external(dataset)) and row.row(dataset).keyed_by_name:
         return ""
-    return load(task, dataset, where).fingerprint
+    return load(task, dataset, location).fingerprint
 
 
 _open = cache(open_set)

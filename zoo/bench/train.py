@@ -63,7 +63,7 @@ class EpochMetrics:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """Progress of a run within an epoch, reported every `PULSE` seconds.
 
     Attributes:
@@ -155,7 +155,7 @@ def training(
     label: str = "model",
     on_trained: Callable[[nn.Module], None] | None = None,
     recorded: bool = False,
-) -> Generator[EpochMetrics | Moment, None, Trained]:
+) -> Generator[EpochMetrics | Progress, None, Trained]:
     """Train a new net and test it after every epoch. Yields metrics and progress; returns the finished run.
 
     The seed fixes initialisation, order, changes of the images and dropout. Order and changes come from a generator of
@@ -275,7 +275,7 @@ class _Run:
         """Model that is tested: the net, or the average of its weights."""
         return self.model if self.average is None else self.average.module
 
-    def epoch(self) -> Generator[Moment, None, EpochMetrics]:
+    def epoch(self) -> Generator[Progress, None, EpochMetrics]:
         """Train for one epoch and test; yield the progress."""
         recipe, team, device = self.recipe, self.team, self.team.device
         epoch, steps = len(self.history), self.dataset.train_size // self.recipe.batch_size
@@ -302,7 +302,7 @@ class _Run:
                 correct = hits if correct is None else correct + hits
             if (now := time.perf_counter()) > told + PULSE:
                 told = now
-                yield Moment(epoch + (step + 1) / steps)
+                yield Progress(epoch + (step + 1) / steps)
         mean_loss = float(team.total(loss_sum)) / (steps * team.size)
         if not math.isfinite(mean_loss):
             raise DivergedError(f"{self.label}: the loss is {mean_loss} in epoch {epoch + 1} of {recipe.epochs}")

@@ -23,7 +23,7 @@ SEEDS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
+class BatchDraws:
     """Random draws for the images of an epoch, in their order.
 
     Attributes:
@@ -39,14 +39,14 @@ class Draws:
     seeds: Tensor | None
 
 
-def draw(images: int, recipe: Recipe, generator: torch.Generator) -> Draws:
+def draw(images: int, recipe: Recipe, generator: torch.Generator) -> BatchDraws:
     """Draw the numbers of one epoch; the generator moves on."""
     order = torch.randperm(images, generator=generator)
     shifts = torch.randint(-recipe.max_shift, recipe.max_shift + 1, (images, 2), generator=generator)
     flips = torch.rand(images, generator=generator) < 0.5 if recipe.flip else None
     inside = recipe.augment or recipe.colour or recipe.erase or recipe.mixup or recipe.cutmix or recipe.image_size
     seeds = torch.randint(SEEDS, (images,), generator=generator) if inside else None
-    return Draws(order=order, shifts=shifts, flips=flips, seeds=seeds)
+    return BatchDraws(order=order, shifts=shifts, flips=flips, seeds=seeds)
 
 
 def shift_images(images: Tensor, shifts: Tensor, fill: float | Tensor, border: str = "background") -> Tensor:

@@ -50,7 +50,7 @@ TRAIN_SPLIT, TEST_SPLITS = "train", ("validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class DataLocation:
     """Location of image sets and options for reading them. It is not part of a run's key.
 
     Attributes:
@@ -73,14 +73,14 @@ class Where:
     memory: Path | None = None
 
 
-BUILT_IN = Where()
+BUILT_IN = DataLocation()
 """Location of sets that need none."""
 
 
-def set_name(name: str, where: Where) -> str:
+def set_name(name: str, location: DataLocation) -> str:
     """Return the name under which results are stored: ``folder`` becomes ``folder/<its last part>``."""
-    if name == FOLDER and where.folder is not None:
-        return f"{FOLDER}/{for_terminal(where.folder.resolve().name)}"
+    if name == FOLDER and location.folder is not None:
+        return f"{FOLDER}/{for_terminal(location.folder.resolve().name)}"
     return name
 
 
@@ -89,23 +89,23 @@ def is_external(name: str) -> bool:
     return name == FOLDER or "/" in name
 
 
-def open_set(name: str, where: Where) -> ImageSet:
+def open_set(name: str, location: DataLocation) -> ImageSet:
     """Open both halves of a set; the test half is called ``validation`` or ``test``.
 
     Raises:
         ValueError: If the set does not exist, no folder is given, the halves overlap or do not fit together, or a
             picture cannot be read.
     """
-    if where.folder is None:
+    if location.folder is None:
         raise ValueError(f"dataset {name!r} needs a folder: give --data-dir, and --download to fetch it into there")
-    if where.download:
-        where.folder.mkdir(parents=True, exist_ok=True)
-    halves = _halves(name, where.folder, where.download)
-    check = where.check or where.skip_broken
-    found = check_halves(halves, title=name, workers=where.workers, memory=where.memory, looked_at=(check, True))
+    if location.download:
+        location.folder.mkdir(parents=True, exist_ok=True)
+    halves = _halves(name, location.folder, location.download)
+    check = location.check or location.skip_broken
+    found = check_halves(halves, title=name, workers=location.workers, memory=location.memory, looked_at=(check, True))
     if name.startswith(FOLDER) and check:
         refuse_twins(found)
-    train, test = leave_out(halves, found, skip=where.skip_broken or not check)
+    train, test = leave_out(halves, found, skip=location.skip_broken or not check)
     stream = Stream(
         name=name,
         num_classes=len(train.classes),
@@ -114,7 +114,7 @@ def open_set(name: str, where: Where) -> ImageSet:
         content=digest([train.classes, train.digest(), test.digest(), test.labels]),
         train=train,
         test=test,
-        workers=where.workers,
+        workers=location.workers,
         left_out=(len(found.broken[0]), len(found.broken[1])),
     )
     return _in_memory(stream) or stream
