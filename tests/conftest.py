@@ -1,13 +1,22 @@
-"""What all tests share: the same random numbers in every run, and threads that leave room for the other workers."""
+"""What all tests share: tiers, the same random numbers in every run, and room for the other workers.
 
+Three tiers (CONTRIBUTING.md): ``--tier quick`` runs what is marked so, with one net a family; ``--tier usual``, the
+default, all but what is marked slow, with one net of each structure where a check is marked ``rows``; ``--tier all``
+runs everything.
+"""
+
+import gc
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
+import psutil
 import pytest
 import torch
+from structures import one_a_family, one_of_each
 
 # Found examples would differ from machine to machine and a slow machine is no failure.
 slow = [hypothesis.HealthCheck.too_slow]
@@ -25,9 +34,62 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that chooses the tier."""
+    tiers = ("quick", "usual", "all")
+    parser.addoption("--tier", choices=tiers, default="usual", help="how much to run (default: usual)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not belong to the tier."""
+    tier = config.getoption("tier")
+    if tier == "all":
+        return
+    nets: dict[str, set[str]] = {}
+    for item in items:
+        if item.get_closest_marker("rows"):
+            nets.setdefault(test_of(item), set()).add(net_of(item))
+    choose = one_a_family if tier == "quick" else one_of_each
+    chosen = {test: choose(names) for test, names in nets.items()}
+
+    def belongs(item: pytest.Item) -> bool:
+        if item.get_closest_marker("slow") or (tier == "quick" and not item.get_closest_marker("quick")):
+            return False
+        return not item.get_closest_marker("rows") or net_of(item) in chosen[test_of(item)]
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = [item for item in items if belongs(item)]
+
+
+def test_of(item: pytest.Item) -> str:
+    """Return the name of a test without its parameters."""
+    return item.nodeid.partition("[")[0]
+
+
+def net_of(item: pytest.Item) -> str:
+    """Return the net that a test over many rows is about."""
+    [marker] = item.iter_markers("rows")
+    return item.callspec.params[marker.args[0] if marker.args else "name"]  # ty: ignore[unresolved-attribute]
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Start every test from the same random state, whichever ran before it in the same worker."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global state
     torch.manual_seed(0)
+
+
+GROWTH = 2**29
+"""Bytes by which a worker may grow before what is left over from tests is looked for."""
+_size = 0
+
+
+@pytest.fixture(autouse=True)
+def left_overs() -> Iterator[None]:
+    """Free nets that hold each other in circles by hooks and graphs; left alone, a worker grew to 10 GB."""
+    global _size
+    yield
+    if psutil.Process().memory_info().rss > _size + GROWTH:
+        gc.collect()
+        _size = psutil.Process().memory_info().rss

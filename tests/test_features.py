@@ -1,11 +1,10 @@
 """Feature taps: which maps come, in which order, from which module, and with which parameters."""
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from structures import one_of_each
 from test_contract import images, settled
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import Tensor, nn
@@ -17,17 +16,7 @@ TINY = zoo.list_models("*_test")
 WRAPPERS = ("list", "dict", "hook", "fx", "getter")
 
 
-def one_of_each_structure() -> list[str]:
-    """The cheapest model of each way in which a family's nets differ in more than numbers."""
-    found: dict[Any, str] = {}
-    for name in sorted(zoo.list_models(), key=lambda name: zoo.model_entry(name).params):
-        entry = zoo.model_entry(name)
-        words = tuple((k, v) for k, v in entry.spec.to_dict().items() if isinstance(v, str | bool))
-        found.setdefault((entry.family, words, len(entry.spec.tap_strides), len(set(entry.spec.tap_strides))), name)
-    return sorted(found.values())
-
-
-STRUCTURES = one_of_each_structure()
+STRUCTURES = one_of_each(zoo.list_models())
 SMALLER: dict[str, dict[str, Any]] = {"vgg11": {"wide": (64, 64)}, "fabric_d_l8_s6_c32x2_voc": {"channels": (8,) * 6}}
 """Of a hundred million parameters that add no structure."""
 
@@ -36,13 +25,6 @@ def small_images(name: str) -> Tensor:
     """One image of a size that every net takes, for maps of all layers are kept."""
     side = min(zoo.model_entry(name).input_size[-1], 96)
     return images(name, batch=1, height=side, width=side)
-
-
-@pytest.fixture(autouse=True)
-def no_net_is_left_over() -> Iterator[None]:
-    """Nets, hooks and the maps that they keep hold each other, so that their memory would pile up from test to test."""
-    yield
-    gc.collect()
 
 
 def maps_of(out: Any) -> list[Tensor]:

@@ -116,6 +116,7 @@ def assert_same(have: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
     assert (have - want).abs().max() <= tolerance * want.std()
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", REFERENCED)
 def test_evaluation(name: str) -> None:
     net = reference(name).eval()

@@ -171,6 +171,7 @@ def test_import_is_silent() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", ALL)
 def test_specs_survive_json(name: str) -> None:
     spec = zoo.model_entry(name).spec
