@@ -55,6 +55,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def belongs(item: pytest.Item) -> bool:
         if item.get_closest_marker("slow") or (tier == "quick" and not item.get_closest_marker("quick")):
             return False
+        for marker in item.iter_markers("only"):
+            if any(item.callspec.params[name] not in values for name, values in marker.kwargs.items()):  # ty: ignore
+                return False
         return not item.get_closest_marker("rows") or net_of(item) in chosen[test_of(item)]
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])

@@ -10,6 +10,9 @@ from typing import Any
 
 import zoo
 
+FORWARDS = ("resnet_test", "densenet_test", "fishnet_test", "fabric_test", "frrn_test", "googlenet_test")
+"""One net of each kind of forward: a chain, concatenation, streams, a grid, two paths, branches."""
+
 
 def structures(name: str) -> frozenset[tuple[str, Any]]:
     """Return the structures that a net shows."""

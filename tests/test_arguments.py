@@ -201,10 +201,10 @@ def test_group_norm_takes_as_many_groups_as_divide() -> None:
     [
         ("fabric_test", dict(columns=1_000_000_000)),
         ("fabric_test", dict(columns=1_000_000)),
-        ("resnet_test", dict(depths=(1_000_000, 1, 1, 1))),
+        pytest.param("resnet_test", dict(depths=(1_000_000, 1, 1, 1)), marks=pytest.mark.slow),
         ("resnet_test", dict(widths=(32, 48, 64, 1_000_000), mid_widths=(8, 12, 16, 500_000))),
         ("vgg_test", dict(window=100_000)),
-        ("densenet_test", dict(depths=(100_000, 1, 1, 1))),
+        pytest.param("densenet_test", dict(depths=(100_000, 1, 1, 1)), marks=pytest.mark.slow),
         ("resnet50", dict(num_classes=2_000_000_000)),
         ("resnet50", dict(num_classes=2**40)),
         ("lenet_test", dict(in_chans=2_000_000_000)),

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 import zoo
 from zoo.models.bagnet import BagNetSpec
 
+pytestmark = pytest.mark.quick
+
 
 def seen(net: nn.Module, x: Tensor, row: int, column: int) -> tuple[Tensor, Tensor]:
     """Rows and columns of the image that one position of the last map depends on."""

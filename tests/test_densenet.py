@@ -13,6 +13,8 @@ import zoo
 from zoo.backbone import drop_path_rates
 from zoo.layers import DropPath
 
+pytestmark = pytest.mark.quick
+
 # Millions of parameters, Huang et al. 2017, table 2 (the first digits are all that is printed).
 TABLE_2 = {
     "densenet40_k12_cifar": 1.0,

@@ -21,6 +21,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file
+from structures import FORWARDS
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -362,6 +363,7 @@ def _(name: str, folder: Path) -> None:
 
 # Hidden states of a fabric are more maps than its head reads, and the net says so.
 @pytest.mark.filterwarnings("ignore:the head of this net does not read all of these taps:UserWarning")
+@pytest.mark.only(name=("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50"))
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("title", CHECKS)
 def test_check(title: str, name: str) -> None:
@@ -455,6 +457,7 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
+@pytest.mark.only(name=FORWARDS)
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()

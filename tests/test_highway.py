@@ -8,6 +8,8 @@ import zoo
 from zoo.layers import Conv, Kit
 from zoo.models.highway import Gate, Highway, HighwaySpec
 
+pytestmark = pytest.mark.quick
+
 
 def gates(net: nn.Module) -> list[Gate]:
     return [module for module in net.modules() if isinstance(module, Gate)]

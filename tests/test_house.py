@@ -12,6 +12,8 @@ import pytest
 
 import zoo
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "zoo_cli").rglob("*.py")])
 FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem != "__init__")

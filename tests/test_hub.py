@@ -11,6 +11,8 @@ from torch import nn
 
 import zoo
 
+pytestmark = pytest.mark.quick
+
 
 def same(one: nn.Module, other: nn.Module, side: int = 64, in_chans: int = 3) -> None:
     x = torch.randn(2, in_chans, side, side)

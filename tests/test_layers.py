@@ -31,6 +31,8 @@ from zoo.layers import (
     upsample_like,
 )
 
+pytestmark = pytest.mark.quick
+
 KIT = Kit()
 
 

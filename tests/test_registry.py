@@ -16,6 +16,8 @@ from zoo.entry import Entry, Spec
 from zoo.models.fishnet import FishNet
 from zoo.models.resnet import ResNet
 
+pytestmark = pytest.mark.quick
+
 ALL = zoo.list_models()
 
 

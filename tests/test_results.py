@@ -38,6 +38,8 @@ from zoo.results.store import finished_keys, read_if_there
 from zoo.results.table import choose, footnote, format_table, sort_nets, write_table
 from zoo.speed import cases as speed
 
+pytestmark = pytest.mark.quick
+
 PLAIN = Recipe(epochs=8, batch_size=32, lr=0.1)
 
 

@@ -40,6 +40,18 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fabric dropout": ("fabric_test", {"unit": "pre", "gate": "dropout", "drop_path_rate": 0.3}),
     "resnet drop path": ("resnet_test", {"drop_path_rate": 0.3}),
 }
+DEAR = (
+    "resnet",
+    "densenet",
+    "fishnet",
+    "fabric",
+    "fabric pre",
+    "fabric sparse",
+    "frrn",
+    "googlenet",
+    "vgg with local norms",
+)
+"""What tracers and compilers are shown in the usual tier: every kind of forward, and every kind of unit of a fabric."""
 CONVS = (nn.Conv2d, BandConv2d)
 NORMS = nn.modules.batchnorm._BatchNorm
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh)
@@ -226,6 +238,7 @@ def test_counters_of_operators_agree(net: nn.Module) -> None:
         assert counter.get_total_flops() == 2 * count(net, tuple(x.shape[1:])).macs
 
 
+@pytest.mark.only(net=DEAR)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_traced_net_follows_the_mode(net: nn.Module, training: bool) -> None:
     """Traced in one mode, run in both: outputs and what a step leaves in the norms."""
@@ -244,6 +257,7 @@ def test_a_traced_net_follows_the_mode(net: nn.Module, training: bool) -> None:
             assert not torch.equal(twin(x), twin(x)), "training draws"
 
 
+@pytest.mark.only(net=DEAR)
 @pytest.mark.filterwarnings("ignore")  # torch says in many ways that it moves to another package
 def test_quantisation_of_a_traced_net_reaches_all_convolutions(net: nn.Module) -> None:
     x = images(net)
@@ -317,6 +331,7 @@ def test_the_mode_between_forward_and_backward_does_not_matter(net: nn.Module) -
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
+@pytest.mark.only(net=DEAR)
 def test_an_exported_graph_shows_all_convolutions(net: nn.Module) -> None:
     program = torch.export.export(net, (images(net),))
     calls = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
@@ -329,6 +344,7 @@ def test_an_exported_graph_shows_all_convolutions(net: nn.Module) -> None:
         assert not calls["aten.alias.default"], "a slice that takes all: some refuse it"
 
 
+@pytest.mark.only(net=DEAR)
 def test_a_scripted_net_trains_and_is_evaluated_in_turn(net: nn.Module) -> None:
     """As timm's ``train.py --torchscript`` does: what is optimised for a training step runs in inference mode, too."""
     scripted = torch.jit.script(net)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from zoo import topology
 from zoo.topology import KINDS, TYPES, Edge, Node, fabric_edges, node_order
 
+pytestmark = pytest.mark.quick
+
 GRIDS = st.tuples(st.sampled_from(sorted(TYPES)), st.integers(2, 9), st.integers(2, 7))
 
 

@@ -8,6 +8,8 @@ import zoo
 from zoo.layers import DilatedMaxPool, Residual
 from zoo.models.wider_resnet import WiderResNetSpec
 
+pytestmark = pytest.mark.quick
+
 PUBLISHED = ["wider_resnet38", "wider_resnet38_a1", "wider_resnet38_a2"]
 
 # Channels of the convolutions of each stage's first unit (B2 to B7 of the paper).
