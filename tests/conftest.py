@@ -53,7 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = {test: choose(names) for test, names in nets.items()}
 
     def belongs(item: pytest.Item) -> bool:
-        if item.get_closest_marker("slow") or (tier == "quick" and not item.get_closest_marker("quick")):
+        quick = item.get_closest_marker("quick")
+        if item.get_closest_marker("slow") or (tier == "quick" and (quick is None or quick.args == (False,))):
             return False
         for marker in item.iter_markers("only"):
             if any(item.callspec.params[name] not in values for name, values in marker.kwargs.items()):  # ty: ignore

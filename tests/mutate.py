@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("golden", "nets_golden", "sizes", "parity", "contract")
+SHARED = ("golden", "golden_nets", "sizes", "parity", "contract")
 AREAS: dict[str, tuple[list[str], list[str]]] = {
     "layers": (
         ["zoo/layers/*.py"],
-        ["layers", "structure", "densenet", "highway", "fabric", "frrn", "plain", "nets_golden", "contract", "tools"],
+        ["layers", "structure", "densenet", "highway", "fabric", "frrn", "plain", "golden_nets", "contract", "tools"],
     ),
     "backbone": (
         ["zoo/backbone.py", "zoo/entry.py", "zoo/features.py", "zoo/arguments.py"],
@@ -37,7 +37,7 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
         ["zoo/models/*.py", "zoo/grid.py"],
         ["structure", "fabric", "frrn", "densenet", "highway", "googlenet", "bagnet", "wider_resnet", *SHARED],
     ),
-    "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "fabric", "nets_golden"]),
+    "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "fabric", "golden_nets"]),
     "complexity": (["zoo/complexity.py"], ["complexity", "study", "published"]),
     "results": (["zoo/results/*.py"], ["results", "shared_results", "bench", "report", "study"]),
     "weights": (["zoo/weights/*.py"], ["loading", "weights", "wrappings", "bad_files", "downloads", "weights_cli"]),

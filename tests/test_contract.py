@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torch.fx
+from structures import FORWARDS
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -81,6 +82,8 @@ def test_every_family_has_a_test_net() -> None:
 # All entries, on the meta device
 
 
+@pytest.mark.quick
+@pytest.mark.rows
 @pytest.mark.parametrize("name", ALL)
 def test_meta(name: str) -> None:
     entry = zoo.model_entry(name)
@@ -111,6 +114,8 @@ def test_meta(name: str) -> None:
     assert last["classifier.fc.weight"] == max(last.values())
 
 
+@pytest.mark.quick
+@pytest.mark.rows
 @pytest.mark.parametrize("name", ALL)
 def test_meta_taps(name: str) -> None:
     entry = zoo.model_entry(name)
@@ -138,6 +143,7 @@ def test_meta_taps(name: str) -> None:
 
 
 # Nets of a thousand layers are rows like their shorter sisters, and take a minute here.
+@pytest.mark.rows
 @pytest.mark.parametrize("name", [name for name in ALL if not re.search(r"1001|1202", name)])
 def test_meta_output_stride(name: str) -> None:
     entry = zoo.model_entry(name)
@@ -160,6 +166,7 @@ def test_meta_output_stride(name: str) -> None:
         zoo.create_model(name, output_stride=3, device="meta")
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", [name for name in ALL if zoo.model_entry(name).spec.lacks])
 def test_meta_what_it_lacks(name: str) -> None:
     """Asking for what the topology cannot do is an error that says why."""
@@ -173,6 +180,7 @@ def test_meta_what_it_lacks(name: str) -> None:
                 zoo.create_model(name, device="meta", **{argument: asked[argument]})
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", ALL)
 def test_meta_unknown_argument(name: str) -> None:
     with pytest.raises(TypeError, match="drop_path_rate"):
@@ -182,11 +190,14 @@ def test_meta_unknown_argument(name: str) -> None:
 # The cheap ones, with numbers
 
 
+@pytest.mark.quick
+@pytest.mark.rows
 @pytest.mark.parametrize(("name", "promise"), KEPT)
 def test_promises(name: str, promise: str) -> None:
     check_backbone(name, promises=[promise])
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", CHEAP)
 @pytest.mark.parametrize("wrapper", ["list", "dict", "hook", "getter", "fx"])
 def test_feature_wrappers(name: str, wrapper: str) -> None:
@@ -205,12 +216,14 @@ def test_feature_wrappers(name: str, wrapper: str) -> None:
         assert sizes(some) == [sizes(expected)[0], sizes(expected)[2]]
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", CHEAP)
 def test_feature_cfg_is_merged(name: str) -> None:
     net = zoo.create_model(name, features_only=True, feature_cfg={"out_indices": (1, 2)}, device="meta")
     assert len(net.feature_info.channels()) == 2
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", CHEAP)
 @pytest.mark.parametrize("wrapper", [None, "list", "getter"])
 def test_checkpointing(name: str, wrapper: str | None) -> None:
@@ -240,6 +253,7 @@ def test_checkpointing(name: str, wrapper: str | None) -> None:
     assert saved_stored < 0.6 * plain_stored, "memory is what it is for"
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", [name for name in CHEAP if not lacks(name, "zero_init_last")])
 def test_zero_init_last(name: str) -> None:
     net = zoo.create_model(name, zero_init_last=True).eval()
@@ -250,6 +264,7 @@ def test_zero_init_last(name: str) -> None:
     assert any(not p.any() for key, p in net.named_parameters() if key.endswith("weight"))
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", CHEAP)
 def test_frozen_stays_frozen(name: str) -> None:
     net = zoo.create_model(name, device="meta").requires_grad_(False)
@@ -271,6 +286,7 @@ def test_torchscript_of_a_wrapper(name: str) -> None:
             torch.testing.assert_close(have, want, **close)
 
 
+@pytest.mark.only(name=FORWARDS)
 @pytest.mark.parametrize("name", TINY)
 def test_compile(name: str) -> None:
     net = settled(name)
@@ -284,6 +300,7 @@ def test_compile(name: str) -> None:
     assert sizes(taps) == sizes(net.forward_intermediates(x, intermediates_only=True))
 
 
+@pytest.mark.only(name=FORWARDS)
 @pytest.mark.parametrize("name", TINY)
 def test_export(name: str) -> None:
     net = settled(name)
@@ -314,6 +331,7 @@ def test_local_folder(name: str, tmp_path: Any) -> None:
         assert torch.equal(again(images(name)), net(images(name)))
 
 
+@pytest.mark.rows
 @pytest.mark.parametrize("name", CHEAP)
 def test_stages_hold_the_units(name: str) -> None:
     """Checkpointing acts on stages; a residual unit outside of one would silently be stored."""

@@ -240,12 +240,8 @@ def counted_sweep(path: str, seeds: int, epochs: int, files: str, last: int | No
     sender.send(ran)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/resume|results(/.*)?)[.]py$"])
-=======
 @pytest.mark.only(files=("/zoo/(bench|results)/",))
-@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/saved|(bench/)?results(/.*)?)[.]py$"])
->>>>>>> c669896 (Tiers: what is dear is asked of one net of each kind of forward; quick tests are marked)
+@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/resume|results(/.*)?)[.]py$"])
 def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any, files: str) -> None:
     """Moments are lines of the code that trains, or only of the code that writes, so that they repeat everywhere."""
     undisturbed, path = tmp_path / "undisturbed" / "r.jsonl", tmp_path / "killed" / "r.jsonl"

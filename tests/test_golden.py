@@ -20,8 +20,6 @@ from torch import Tensor
 import zoo
 from zoo.models.fishnet import FishSpec
 
-pytestmark = pytest.mark.quick
-
 GOLDEN = json.loads((Path(__file__).parent / "golden_fishnet.json").read_text())
 MASK = 0xFFFFFFFF
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

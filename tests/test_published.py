@@ -38,8 +38,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import published_counts  # noqa: E402 - a script, which is no part of the package
 
-pytestmark = pytest.mark.quick
-
 TABLE = Path(zoo.__file__).parent / "data" / "published.csv"
 ROWS = results()
 KEYED = [row for row in ROWS if row.entry]

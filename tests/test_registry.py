@@ -104,6 +104,7 @@ def fishnet150(pretrained=False, **kwargs): return torch.nn.Identity()
 """
 
 
+@pytest.mark.quick(False)
 def test_a_name_that_others_took_first_is_theirs_in_timm_and_ours_in_the_zoo() -> None:
     done = run(
         TAKEN
@@ -131,6 +132,7 @@ def test_a_name_that_others_took_first_is_theirs_in_timm_and_ours_in_the_zoo() -
     ]
 
 
+@pytest.mark.quick(False)
 def test_what_others_register_later_changes_nothing_here() -> None:
     done = run(
         TAKEN
@@ -146,6 +148,7 @@ def test_what_others_register_later_changes_nothing_here() -> None:
     assert done.stdout.splitlines() == ["FishNet osmr_in1k fishnet150", "5 stem.conv1"]
 
 
+@pytest.mark.quick(False)
 def test_a_reload_is_no_conflict() -> None:
     done = run("import importlib, zoo, zoo.registry\nimportlib.reload(zoo.registry)\nprint(zoo.list_models()[0])")
     assert done.returncode == 0, done.stderr
@@ -168,6 +171,7 @@ def test_both_ways_of_creation_agree() -> None:
         zoo.create_model("resnet50", pretrained_cfg="nosuch", device="meta")
 
 
+@pytest.mark.quick(False)
 def test_import_is_silent() -> None:
     done = run("import warnings\nwarnings.simplefilter('error', UserWarning)\nimport zoo")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
