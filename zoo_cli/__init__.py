@@ -30,21 +30,21 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "list": Verb("the catalogue", catalogue.add_list, catalogue.run_list),
-    "info": Verb("one model in detail", catalogue.add_info, catalogue.run_info),
-    "count": Verb("parameters, multiply-adds, activations", catalogue.add_count, catalogue.run_count),
-    "weights": Verb("published weights", weights.add_weights, weights.run_weights),
+    "list": Verb("list the models", catalogue.add_list, catalogue.run_list),
+    "info": Verb("show one model in detail", catalogue.add_info, catalogue.run_info),
+    "count": Verb("count parameters, multiply-adds, activations", catalogue.add_count, catalogue.run_count),
+    "weights": Verb("list published weights", weights.add_weights, weights.run_weights),
     "convert": Verb("rewrite a checkpoint under our names", weights.add_convert, weights.run_convert),
-    "verify": Verb("say whether a checkpoint would load", weights.add_verify, weights.run_verify),
+    "verify": Verb("check whether a checkpoint would load", weights.add_verify, weights.run_verify),
     "validate": Verb("measure the error of trained weights", weights.add_validate, weights.run_validate),
     "published": Verb(
-        "published results, with who measured them and how", published.add_published, published.run_published
+        "show published results with source and protocol", published.add_published, published.run_published
     ),
     "bench": Verb("train nets with one recipe and compare them", bench.add_bench, bench.run_bench),
-    "recipes": Verb("what nets can be trained with", bench.add_recipes, bench.run_recipes),
+    "recipes": Verb("list training recipes", bench.add_recipes, bench.run_recipes),
     "plot": Verb("draw table and plots from stored results", bench.add_plot, bench.run_plot),
-    "speed": Verb("time and memory of nets, side by side", speed.add_speed, speed.run_speed),
-    "report": Verb("one page to explore results", report.add_report, report.run_report),
+    "speed": Verb("measure time and memory of nets, side by side", speed.add_speed, speed.run_speed),
+    "report": Verb("write one page to explore results", report.add_report, report.run_report),
 }
 
 

@@ -13,9 +13,9 @@ from zoo_cli.common import Parser, parse_pairs, parse_value, print_json, printab
 def add_bench(parser: Parser) -> None:
     """Add the arguments of `zoo bench`."""
     parser.description = """\
-Train nets with one recipe on real images and compare them. Every run that ends is one line in OUT/results.jsonl; runs
-that are in the file are not done again, and a run that was stopped goes on from its last epoch, so an interrupted
-benchmark goes on where it stopped. Failed runs are lines, too, and are tried again by the next call.
+Train nets with one recipe on real images and compare them. Every run that ends is one line in OUT/results.jsonl. Runs
+that are in the file are not trained again. A run that was stopped goes on from its last epoch, so an interrupted
+benchmark goes on where it stopped. Failed runs are lines as well; the next call tries them again.
 
 Three tasks: classify names the digit of an image (accuracy); segment gives every pixel of a scene of several digits
 a class (mIoU), with a decoder of segmentation_models_pytorch on the net; detect finds the digits' boxes (mAP), with a
@@ -23,7 +23,7 @@ detector of torchvision. The last two need nets of ImageNet scale, and pip insta
 
 Images: digits need no download. --dataset also takes torch/cifar10, torch/cifar100 and others of torchvision,
 hfds/NAME, and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png (or val, test, ...). Small
-images of one size are held in memory, others are read batch by batch. All pictures are looked at before the first
+images of one size are held in memory, others are read batch by batch. All pictures are read once before the first
 epoch: one that cannot be read, or that is in both halves of a folder, is an error that names it."""
     parser.epilog = """\
 examples:
@@ -45,47 +45,51 @@ examples:
   zoo bench '*_cifar' --engine ray --ray-address auto --gpus-per-run 0.5
   accelerate launch -m zoo.bench resnet50 --dataset folder --data-dir data/flowers   each run on several GPUs"""
     parser.add_argument("names", nargs="*", metavar="NAME", help="models, or patterns such as 'resnet*_cifar'")
-    what = parser.add_argument_group("what is trained")
+    what = parser.add_argument_group("nets and task")
     what.add_argument(
         "--task", default="classify", metavar="TASK", help="classify, segment or detect (default: classify)"
     )
-    what.add_argument("--decoder", metavar="NAME", help="of --task segment: unet or deeplabv3plus (default: unet)")
-    what.add_argument("--detector", metavar="NAME", help="of --task detect: fcos or retinanet (default: fcos)")
     what.add_argument(
-        "--frozen", action="store_true", help="keep the nets' random weights and train only what is put on top"
+        "--decoder", metavar="NAME", help="decoder of --task segment: unet or deeplabv3plus (default: unet)"
     )
-    what.add_argument("--lineup", help="default or all, instead of names (default: default)")
-    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the named nets")
+    what.add_argument("--detector", metavar="NAME", help="detector of --task detect: fcos or retinanet (default: fcos)")
+    what.add_argument(
+        "--frozen", action="store_true", help="keep the nets' random weights and train only the layers on top"
+    )
+    what.add_argument("--lineup", help="line-up instead of names: default or all (default: default)")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="changed field of the nets' specifications"
+    )
     what.add_argument(
         "--vary",
         action="append",
         nargs="+",
         default=[],
         metavar=("KEY", "VALUE"),
-        help="an override with several values, one net for each; of several --vary, all combinations",
+        help="field with several values, one net for each; several --vary give all combinations",
     )
-    what.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run each (default: 0)")
+    what.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="seeds, one run each (default: 0)")
 
     images = parser.add_argument_group("images and recipe")
     images.add_argument("--dataset", help="image set (default: digits; scenes for segment and detect)")
-    images.add_argument("--data-dir", type=Path, metavar="DIR", help="where the set lies; not for built-in sets")
+    images.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the set; not for built-in sets")
     images.add_argument(
         "--skip-broken", action="store_true", help="leave out pictures that cannot be read; the lines count them"
     )
-    images.add_argument("--download", action="store_true", help="fetch a set of torchvision that is not there")
+    images.add_argument("--download", action="store_true", help="download a missing set of torchvision")
     images.add_argument(
         "--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)"
     )
-    images.add_argument("--epochs", type=int, help="instead of the recipe's own number")
+    images.add_argument("--epochs", type=int, help="number of epochs (default: the recipe's)")
     images.add_argument(
         "--recipe",
         action="append",
         default=[],
         metavar="NAME|KEY=VALUE",
-        help="one of `zoo recipes` (default: the dataset's), and changes of it",
+        help="a name from `zoo recipes` (default: the dataset's), or a changed field of it",
     )
 
-    how = parser.add_argument_group("how it is computed (no part of what a run is, but for --bf16)")
+    how = parser.add_argument_group("execution (not part of a run's key, except --bf16)")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     how.add_argument("--threads", type=int, help="CPU threads of a run (default: all cores, shared by --jobs)")
     how.add_argument("--bf16", action="store_true", help="the same as --recipe amp=bfloat16")
@@ -95,22 +99,30 @@ examples:
         default="channels_last",
         help="memory format of weights and images (default: %(default)s)",
     )
-    how.add_argument("--compile", action="store_true", help="train nets that torch.compile made")
+    how.add_argument("--compile", action="store_true", help="compile nets with torch.compile")
     how.add_argument("--jobs", type=int, metavar="N", help="runs at a time on this machine (default: 1)")
     how.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="what computes the runs (default: local)"
+        "--engine", choices=("local", "ray"), default="local", help="engine that computes the runs (default: local)"
     )
-    how.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster; auto for the one of this machine")
-    how.add_argument("--gpus-per-run", type=float, default=0.0, metavar="X", help="of --engine ray (default: 0)")
     how.add_argument(
-        "--retries", type=int, default=1, metavar="N", help="tries for a run whose process died (default: %(default)s)"
+        "--ray-address", metavar="ADDRESS", help="address of a Ray cluster; auto for the one of this machine"
+    )
+    how.add_argument(
+        "--gpus-per-run", type=float, default=0.0, metavar="X", help="GPUs of a run with --engine ray (default: 0)"
+    )
+    how.add_argument(
+        "--retries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="further tries if the process of a run dies (default: %(default)s)",
     )
 
-    out = parser.add_argument_group("what comes out")
+    out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, help="folder of results and plots (default: results/DATASET, or TASK)")
-    out.add_argument("--force", action="store_true", help="train also what the results already have")
+    out.add_argument("--force", action="store_true", help="train runs again that are in the results")
     out.add_argument(
-        "--pictures", action="store_true", help="draw what each trained model predicts on test scenes (OUT/pictures)"
+        "--pictures", action="store_true", help="draw predictions of each trained model on test scenes (OUT/pictures)"
     )
     _add_table_options(out)
 
@@ -223,14 +235,14 @@ def _head(args: argparse.Namespace) -> str:
 def add_recipes(parser: Parser) -> None:
     """Add the arguments of `zoo recipes`."""
     parser.description = """\
-List the recipes that `zoo bench --recipe NAME` knows, or tell what one of them does. Every recipe names its source;
-what the source leaves open, or does otherwise, stands in the notes."""
+List the recipes for `zoo bench --recipe NAME`, or describe one of them. Every recipe names its source. The notes say
+what the source leaves open or does differently."""
     parser.epilog = """\
 examples:
   zoo recipes
   zoo recipes wide_resnet_cifar
   zoo recipes wide_resnet_cifar --json"""
-    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="tell all of this recipe")
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="describe this recipe")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

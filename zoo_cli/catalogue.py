@@ -25,9 +25,9 @@ examples:
   zoo list --papers planned           the same, filtered by any of its words
   zoo list --json | jq '.[].name'"""
     parser.add_argument("filter", nargs="?", default="", help="part of the name, or a pattern such as 'resnet*'")
-    parser.add_argument("--papers", action="store_true", help="what the papers describe, and where it is to be found")
-    parser.add_argument("--family", help="only this family")
-    parser.add_argument("--sort", metavar="COLUMN", help="any column (default: name)")
+    parser.add_argument("--papers", action="store_true", help="list what the papers describe, and where to find it")
+    parser.add_argument("--family", help="list only this family")
+    parser.add_argument("--sort", metavar="COLUMN", help="column to sort by (default: name)")
     parser.add_argument("--reverse", action="store_true", help="largest first")
     parser.add_argument("--counts", action="store_true", help="add macs and activations (about a minute for all)")
     parser.add_argument("--json", action="store_true", help="print JSON")

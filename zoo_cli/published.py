@@ -20,18 +20,17 @@ def add_published(parser: Parser) -> None:
     parser.description = """\
 Show published figures. Nothing in this table was measured here.
 
-A NAME of the zoo shows the figures of the same net and, below, those of nets that are near and not the same: their
-column "net" begins with ~, and --notes says what differs. Other words are looked for in the names that the sources
-use, and in ours.
+A NAME of the zoo shows the figures of the same net and, below, those of similar nets. The column "net" of a similar net
+begins with ~, and --notes shows the differences. Other words are searched in the sources' names and in ours.
 
-Read the columns "series" (who measured, with what recipe) and "protocol" (what the net saw of a test image, how many
-runs) before you compare: errors of two series, or of two protocols, do not compare. The row with * is the one that a
-run of the net is held against by zoo bench: the paper's or its authors', one net, one view of the image.
+Read the columns "series" (source and recipe) and "protocol" (view of the test image, number of runs) before you
+compare: errors of two series, or of two protocols, do not compare. The row with * is the one that zoo bench compares a
+run of the net with: the paper's or its authors', one net, one view of the image.
 Parameters and multiply-adds are as printed, in millions and in thousand millions; sources count multiply-adds in
 different ways (see zoo count)."""
     parser.epilog = """\
 examples:
-  zoo published resnet50                          the same net as the zoo's, by whoever measured it
+  zoo published resnet50                          the same net as the zoo's, from all sources
   zoo published resnet110_cifar --dataset cifar10 --notes
   zoo published 'densenet*_cifar' --series paper
   zoo published 'FishNe*'                         names as the sources write them

@@ -13,14 +13,14 @@ KINDS = ("png", "svg", "md", "csv")
 def add_report(parser: Parser) -> None:
     """Add the arguments of `zoo report`."""
     parser.description = """\
-Write one self-contained HTML page that compares what was measured with what was published. It opens without network
-and without server: plots of the score against parameters, multiply-adds, activations, throughput and memory, Pareto
+Write one self-contained HTML page that compares measured with published results. It opens without network and without
+server: plots of the score against parameters, multiply-adds, activations, throughput and memory, Pareto
 fronts, a table to sort and filter, a card for each net, and which file, device and revision every figure is from.
 
 Scores come from `zoo bench`, images a second and memory from `zoo bench` (of the training) and `zoo speed`; give both
-kinds of files in any number. Of runs that several files hold, the last one counts. The page lists all published
-figures; those of the data sets that you measured stand in the same plots, hollow where yours are filled, in series of
-their own, for recipes differ."""
+kinds of files in any number. If several files hold a run, the last one counts. The page lists all published figures.
+Those of your data sets are in the same plots, hollow instead of filled, in series of their own, because recipes
+differ."""
     parser.epilog = """\
 examples:
   zoo report results/digits                               report.html
@@ -32,7 +32,9 @@ examples:
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
-    parser.add_argument("--title", default="Backbones compared", metavar="TEXT", help="default: %(default)s")
+    parser.add_argument(
+        "--title", default="Backbones compared", metavar="TEXT", help="title of the page (default: %(default)s)"
+    )
     parser.add_argument(
         "--also",
         nargs="+",
@@ -41,8 +43,10 @@ examples:
         metavar="KIND",
         help="write the table (md, csv) and the plots against parameters and multiply-adds (png, svg) beside the page",
     )
-    parser.add_argument("--no-published", action="store_true", help="only what was measured")
-    parser.add_argument("--count", action="store_true", help="count stages that the lines do not hold (a second a net)")
+    parser.add_argument("--no-published", action="store_true", help="show only measured results")
+    parser.add_argument(
+        "--count", action="store_true", help="count stages that the lines do not hold (a second per net)"
+    )
 
 
 def run_report(args: argparse.Namespace) -> int:

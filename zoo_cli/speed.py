@@ -39,18 +39,20 @@ examples:
   zoo speed resnet50 --compile --out results/speed.jsonl   plain and compiled, kept as JSON lines
   zoo speed resnet50 --device cuda --dtype bfloat16 --batch-size 1 256 --repeats 50
 
-Every net needs a few seconds more for its memory (a new process for each row; --no-memory). On a machine that others
-use too, add --threads 1: threads that wait for a core that is taken make every time long and random. Ctrl-C ends the
-rounds early and keeps what has had two."""
+Memory takes a few seconds more per row, in a new process (--no-memory skips it). On a shared machine, add --threads 1:
+threads that wait for a busy core make every time long and random. Ctrl-C ends the rounds early and keeps rows with two
+rounds."""
     parser.add_argument("names", nargs="+", metavar="NAME", help="models, patterns such as 'resnet*', or timm:<name>")
-    parser.add_argument("--mode", nargs="+", choices=("eval", "train", "both"), default=["both"], help="default: both")
+    parser.add_argument(
+        "--mode", nargs="+", choices=("eval", "train", "both"), default=["both"], help="modes (default: both)"
+    )
     parser.add_argument(
         "--batch-size",
         type=int,
         nargs="+",
         default=[1, 8],
         metavar="N",
-        help="images a step (default: 1 8; training leaves 1 out unless it is the only one)",
+        help="images per step (default: 1 8; training leaves out 1 unless it is the only one)",
     )
     parser.add_argument("--input-size", metavar="SIZE", help="224 or 3x224x224 (default: each net's own)")
     parser.add_argument(
@@ -60,24 +62,23 @@ rounds early and keeps what has had two."""
         default=["contiguous"],
         help="memory format of images and weights (default: contiguous)",
     )
-    parser.add_argument("--fuse", action="store_true", help="measure what zoo.fuse makes of each net, too (eval)")
-    parser.add_argument("--compile", action="store_true", help="measure each net compiled by torch.compile, too")
+    parser.add_argument("--fuse", action="store_true", help="also measure each net after zoo.fuse (eval only)")
+    parser.add_argument("--compile", action="store_true", help="also measure each net after torch.compile")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast (default: float32)"
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast type (default: float32)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--repeats", type=int, default=15, help="rounds, at least 2 (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, help="number of rounds, at least 2 (default: %(default)s)")
     parser.add_argument(
         "--seconds",
         type=float,
         default=20.0,
-        help="time that the rounds of one row may take; it leaves after that, with two rounds at least "
-        "(default: %(default)g)",
+        help="time for the rounds of one row; the row ends after that, with two rounds at least (default: %(default)g)",
     )
-    parser.add_argument("--no-bound", action="store_true", help="skip the convolutions and products alone")
-    parser.add_argument("--no-memory", action="store_true", help="skip the memory, which takes a process a row")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append a JSON line a row to this file")
+    parser.add_argument("--no-bound", action="store_true", help="do not time the convolutions and products alone")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes a process per row")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append one JSON line per row to this file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

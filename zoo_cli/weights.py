@@ -19,8 +19,8 @@ MOST = 1 << 20
 def add_weights(parser: Parser) -> None:
     """Add the arguments of `zoo weights`."""
     parser.description = """\
-Tags with published errors in percent. A size with ~ is that of the parameters in 32 bits; without it, that of the file
-in the cache."""
+List tags with published errors in percent. A size with ~ is that of the parameters in 32 bits. A size without ~ is that
+of the file in the cache."""
     parser.epilog = """\
 examples:
   zoo weights                                  every tag
@@ -81,7 +81,7 @@ examples:
   zoo convert resnet20_cifar100.pth.zip net.safetensors --model resnet20_projection_cifar.osmr_c100"""
     parser.add_argument("file", type=Path, metavar="IN", help="the checkpoint")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
-    parser.add_argument("--model", required=True, metavar="NAME", help="its model, perhaps with a tag")
+    parser.add_argument("--model", required=True, metavar="NAME", help="model of the checkpoint, with or without a tag")
     _add_prefix(parser)
     _add_shape_options(parser)
 
@@ -113,7 +113,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def add_verify(parser: Parser) -> None:
     """Add the arguments of `zoo verify`."""
-    parser.description = "Read and check a checkpoint as loading would, and say what was found; nothing is written."
+    parser.description = "Read and check a checkpoint as loading would, and describe it. Nothing is written."
     parser.epilog = """\
 examples:
   zoo verify fishnet201 fishnet201_ckpt_welltrain.tar
@@ -141,20 +141,20 @@ def run_verify(args: argparse.Namespace) -> int:
 def add_validate(parser: Parser) -> None:
     """Add the arguments of `zoo validate`."""
     parser.description = """\
-Top-1 and top-5 error on labelled images, prepared as the weights ask for, beside the published ones. Data sets are
-never downloaded."""
+Measure top-1 and top-5 error on labelled images, with the preprocessing of the weights, beside the published errors.
+Data sets are never downloaded."""
     parser.epilog = """\
 examples:
   zoo validate fishnet150 --dataset folder --data-dir imagenet
   zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
   zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data"""
-    parser.add_argument("name", metavar="NAME", help="a model; its first tag, or the one that is named")
+    parser.add_argument("name", metavar="NAME", help="a model with or without a tag (default: its first tag)")
     parser.add_argument(
         "--dataset",
         default="folder",
         help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: %(default)s)",
     )
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where the images are")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
     parser.add_argument("--class-map", default="", metavar="FILE", help="names of the classes in order, for folders")
     parser.add_argument(
@@ -162,8 +162,12 @@ examples:
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights from a file instead of a tag's")
     _add_shape_options(parser)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="that read images (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -262,12 +266,12 @@ def _types(tensors: Mapping[str, Any], loaded: Any) -> str:
 
 
 def _add_prefix(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prefix", metavar="TEXT", help="what stands before the names that are meant (default: found)")
+    parser.add_argument("--prefix", metavar="TEXT", help="prefix of the names to load (default: found)")
 
 
 def _add_shape_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the checkpoint (default: the tag's)")
-    parser.add_argument("--in-chans", type=int, metavar="N", help="its channels (default: the model's)")
+    parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the checkpoint (default: the model's)")
 
 
 def _cell(value: Any) -> str:

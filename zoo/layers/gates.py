@@ -53,7 +53,7 @@ class KeepAll(nn.Module):
         return x * (self.keep * self.draw(x.new_ones((1, 1, 1, 1))))
 
     def plain(self) -> nn.Module:
-        """Make what it is in evaluation."""
+        """Make the equal module for evaluation."""
         return Scale(self.keep)
 
     def extra_repr(self) -> str:
@@ -81,7 +81,7 @@ class DropPath(nn.Module):
         return x * self.draw(x.new_ones((x.shape[0], 1, 1, 1)))
 
     def plain(self) -> nn.Module:
-        """Make what it is in evaluation."""
+        """Make the equal module for evaluation."""
         return nn.Identity()
 
     def extra_repr(self) -> str:

@@ -21,7 +21,7 @@ class Sum(nn.Module):
     """Add two maps of one shape.
 
     Attributes:
-        inplace: Write the sum into the first map; for a copy in inference in which nobody reads that map again.
+        inplace: Write the sum into the first map. For copies in inference where that map has no later reader.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Skippable(nn.Sequential):
         return kept * y + (1 - kept) * x
 
     def plain(self) -> nn.Module:
-        """Make what it is in evaluation."""
+        """Make the equal module for evaluation."""
         return nn.Sequential(OrderedDict((name, layer) for name, layer in self.named_children() if name != "draw"))
 
 
