@@ -1,4 +1,5 @@
 # Two commands do everything: `make bench` trains and compares, `make test` checks and tests.
+# While a change is made, `make quick` answers in a minute; `make test-all` leaves nothing out.
 # Both make .venv on the first call and after every change of pyproject.toml.
 #
 #   PYTHON=python3.12 make test     another interpreter for .venv
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test check format docs clean
+.PHONY: help bench quick test test-all check format docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +23,14 @@ help: ## List the targets
 bench: $(INSTALLED) ## Train the default line-up on digits; table, plots and results go to results/digits
 	$(BIN)/zoo bench $(ARGS)
 
-test: check ## Check, then run every test
+quick: check ## Check, then run the tests of layers, results and one net a family
+	$(BIN)/python -m pytest -n $(JOBS) --tier quick
+
+test: check ## Check, then run the tests: every kind of check, on one net of each structure
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-all: check ## Check, then run every test on every net
+	$(BIN)/python -m pytest -n $(JOBS) --tier all
 
 check: $(INSTALLED) ## Formatting, lint and types
 	$(BIN)/ruff format --check

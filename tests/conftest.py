@@ -10,6 +10,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -38,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that chooses the tier."""
     tiers = ("quick", "usual", "all")
     parser.addoption("--tier", choices=tiers, default="usual", help="how much to run (default: usual)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files without a quick test alone in the quick tier: some import libraries for seconds."""
+    if config.getoption("tier") == "quick" and collection_path.suffix == ".py":
+        return "mark.quick" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
