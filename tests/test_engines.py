@@ -377,6 +377,7 @@ def test_ray_gives_the_same_lines_and_a_worker_that_dies_is_replaced(
 
     killed, compute = [], engines.events
     monkeypatch.setattr(engines, "events", events)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default they wait for all others of a busy machine
     watch = Watch(kill_once)
     outcome = runner.sweep(eight(), path, engine=Ray(workers=2), listener=watch)
     assert (outcome.finished, outcome.failures, watch.failed) == (8, (), [])
