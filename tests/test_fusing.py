@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.fusing import Bound
+from zoo.layers import Sum
 
 FABRIC: dict[str, Any] = dict(columns=3, scales=3, channels=(8, 8, 16), gate="none")
 STRUCTURES: list[tuple[str, dict[str, Any]]] = [
@@ -360,6 +361,28 @@ def test_users_of_two_methods_see_their_maps() -> None:
     check_equal(fused.forward_features(x), net.forward_features(x), 1e-12)
 
 
+class Tapped(nn.Sequential):
+    """A net that names two inner maps as taps, for whoever hooks into them."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
+        taps: Any = [dict(num_chs=4, reduction=1, module=name) for name in ("0", "2")]
+        self.feature_info = taps
+
+
+def test_maps_that_are_named_as_taps_are_left_alone() -> None:
+    net: Any = in_double(Tapped())
+    fused = check_same_function(net, torch.randn(2, 3, 9, 8, dtype=torch.float64), 1e-12)
+    assert "1" in fused.report.left
+    kept: list[Tensor] = []
+    for name in ("0", "2"):
+        fused.get_submodule(name).register_forward_hook(lambda module, args, out: kept.append(out))
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        fused(x)
+        check_equal(kept, [net[0](x), net[:3](x)], 1e-12)
+
+
 @pytest.mark.parametrize(
     "between",
     [
@@ -499,6 +522,15 @@ def test_compiling_and_exporting(tmp_path: Path) -> None:
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     with torch.no_grad():
         check_equal(found, net(x), 1e-4)
+
+
+def test_a_sum_in_place_writes_into_the_first_map_alone() -> None:
+    total = Sum()
+    total.inplace = True
+    x, y = torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 3), 2.0)
+    assert total(x, y) is x
+    assert torch.equal(x, torch.full_like(x, 3))
+    assert torch.equal(y, torch.full_like(y, 2))
 
 
 def test_bounds_of_either_kind() -> None:
