@@ -4,8 +4,8 @@ python benchmarks/fabric_speed.py
 python benchmarks/fabric_speed.py fabric_a_l9_s6_c128_post_cifar --batch 64 --repeats 15 --json fabric.json
 python benchmarks/fabric_speed.py gridnet_l6_s5_c16x2 --batch 2 --input-size 96 --threads 1 --cpu-time
 
-Both sides share every operator of torch and every weight; what differs is how the graph is evaluated. Steps alternate
-and ratios are taken within pairs, as in speed.py, whose measuring this is.
+In training both sides have the same operators and weights. In inference ours is what `zoo.fuse` makes of the net, with
+channels last. Steps alternate and ratios are taken within pairs, as in speed.py, whose measuring this is.
 """
 
 from __future__ import annotations
@@ -48,9 +48,12 @@ def make_step(name: str, plain: bool, mode: str, batch: int, size: int | None) -
     """One step of a fresh net, at its own input size where none is given: a forward pass, or that, backward and SGD."""
     torch.manual_seed(0)
     net: Any = zoo.create_model(name)
+    images = torch.randn(batch, *input_size(name, size))
     if plain:
         net = PlainFabric(net)
-    images = torch.randn(batch, *input_size(name, size))
+    elif mode == "infer":
+        net = zoo.fuse(net.eval()).to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
     return measure.make_step(net, images, "train" if mode == "train" else "eval")
 
 

@@ -58,9 +58,8 @@ def main() -> None:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows.append(measure_net(name, args))
     clock, device = "wall" if args.wall else "CPU", describe_device(torch.device("cpu"))["name"]
-    print(
-        f"batch {args.batch}, {args.layout}, {clock} time, {device}, {args.threads} threads, torch {torch.__version__}\n"
-    )
+    heading = (f"batch {args.batch}", args.layout, f"{clock} time", device, f"threads: {args.threads}")
+    print(f"{', '.join(heading)}, torch {torch.__version__}\n")
     print(tabulate(rows, ("net", "px", "plain / bound", "fused / bound", "plain / fused"), tablefmt="github"))
 
 
