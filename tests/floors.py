@@ -1,7 +1,7 @@
 """Make an environment of the lowest releases that pyproject.toml admits, and run a sample of the suite in it.
 
-    python tests/floors.py /tmp/floors            # the lowest releases, and a sample of the tests
-    python tests/floors.py /tmp/bare --bare       # what a plain install takes, without extras, and what it can do
+    python tests/floors.py ../floors             # the lowest releases, and a sample of the tests
+    python tests/floors.py ../bare --bare        # what a plain install takes, without extras, and what it can do
 
 It installs some gigabytes into the folder, and is run by hand when a floor changes.
 """

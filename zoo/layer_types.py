@@ -61,7 +61,7 @@ class Elementwise(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Apply the function: (N, C, H, W) -> the same shape."""
         return self.function(x)
 
 

@@ -31,7 +31,7 @@ class Bound(nn.Module):
         self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Bound the map: (N, C, H, W) -> the same shape."""
         if self.inplace:
             return x.clamp_(self.low, self.high)  # ty: ignore[no-matching-overload]
         return torch.clamp(x, self.low, self.high)  # ty: ignore[no-matching-overload]

@@ -27,7 +27,7 @@ class SqueezeGate(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, out_chs, 1, 1)."""
+        """Compute the gate: (N, in_chs, H, W) -> (N, out_chs, 1, 1)."""
         return self.gate(self.excite(self.act(self.squeeze(self.pool(x)))))
 
 
@@ -49,7 +49,7 @@ class KeepAll(nn.Module):
         self.draw = nn.Dropout(1 - keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Keep or zero the map: (N, C, H, W) -> the same shape."""
         return x * (self.keep * self.draw(x.new_ones((1, 1, 1, 1))))
 
     def plain(self) -> nn.Module:
@@ -77,7 +77,7 @@ class DropPath(nn.Module):
         self.draw = nn.Dropout(drop_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Drop maps of samples: (N, C, H, W) -> the same shape."""
         return x * self.draw(x.new_ones((x.shape[0], 1, 1, 1)))
 
     def plain(self) -> nn.Module:
@@ -97,7 +97,7 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Scale the map: (N, C, H, W) -> the same shape."""
         return x * self.factor
 
     def extra_repr(self) -> str:
@@ -109,7 +109,7 @@ class LocalNorm(nn.LocalResponseNorm):
     """Local response norm as a sum of shifted maps: torch's own pools in 3-D and fails on the CPU in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Normalise the map: (N, C, H, W) -> the same shape."""
         before, chs = self.size // 2, x.shape[1]
         squares = F.pad(x * x, (0, 0, 0, 0, before, self.size - 1 - before))
         total = squares[:, :chs]

@@ -69,7 +69,7 @@ class WideHead(nn.Module):
         return nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chs, H, W) -> (N, out_chs, H', W')."""
+        """Apply the wide layers: (N, in_chs, H, W) -> (N, out_chs, H', W')."""
         if len(self.layers) == 0:
             return x
         if self.same:

@@ -82,7 +82,7 @@ class Residual(nn.Module):
         self.after = sequence(kit, convs[-1].out_chs, order.after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
+        """Apply the unit: (N, C, H, W) -> (N, C', H / stride, W / stride)."""
         activated = self.before(x)
         if self.shared:
             x = activated

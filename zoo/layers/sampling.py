@@ -45,7 +45,7 @@ class PadShortcut(nn.Module):
         self.extra = out_chs - in_chs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out_chs, ceil(H / stride), ceil(W / stride))."""
+        """Sub-sample and pad: (N, C, H, W) -> (N, out_chs, ceil(H / stride), ceil(W / stride))."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
@@ -65,7 +65,7 @@ class DilatedMaxPool(nn.Module):
         self.pool = nn.MaxPool2d(kernel, stride=1, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Pool the map: (N, C, H, W) -> (N, C, H, W)."""
         # Not the pooling's own padding, which may reach no further than half of an undilated window.
         before, behind = self.before, self.behind
         return self.pool(F.pad(x, (before, behind, before, behind), value=float("-inf")))
@@ -83,7 +83,7 @@ class DilatedAvgPool(nn.Module):
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Pool the map: (N, C, H, W) -> (N, C, H, W)."""
         # Row by row and column by column; slices, because no pooling of torch's averages with a dilation.
         x = (x + torch.cat([x[:, :, self.dilation :], x[:, :, -self.dilation :]], dim=2)) / 2
         return (x + torch.cat([x[:, :, :, self.dilation :], x[:, :, :, -self.dilation :]], dim=3)) / 2
@@ -125,7 +125,7 @@ class Resize(nn.Module):
         self.up = up
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, C, H, W) -> (N, C, *size)."""
+        """Enlarge the map: (N, C, H, W) -> (N, C, *size)."""
         height, width = size
         if self.up == "bilinear":
             return F.interpolate(x, size=[height, width], mode="bilinear", align_corners=True)

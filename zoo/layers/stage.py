@@ -29,7 +29,7 @@ class Sum(nn.Module):
         self.inplace = False
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(N, C, H, W) and the same shape -> the same shape."""
+        """Add two maps of shape (N, C, H, W)."""
         if self.inplace:
             return x.add_(y)
         return x + y
@@ -52,7 +52,7 @@ class Skippable(nn.Sequential):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Run the layers: (N, C, H, W) -> the same shape."""
         y, kept = x, x.new_ones((x.shape[0], 1, 1, 1))
         for name, layer in self.named_children():
             if name == "draw":

@@ -349,7 +349,7 @@ SUN = "Sun et al. 2018, arXiv:1901.03495"
 def _fish(
     params: int, tail: tuple[int, ...], bridge: int, body: int, head: tuple[int, ...], last: int, **kwargs: Any
 ) -> Entry:
-    """A released net: ``body`` units in each stage of the body and each lateral branch but the last."""
+    """Return the row of a released net: ``body`` units per stage of the body and lateral branch except the last."""
     spec = {k: kwargs.pop(k) for k in tuple(kwargs) if k in FishSpec.field_names()}
     return Entry(
         FishNet,

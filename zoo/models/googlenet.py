@@ -361,7 +361,7 @@ TABLE_1 = {
 
 
 def _net(params: int, paper: str, *, without: tuple[str, ...] = (), divisor: int = 1, **kwargs: Any) -> Entry:
-    """The table's modules, without some of them, with a part of their channels."""
+    """Return a row with the table's modules, without some of them, and with their channels divided."""
     rows = [row for name, row in TABLE_1.items() if name not in without]
     columns: dict[str, Any] = {
         name: tuple(n // divisor for n in column) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
@@ -371,7 +371,7 @@ def _net(params: int, paper: str, *, without: tuple[str, ...] = (), divisor: int
 
 
 def _test(params: int, paper: str, **spec: Any) -> Entry:
-    """A net small enough for every test to run it."""
+    """Return the row of a net that is small enough for every test."""
     return _net(
         params,
         paper,

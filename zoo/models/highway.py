@@ -136,7 +136,7 @@ class Highway(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """Apply the layer: (N, C, H, W) -> the same shape."""
         changed = self.act1(self.conv1(x))
         return x + self.drop_path(self.squash(self.gate(x)) * (changed - x))
 
