@@ -3,7 +3,7 @@
 python benchmarks/fusing.py
 python benchmarks/fusing.py resnet50 timm:resnet50 --batch 8 --threads 2 --wall
 
-All three live in one process and take turns (`zoo.bench.measure.interleave`); ratios are taken within a round, and what
+All three live in one process and take turns (`zoo.speed.timing.interleave`); ratios are taken within a round, and what
 is printed is their median and quartiles. The clock is the CPU time of the process unless --wall is given, for other
 users disturb that less.
 """
@@ -18,8 +18,8 @@ import torch
 from tabulate import tabulate
 
 import zoo
-from zoo.bench import measure
-from zoo.bench.machine import describe_device
+from zoo.environment import describe_device
+from zoo.speed import timing as measure
 
 NAMES = ("resnet50", "densenet121", "fishnet150", "fabric_a_l9_s6_c128_post_cifar")
 
@@ -41,8 +41,8 @@ def measure_net(name: str, args: argparse.Namespace) -> tuple[str, ...]:
     return name, str(size), *(f"{pair.median:.2f} ({pair.low:.2f} .. {pair.high:.2f})" for pair in pairs)
 
 
-def main() -> None:
-    """Run from the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Make the command line."""
     parser = argparse.ArgumentParser(description="Nets, their fused copies, and their convolutions alone.")
     parser.add_argument("names", nargs="*", default=NAMES, help="models of the zoo, or timm:<name>")
     parser.add_argument("--layout", choices=list(measure.LAYOUTS), default="channels_last")
@@ -51,7 +51,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run from the command line."""
+    args = build_parser().parse_args()
     torch.set_num_threads(args.threads)
     rows = []
     for name in args.names:
