@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -28,7 +29,7 @@ def measure_net(name: str, args: argparse.Namespace) -> tuple[str, ...]:
     """One row: plain / bound, fused / bound, plain / fused."""
     torch.manual_seed(0)
     layout = measure.LAYOUTS[args.layout]
-    net = zoo.create_model(name).eval().to(memory_format=layout)
+    net: Any = zoo.create_model(name).eval().to(memory_format=layout)
     size = args.size or net.pretrained_cfg["input_size"][-1]
     images = torch.randn(args.batch, 3, size, size).to(memory_format=layout)
     steps = [measure.make_step(each, images, "eval") for each in (net, zoo.fuse(net))]
