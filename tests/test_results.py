@@ -1,6 +1,8 @@
 """Result lines: the schema, the writer, the reader, the rule of aggregation, and what is shown of it."""
 
+import base64
 import csv
+import gzip
 import importlib
 import io
 import json
@@ -390,6 +392,14 @@ def test_one_file_says_the_same_wherever_it_is_shown(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err == warning
     [first] = [row for row in csv.DictReader((tmp_path / "page.csv").read_text().splitlines()) if row["name"] == "a"]
     assert [float(first[key]) for key in ("score", "spread", "error")] == pytest.approx([mean, spread, error], abs=1e-4)
+
+    [packed] = re.findall(
+        r'<script type="application/gzip" id="data">(.*?)</script>', (tmp_path / "page.html").read_text()
+    )
+    embedded = json.loads(gzip.decompress(base64.b64decode(packed)))
+    row = next(row for row in embedded["rows"] if row["name"] == "a" and row["kind"] == "measured")
+    assert [row[key] for key in ("score", "spread", "error")] == pytest.approx([mean, spread, error], abs=1e-4)
+    assert [(shown["card"], shown["seed"]) for shown in embedded["runs"]] == [("a", 0), ("a", 1), ("b", 0)]
 
     results = read([path])
     contents = gather(results, with_published=False)
