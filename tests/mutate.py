@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("golden", "golden_nets", "sizes", "parity", "contract")
+SHARED = ("golden", "sizes", "parity", "contract")
 AREAS: dict[str, tuple[list[str], list[str]]] = {
     "layers": (
         ["zoo/layers/*.py"],
-        ["layers", "structure", "densenet", "highway", "fabric", "frrn", "plain", "golden_nets", "contract", "tools"],
+        ["layers", "golden_nets", "structure", "densenet", "highway", "fabric", "frrn", "plain", "contract", "tools"],
     ),
     "backbone": (
         ["zoo/backbone.py", "zoo/entry.py", "zoo/features.py", "zoo/arguments.py"],
@@ -35,7 +35,18 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "models": (
         ["zoo/models/*.py", "zoo/grid.py"],
-        ["structure", "fabric", "frrn", "densenet", "highway", "googlenet", "bagnet", "wider_resnet", *SHARED],
+        [
+            "golden_nets",
+            "structure",
+            "fabric",
+            "frrn",
+            "densenet",
+            "highway",
+            "googlenet",
+            "bagnet",
+            "wider_resnet",
+            *SHARED,
+        ],
     ),
     "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "fabric", "golden_nets"]),
     "complexity": (["zoo/complexity.py"], ["complexity", "study", "published"]),
