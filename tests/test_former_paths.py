@@ -34,6 +34,13 @@ def test_the_warning_is_of_the_line_that_imports(monkeypatch: pytest.MonkeyPatch
     assert caught[0].filename == __file__
 
 
+def test_a_former_path_knows_the_former_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "zoo.bench.images", raising=False)
+    with pytest.warns(DeprecationWarning, match="zoo.bench.images is now zoo.datasets.external"):
+        from zoo.bench.images import Where  # ty: ignore[unresolved-import]
+    assert Where is importlib.import_module("zoo.datasets.external").DataLocation
+
+
 def test_other_names_are_missing_as_ever() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("zoo.bench.nothing")

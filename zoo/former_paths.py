@@ -1,4 +1,4 @@
-"""Former import paths that the docs have named: for one release they import the moved modules, with a warning.
+"""Former import paths: for one release they import the moved modules, with a warning.
 
 A row can be removed with the next release.
 """
@@ -14,16 +14,35 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "zoo.bench.attempt": "zoo.bench.one_run",
     "zoo.bench.augment": "zoo.datasets.augment",
+    "zoo.bench.data": "zoo.datasets.built_in",
+    "zoo.bench.dense": "zoo.bench.dense_tasks",
+    "zoo.bench.images": "zoo.datasets.external",
+    "zoo.bench.machine": "zoo.environment",
     "zoo.bench.measure": "zoo.speed.timing",
+    "zoo.bench.pictures": "zoo.bench.prediction_pictures",
     "zoo.bench.recipes": "zoo.recipes",
     "zoo.bench.results": "zoo.results.former",
+    "zoo.bench.runner": "zoo.bench.sweep",
+    "zoo.bench.saved": "zoo.bench.resume",
     "zoo.bench.scenes": "zoo.datasets.scenes",
     "zoo.bench.speed": "zoo.speed.cases",
+    "zoo.bench.speed_report": "zoo.speed.table",
+    "zoo.bench.team": "zoo.bench.distributed",
 }
 """Former path -> module with its contents."""
 SAID = {"zoo.results.former": "zoo.results"}
 """Modules that exist only for a former path -> module to use instead."""
+
+RENAMED = {
+    "Draws": "BatchDraws",
+    "Here": "InProcess",
+    "How": "Placement",
+    "Moment": "Progress",
+    "Where": "DataLocation",
+}
+"""Former name of a class -> its name; a former path has both."""
 
 
 class _FormerPaths(MetaPathFinder, Loader):
@@ -42,7 +61,9 @@ class _FormerPaths(MetaPathFinder, Loader):
             stacklevel=2,
         )
         contents = vars(import_module(new))
-        vars(module).update({name: value for name, value in contents.items() if not name.startswith("__")})
+        names = {name: name for name in contents if not name.startswith("__")}
+        names |= {former: name for former, name in RENAMED.items() if name in contents}
+        vars(module).update({shown: contents[name] for shown, name in names.items()})
 
 
 def install() -> None:
