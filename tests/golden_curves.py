@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from zoo.bench import Request, prepare
-from zoo.bench.attempt import build
-from zoo.bench.data import Dataset
+from zoo.bench.one_run import build
 from zoo.bench.train import train
+from zoo.datasets.image_set import Dataset
 from zoo.results.run import Run
 
 PATH = Path(__file__).with_name("golden") / "curves.json"
