@@ -21,7 +21,6 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file
-from structures import FORWARDS
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -457,7 +456,7 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.only(name=FORWARDS)
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from structures import one_of_each
+from structures import FORWARDS, one_of_each
 from test_contract import images, settled
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ def maps_of(out: Any) -> list[Tensor]:
     return list(out.values()) if isinstance(out, dict) else list(out)
 
 
+@pytest.mark.only(name=FORWARDS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_maps_come_in_the_order_asked_for(name: str, wrapper: str) -> None:
@@ -160,6 +161,7 @@ def test_hooks_on_every_layer_may_keep_what_they_see(name: str) -> None:
     assert not [key for key, out, copied in kept if not torch.equal(out, copied)]
 
 
+@pytest.mark.only(name=FORWARDS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_taps_leave_no_parameter_without_a_gradient(name: str, wrapper: str) -> None:

@@ -208,6 +208,7 @@ def test_norms_that_do_not_follow_the_batch(net: nn.Module) -> None:
     assert all(torch.equal(before[key], t) for key, t in net.state_dict().items())
 
 
+@pytest.mark.only(net=DEAR)
 @pytest.mark.parametrize("training", [False, True])
 def test_norms_in_float32_in_a_net_in_bfloat16(net: nn.Module, training: bool) -> None:
     x = images(net)
@@ -226,6 +227,7 @@ def test_norms_in_float32_in_a_net_in_bfloat16(net: nn.Module, training: bool) -
     assert all(m.running_mean.dtype == torch.float32 for m in net.modules() if isinstance(m, NORMS))
 
 
+@pytest.mark.only(net=DEAR)
 def test_counters_of_operators_agree(net: nn.Module) -> None:
     """FlopCounterMode by module, in evaluation and in training, and fvcore."""
     x = images(net, batch=1)
