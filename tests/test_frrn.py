@@ -8,8 +8,6 @@ from torch import Tensor, nn
 import zoo
 from zoo.analysis.paths import reached_directly
 
-pytestmark = pytest.mark.quick
-
 
 def unsettle(net: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(5)

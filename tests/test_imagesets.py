@@ -33,8 +33,6 @@ from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
 from zoo_cli import main
 
-pytestmark = pytest.mark.quick
-
 RECIPE = Recipe(epochs=1, batch_size=4, lr=0.1, image_size=32)
 BENCH = ["bench", "resnet_test", "--dataset", "folder", "--workers", "0"]
 BENCH += ["--recipe", "epochs=1", "--recipe", "batch_size=4", "--recipe", "image_size=32"]

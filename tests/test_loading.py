@@ -24,8 +24,6 @@ from zoo.weights.formats import Stored
 from zoo.weights.loading import check_weights
 from zoo_cli import main
 
-pytestmark = pytest.mark.quick
-
 NAME = "resnet_test"
 CUT = ("resnet_test", "fishnet_test", "fabric_test", "densenet_test", "vgg_test")
 
