@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tier = config.getoption("tier")
     if tier == "all":
         return
+    check_only(config, items)
     nets: dict[str, set[str]] = {}
     for item in items:
         if item.get_closest_marker("rows"):
@@ -71,6 +72,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]
+
+
+def check_only(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Raise UsageError if `only` names a value that its test does not take: the check would be left out unnoticed."""
+    if any("[" in argument for argument in config.args):
+        return  # single parameters were asked for
+    taken: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
+    for item in items:
+        for marker in item.iter_markers("only"):
+            for name, values in marker.kwargs.items():
+                value = item.callspec.params[name]  # ty: ignore[unresolved-attribute]
+                taken.setdefault((test_of(item), name, tuple(values)), set()).add(value)
+    for (test, name, values), have in taken.items():
+        if missing := set(values) - have:
+            raise pytest.UsageError(f"{test}: only({name}) names {', '.join(sorted(missing))}, which it does not take")
 
 
 def test_of(item: pytest.Item) -> str:

@@ -15,7 +15,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SAMPLE = ("layers", "registry", "topology", "loading", "contract")
+SAMPLE = {"quick": ("layers", "registry", "topology", "contract"), "usual": ("loading",)}
+"""Files of tests by the tier that is run of them."""
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "psutil", "pytorchcv")
 """What the sample is run with; the floors of these are no promise to users."""
 
@@ -43,10 +44,12 @@ def lowest(folder: Path) -> int:
     python = make(folder)
     tools = [line for line in requirements("test") if re.match(r"[\w-]+", line)[0] in TOOLS]
     install(python, *map(floor, requirements("bench")), *tools)
-    files = [f"tests/test_{name}.py" for name in SAMPLE]
-    return subprocess.run(
-        [python, "-m", "pytest", "-q", "-n", "2", "--tier", "quick", *files], cwd=ROOT, check=False
-    ).returncode
+    status = 0
+    for tier, names in SAMPLE.items():
+        files = [f"tests/test_{name}.py" for name in names]
+        command = [python, "-m", "pytest", "-q", "-n", "2", "--tier", tier, *files]
+        status |= subprocess.run(command, cwd=ROOT, check=False).returncode
+    return status
 
 
 def bare(folder: Path) -> int:

@@ -456,7 +456,7 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("preresnet_test", "fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()
