@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -109,6 +110,8 @@ def test_a_broken_answer_is_one_line(kind: str, served: tuple[str, dict[str, Any
     assert str(caught.value).startswith(f"{address}/net.pth: ")
     assert str(caught.value).isprintable()
     assert not kept()
+    cause = caught.value.__cause__
+    assert not isinstance(cause, HTTPError) or cause.closed, "the connection was left open"
 
 
 def test_what_is_no_checkpoint_is_not_kept(served: tuple[str, dict[str, Any]]) -> None:

@@ -113,6 +113,8 @@ def download(url: str, path: Path, limit: int = LIMIT) -> None:
             if size and out.tell() != size:
                 raise OSError(f"the connection ended after {out.tell():,} of {size:,} bytes")
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise OSError(f"{for_terminal(url)}: cannot be downloaded ({first_line(error)})") from error
 
 
