@@ -64,7 +64,7 @@ def test_the_command_makes_a_request() -> None:
         "3",
     ]
     words += ["--threads", "3", "--layout", "contiguous", "--compile", "--retries", "4"]
-    words += ["--out", "here", "--force", "--pictures"]
+    words += ["--out", "here", "--force", "--keep", "none", "--pictures"]
     assert to_request(parse(words)) == Request(
         models=["a", "b*"],
         task="segment",
@@ -84,6 +84,7 @@ def test_the_command_makes_a_request() -> None:
         retries=4,
         out=Path("here"),
         force=True,
+        keep="none",
         pictures=True,
     )
     assert to_request(parse(["bench"])) == Request(models=[], seeds=[0])

@@ -111,7 +111,7 @@ def evaluate(
         ValueError: If there are no images, or a label has no class in the net.
     """
     model = model.to(device).eval()
-    items = Prepared(dataset, _transform(prepared or preprocessing(model)))
+    items = Prepared(dataset, transform(prepared or preprocessing(model)))
     total = -(-len(items) // batch_size)
     images = first = five = 0
     left_out: list[PictureError] = []
@@ -125,8 +125,7 @@ def evaluate(
             if x is None or label is None:
                 continue
             logits = model(x.to(device)).cpu()
-            if logits.ndim > 2:  # a net that scores every position
-                logits = logits.mean(dim=(2, 3))
+            logits = pooled(logits)
             if label.max() >= logits.shape[1] or label.min() < 0:
                 raise ValueError(
                     f"label {int(label.max())} has no class: the net has {logits.shape[1]}; is it the right data set, "
@@ -151,8 +150,20 @@ def evaluate(
     )
 
 
-def _transform(prepared: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-    """Return the transform from an RGB picture to the net's input; grey for a net with one channel."""
+def pooled(logits: Tensor) -> Tensor:
+    """Return scores (N, classes), also of a net that scores every position (N, classes, H, W)."""
+    return logits.mean(dim=(2, 3)) if logits.ndim > 2 else logits
+
+
+def transform(prepared: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
+    """Return the transform from an RGB picture to the net's input; grey for a net with one channel.
+
+    Args:
+        prepared: Preprocessing as `preprocessing` returns it.
+
+    Raises:
+        ValueError: If the input has other than one or three channels.
+    """
     channels = prepared["input_size"][0]
     if channels not in MODES:
         raise ValueError(f"in-chans must be 1 or 3 to measure on pictures, got {channels}")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zoo_cli import bench, catalogue, published, report, speed, weights
+from zoo_cli import bench, catalogue, predict, published, report, speed, weights
 from zoo_cli.common import Parser, guarded, version
 
 DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count them, compare them."
@@ -41,6 +41,7 @@ VERBS = {
         "show published results with source and protocol", published.add_published, published.run_published
     ),
     "bench": Verb("train nets with one recipe and compare them", bench.add_bench, bench.run_bench),
+    "predict": Verb("name the classes of pictures by a trained net", predict.add_predict, predict.run_predict),
     "recipes": Verb("list training recipes", bench.add_recipes, bench.run_recipes),
     "plot": Verb("draw table and plots from stored results", bench.add_plot, bench.run_plot),
     "speed": Verb("measure time and memory of nets, side by side", speed.add_speed, speed.run_speed),

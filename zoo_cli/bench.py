@@ -122,6 +122,12 @@ examples:
     out.add_argument("--out", type=Path, help="folder of results and plots (default: results/DATASET, or TASK)")
     out.add_argument("--force", action="store_true", help="train runs again that are in the results")
     out.add_argument(
+        "--keep",
+        choices=("last", "none"),
+        default="last",
+        help="weights of finished runs in OUT/weights: those after the last epoch, or none (default: %(default)s)",
+    )
+    out.add_argument(
         "--pictures", action="store_true", help="draw predictions of each trained model on test scenes (OUT/pictures)"
     )
     _add_table_options(out)
@@ -201,6 +207,7 @@ def to_request(args: argparse.Namespace) -> Any:
         retries=args.retries,
         out=args.out,
         force=args.force,
+        keep=args.keep,
         pictures=args.pictures,
     )
 

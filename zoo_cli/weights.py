@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,19 +142,27 @@ def add_validate(parser: Parser) -> None:
     """Add the arguments of `zoo validate`."""
     parser.description = """\
 Measure top-1 and top-5 error on labelled images, with the preprocessing of the weights, beside the published errors.
-Data sets are never downloaded."""
+Data sets are never downloaded.
+
+A folder that `zoo bench` has kept in OUT/weights is tested again as its run tested it: on the same images, in the same
+batches. The score equals that of the result line. With --dataset it is measured on other images."""
     parser.epilog = """\
 examples:
   zoo validate fishnet150 --dataset folder --data-dir imagenet
   zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
-  zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data"""
-    parser.add_argument("name", metavar="NAME", help="a model with or without a tag (default: its first tag)")
+  zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data
+  zoo validate results/digits/weights/resnet20_cifar-seed0-8deb2467
+  zoo validate results/folder_flowers/weights/resnet18-seed0-51b0ad9b --data-dir data/flowers"""
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a model with or without a tag (default: its first tag), or a folder of a trained net",
+    )
     parser.add_argument(
         "--dataset",
-        default="folder",
-        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: %(default)s)",
+        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: folder; of a trained net that of its run)",
     )
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the images")
     parser.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
     parser.add_argument("--class-map", default="", metavar="FILE", help="names of the classes in order, for folders")
     parser.add_argument(
@@ -175,34 +183,65 @@ examples:
 def run_validate(args: argparse.Namespace) -> int:
     """Measure errors and print them beside the published ones."""
     from zoo.environment import choose_device
-    from zoo.evaluation import evaluate, open_dataset, preprocessing
-    from zoo.registry import create_model, model_entry
-    from zoo.weights.loading import load_weights
+    from zoo.keeping import kept_line
 
     for name in ("batch_size", "workers"):
         if getattr(args, name) < (name == "batch_size"):
             raise ValueError(f"{name.replace('_', '-')} ({getattr(args, name)}) is too small")
     device = choose_device(args.device)
-    base, _, tag = args.name.partition(".")
-    entry = model_entry(base)
-    tag = tag or next(iter(entry.weights), "")
-    dataset = open_dataset(args.dataset, args.data_dir, split=args.split, class_map=args.class_map)
-    if not tag and args.checkpoint is None:
-        raise ValueError(f"{base} has no registered weights to measure: give a file of them by --checkpoint")
-    model = create_model(args.name, pretrained=args.checkpoint is None, **_shape(args))
-    published = None
-    if args.checkpoint is not None:
-        loaded = load_weights(model, args.checkpoint)
-        if loaded.new:
-            raise ValueError(f"{args.checkpoint}: has not all weights that are to be measured: {loaded}")
-    elif tag:
-        published = entry.weights[tag]
-    prepared = preprocessing(model)
-    if len(dataset.classes) != (classes := getattr(model, "num_classes", 0)):
+    kept = kept_line(args.name)
+    if kept is not None and args.checkpoint is not None:
+        raise ValueError(f"checkpoint ({str(args.checkpoint)!r}) and a folder of a trained net were given: choose one")
+    if kept is not None and args.dataset is None:
+        return _retest(args, device)
+    if args.data_dir is None:
+        raise ValueError("data-dir is missing: name the folder of the images")
+    return _measure(args, device, trained=kept is not None)
+
+
+def _retest(args: argparse.Namespace, device: str) -> int:
+    """Test a kept model as its run did, and print the score beside that of the line."""
+    from zoo.bench.one_run import retest
+    from zoo.datasets.external import DataLocation
+    from zoo.results.line import task_of
+    from zoo.results.metrics import METRICS
+
+    location = DataLocation(folder=args.data_dir, workers=args.workers, skip_broken=args.skip_broken)
+    found = retest(args.name, location, device)
+    line, metric = found.line, METRICS[task_of(found.line)]
+    if args.json:
+        told = {"weights": args.name, "model": line["name"], "key": line["key"], "dataset": line["dataset"]["name"]}
+        scores = {metric.key: found.score, "standard_error": found.standard_error, f"stored_{metric.key}": found.stored}
+        print_json({**told, **scores})
+        return 0
+    print(printable(f"{line['display']} on {line['dataset']['test']:,} test images of {line['dataset']['name']}"))
+    score = f"{100 * found.score:6.2f} % +- {100 * found.standard_error:.2f}"
+    print(f"{metric.title}  {score}   in the result line {100 * found.stored:.2f} %")
+    return 0
+
+
+def _measure(args: argparse.Namespace, device: str, *, trained: bool) -> int:
+    """Measure a net on a data set, and print its errors."""
+    from zoo.evaluation import evaluate, open_dataset, preprocessing
+    from zoo.registry import model_entry
+
+    if not trained:
+        model_entry(args.name.partition(".")[0])
+    dataset = open_dataset(args.dataset or "folder", args.data_dir, split=args.split, class_map=args.class_map)
+    model, published, source = _trained_net(args) if trained else _registered_net(args)
+    classes = getattr(model, "num_classes", 0)
+    names = getattr(model, "pretrained_cfg", {}).get("label_names")
+    if trained and names and tuple(names) != dataset.classes:
+        raise ValueError(
+            f"the images have the classes {_listed(dataset.classes)}, and the net was trained on {_listed(names)}: "
+            "give its classes in order by --class-map"
+        )
+    if len(dataset.classes) != classes:
         tell(
             f"the images have {len(dataset.classes)} classes and the net {classes}: labels count the classes in the "
             "order of their names; is --class-map missing?"
         )
+    prepared = preprocessing(model)
     errors = evaluate(
         model,
         dataset,
@@ -213,9 +252,9 @@ def run_validate(args: argparse.Namespace) -> int:
         skip_broken=args.skip_broken,
     )
     found: dict[str, Any] = {
-        "model": base,
-        "weights": str(args.checkpoint) if args.checkpoint else tag,
-        "dataset": args.dataset,
+        "model": getattr(model, "pretrained_cfg", {}).get("architecture") if trained else args.name.partition(".")[0],
+        "weights": source,
+        "dataset": args.dataset or "folder",
         "preprocessing": prepared,
         **errors.to_dict(),
         "published_top1_error": published.top1_error if published else None,
@@ -225,7 +264,8 @@ def run_validate(args: argparse.Namespace) -> int:
         print_json(found)
         return 0
     size = "x".join(map(str, prepared["input_size"]))
-    print(f"{args.name} on {errors.images:,} images ({size}, crop {prepared['crop_pct']}, {prepared['interpolation']})")
+    crop = f"crop {prepared['crop_pct']}, {prepared['interpolation']}"
+    print(printable(f"{args.name} on {errors.images:,} images ({size}, {crop})"))
     for number in ("top1", "top5"):
         line = f"{number} error  {getattr(errors, f'{number}_error'):6.2f} %"
         if number == "top1":
@@ -233,6 +273,39 @@ def run_validate(args: argparse.Namespace) -> int:
         quoted = found[f"published_{number}_error"]
         print(line + (f"   published {quoted:.2f} %" if quoted is not None else ""))
     return 0
+
+
+def _trained_net(args: argparse.Namespace) -> tuple[Any, None, str]:
+    """Return the net of a folder that a run has kept, no published figures, and the folder's name."""
+    from zoo.registry import create_model
+
+    if not (Path(args.name) / "config.json").is_file():
+        raise ValueError(f"{args.name} holds no net alone, but one with a decoder or detector: leave --dataset out")
+    return create_model(f"local-dir:{args.name}", pretrained=True), None, args.name
+
+
+def _registered_net(args: argparse.Namespace) -> tuple[Any, Any, str]:
+    """Return a registered net with the weights of a tag or a file, the tag's published figures, and a name for them."""
+    from zoo.registry import create_model, model_entry
+    from zoo.weights.loading import load_weights
+
+    base, _, tag = args.name.partition(".")
+    entry = model_entry(base)
+    tag = tag or next(iter(entry.weights), "")
+    if not tag and args.checkpoint is None:
+        raise ValueError(f"{base} has no registered weights to measure: give a file of them by --checkpoint")
+    model = create_model(args.name, pretrained=args.checkpoint is None, **_shape(args))
+    if args.checkpoint is None:
+        return model, entry.weights[tag], tag
+    loaded = load_weights(model, args.checkpoint)
+    if loaded.new:
+        raise ValueError(f"{args.checkpoint}: has not all weights that are to be measured: {loaded}")
+    return model, None, str(args.checkpoint)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
 
 
 def _checked(name: str, file: Path, args: argparse.Namespace, *, strict: bool = False) -> tuple[dict[str, Any], Any]:

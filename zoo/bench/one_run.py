@@ -8,22 +8,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
+from zoo import registry
 from zoo.bench.distributed import Team
 from zoo.bench.resume import Saved
 from zoo.bench.tasks import load, task_row, trivial_score
-from zoo.bench.train import DivergedError, EpochMetrics, Progress, Trained, training
+from zoo.bench.train import DivergedError, EpochMetrics, Progress, Trained, predictions, training
 from zoo.datasets.external import BUILT_IN, DataLocation
 from zoo.datasets.image_set import ImageSet
 from zoo.environment import describe_device, git_revision, versions
-from zoo.files import write_atomically
+from zoo.escape import for_terminal
+from zoo.keeping import TENSORS, folder_name, keep, kept_line
 from zoo.recipes import recipe_name
-from zoo.results.run import Run
+from zoo.results.line import score_key, task_of
+from zoo.results.recipe import Recipe
+from zoo.results.run import CLASSIFY, Run
 
 Line = dict[str, Any]
 """Stored line of a run that has ended."""
@@ -43,7 +49,7 @@ class Placement:
         compiled: Compile nets with `torch.compile` first.
         location: Location of the image sets.
         saved: Folder of the checkpoints of runs in progress. None keeps nothing of a run that is stopped.
-        weights: Folder for the weights of every finished run, as KEY.safetensors. None keeps none.
+        weights: Folder for the trained nets, a folder for each finished run, see `zoo.keeping`. None keeps none.
         recorded: Record training steps as a CUDA graph, see `zoo.bench.cuda_graph`.
         deterministic: Use CUDA kernels that repeat to the last bit, where they exist; slower.
     """
@@ -100,12 +106,7 @@ def attempt(
     if placement.deterministic:
         make_deterministic()
 
-    def trained_to_the_end(model: nn.Module) -> None:
-        if placement.weights is not None:
-            keep_weights(model, placement.weights / f"{run.key}.safetensors")
-        if on_trained is not None:
-            on_trained(model, dataset)
-
+    final: list[nn.Module] = []  # of the process that writes
     try:
         dataset = load(run.task, run.dataset, placement.location)
         if run.fingerprint not in ("", dataset.fingerprint):
@@ -121,10 +122,15 @@ def attempt(
             compiled=placement.compiled,
             saved=job.saved,
             label=run.display,
-            on_trained=trained_to_the_end,
+            on_trained=final.append,
             recorded=placement.recorded,
         )
         line = make_record(job, trained, dataset, team)
+        for model in final:
+            if placement.weights is not None:
+                keep(model, line, placement.weights)
+            if on_trained is not None:
+                on_trained(model, dataset)
     except Exception as error:
         if team.size > 1 and not isinstance(error, DivergedError | ValueError):
             raise
@@ -140,19 +146,12 @@ def make_deterministic() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def keep_weights(model: nn.Module, path: Path) -> None:
-    """Write a net's state dict as safetensors, completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors))
-
-
 def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Line:
     """Return the stored line of a finished run, with its fields in reading order."""
     run, task = job.run, task_row(job.run.task)
     metrics = trained.to_dict(task.metric)
     score = f"test_{task.metric}"
-    return {
+    line = {
         **asked(run),
         **job.facts,
         "dataset": dataset.for_recipe(run.recipe).describe(),
@@ -173,6 +172,9 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
         },
         **_when(),
     }
+    if job.placement.weights is not None:
+        line["weights"] = f"{job.placement.weights.name}/{folder_name(line)}"
+    return line
 
 
 def failure(job: Job, error: str, trace: str = "") -> Line:
@@ -188,6 +190,103 @@ def failure(job: Job, error: str, trace: str = "") -> Line:
         "device": describe_device(torch.device(job.placement.device)),
         **_when(),
     }
+
+
+def open_model(folder: str | Path) -> nn.Module:
+    """Return the trained model of a folder that a run has kept, in evaluation mode.
+
+    For classification it is the net, as ``create_model("local-dir:FOLDER", pretrained=True)`` gives it. For other tasks
+    it is the net with its decoder or detector, built again from the line and filled with the tensors.
+
+    Raises:
+        ValueError: If it is no such folder, or its tensors do not fit.
+    """
+    line = kept(folder)
+    run = run_of(line)
+    if run.task == CLASSIFY:
+        return registry.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = SimpleNamespace(num_classes=line["dataset"]["num_classes"], input_size=line["dataset"]["input_size"])
+    model = task_row(run.task).build(run, images)  # ty: ignore[invalid-argument-type]
+    try:
+        model.load_state_dict(load_file(Path(folder) / TENSORS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{for_terminal(Path(folder) / TENSORS)} does not fit {run.display}: {error}") from error
+    return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retest:
+    """Outcome of a second test of a trained model on the test images of its run.
+
+    Attributes:
+        line: The result line of the run.
+        score: The score now.
+        standard_error: Standard error of the score.
+    """
+
+    line: Line
+    score: float
+    standard_error: float
+
+    @property
+    def stored(self) -> float:
+        """Score in the line."""
+        return self.line[score_key(self.line)]
+
+
+def retest(folder: str | Path, location: DataLocation = BUILT_IN, device: str = "cpu") -> Retest:
+    """Test a kept model as its run did: the same images, batches, memory format and type of numbers.
+
+    On the device of the run the score equals that of the line.
+
+    Args:
+        folder: The folder that the run has kept.
+        location: Location of the image set; not needed for a built-in one.
+        device: Device of the test.
+
+    Raises:
+        ValueError: If it is no such folder, or the images are not those of the run.
+    """
+    line = kept(folder)
+    run, task, team = run_of(line), task_row(task_of(line)), Team(device)
+    images = load(run.task, run.dataset, location).for_recipe(run.recipe)
+    if images.fingerprint != line["dataset"]["fingerprint"]:
+        raise ValueError(
+            f"the images of {run.dataset} are not those that the net was tested on: fingerprint {images.fingerprint} "
+            f"instead of {line['dataset']['fingerprint']}; name a data set by --dataset to measure on others"
+        )
+    last = line["computed"]["layout"] == "channels_last"
+    layout = torch.channels_last if last else torch.contiguous_format
+    model = open_model(folder).to(team.device).to(memory_format=layout)
+    found = predictions(model, task, images.on(team.device), run.recipe, team, layout)
+    score = task.score(found, images.test_labels)
+    return Retest(line=line, score=score, standard_error=task.error(score, found, images.test_labels))
+
+
+def kept(folder: str | Path) -> Line:
+    """Return the result line in the folder of a kept model.
+
+    Raises:
+        ValueError: If the path is no such folder.
+    """
+    line = kept_line(folder)
+    if line is None:
+        raise ValueError(f"{for_terminal(folder)} is no folder of a trained net: zoo bench writes them to OUT/weights")
+    return line
+
+
+def run_of(line: Line) -> Run:
+    """Return the request behind a line."""
+    return Run(
+        name=line["name"],
+        overrides=line.get("overrides") or {},
+        dataset=line["dataset"]["name"],
+        recipe=Recipe(**line["recipe"]),
+        seed=line["seed"],
+        task=task_of(line),
+        head=line.get("head") or "",
+        frozen=bool(line.get("frozen")),
+    )
 
 
 def asked(run: Run) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from zoo.environment import MOST_THREADS, check_between, choose_device, cores
 from zoo.escape import for_terminal
 from zoo.extras import require
 from zoo.files import check_writable
+from zoo.keeping import KEEP, WEIGHTS
 from zoo.recipes import RECIPES, recipe_name, recipe_row
 from zoo.registry import expand_names
 from zoo.results.recipe import Recipe, words
@@ -67,6 +68,7 @@ class Request:
         retries: How many times a run is tried again if its process dies.
         out: Folder of the results. Default: ``results/DATASET``, or ``results/TASK``.
         force: Train runs again that are in the results.
+        keep: ``last`` keeps the weights of each finished run in a folder of ``OUT/weights``, ``none`` keeps none.
         pictures: Draw predictions of each trained model into ``OUT/pictures``; not for ``classify``.
 
     Raises:
@@ -99,6 +101,7 @@ class Request:
     retries: int = 1
     out: Path | None = None
     force: bool = False
+    keep: str = "last"
     pictures: bool = False
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ class Request:
             raise ValueError("seeds must have one number at least")
         for seed in self.seeds:
             check_between("seeds", seed, 0, LARGEST_SEED)
-        for name, choices in (("layout", LAYOUTS), ("engine", ENGINES)):
+        for name, choices in (("layout", LAYOUTS), ("engine", ENGINES), ("keep", KEEP)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(choices)}")
         for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0)):
@@ -279,6 +282,7 @@ def prepare(request: Request) -> Prepared:
         compiled=request.compile,
         location=location,
         saved=out.absolute() / SAVED,
+        weights=out.absolute() / WEIGHTS if request.keep == "last" else None,
     )
     return Prepared(
         request=request,

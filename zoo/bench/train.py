@@ -353,17 +353,10 @@ class _Run:
         with team.whole_batch(), _autocast(team.device, recipe):
             update_bn_stats(net, images, min(steps, PRECISE_BATCHES))
 
-    @torch.no_grad()
     def predict(self) -> Any:
         """Return predictions for all test images, on the CPU: one tensor, or one list."""
         net = self.net if self.average is None else self.average.module
-        net.eval()
-        parts = []
-        for images, _ in self.dataset.test_batches(rank=self.team.rank, of=self.team.size):
-            with _autocast(self.team.device, self.recipe):
-                parts.append(self.task.predict(net, images.contiguous(memory_format=self.layout)))
-        own = torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
-        return interleave(self.team.gather(own))
+        return predictions(net, self.task, self.dataset, self.recipe, self.team, self.layout)
 
     def trained(self) -> Trained:
         """Return the finished run, after the last epoch."""
@@ -414,6 +407,29 @@ class _Run:
         self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
         self.spent = dict(state["spent"])
         self.resumed = [*state["resumed"], {"epochs": len(self.history), "versions": state["versions"]}]
+
+
+@torch.no_grad()
+def predictions(
+    model: nn.Module, task: Task, dataset: ImageSet, recipe: Recipe, team: Team, layout: torch.memory_format
+) -> Any:
+    """Return a model's predictions for all test images, on the CPU: one tensor, or one list.
+
+    Args:
+        model: The model, on the team's device. It is set to evaluation mode.
+        task: Its task.
+        dataset: Images, on the team's device.
+        recipe: Recipe that the model was trained with; its type of numbers is used.
+        team: Processes that share the images.
+        layout: Memory format of the images.
+    """
+    model.eval()
+    parts = []
+    for images, _ in dataset.test_batches(rank=team.rank, of=team.size):
+        with _autocast(team.device, recipe):
+            parts.append(task.predict(model, images.contiguous(memory_format=layout)))
+    own = torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
+    return interleave(team.gather(own))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -211,6 +211,15 @@ def open_classes(root: Path, class_map: Sequence[str] = ()) -> FolderHalf:
     )
 
 
+def pictures_below(root: Path) -> list[Path]:
+    """Return the pictures in a folder and below it, by the rules of `open_classes`; other files are left out.
+
+    Raises:
+        ValueError: If a folder cannot be listed, occurs twice through links or leads back.
+    """
+    return [root / name for name, _ in _Walk(root).below(root)]
+
+
 def read_class_map(path: Path) -> tuple[str, ...]:
     """Return the class names in a text file with one name per line.
 

@@ -140,6 +140,7 @@ OPTIONAL: Mapping[str, Values] = {
     "device.name": WORDS,
     "device.threads": COUNT,
     "git_revision": WORDS,
+    "weights": WORDS,
     "finished_at": WORDS,
     "traceback": TEXT,
 }
