@@ -4,12 +4,11 @@ import io
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from fuzz_checkpoints import Call, around, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_zoo
 from safetensors.torch import save as safe_bytes
 from torch import Tensor, nn
 
@@ -304,15 +304,8 @@ def test_no_damage_gets_through(content: bytes, edits: list[tuple[int, str, byte
 def test_no_traceback_on_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.pth"
     path.write_bytes(BAD["pth that evaluates"]())
-    command = [sys.executable, "-m", "zoo", "verify", NAME, str(path)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"zoo: error: {path}: it asks for code (")
-    assert len(done.stderr.splitlines()) == 1
+    done = run_zoo("verify", NAME, str(path), folder=tmp_path, prepare=partial(os.chdir, tmp_path))
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"zoo: error: {path}: it asks for code (")
+    assert len(done.err.splitlines()) == 1
     assert not (tmp_path / MARK).exists()

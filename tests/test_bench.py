@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_zoo
 from result_lines import run as line_of
 from result_lines import stored, write
 from torch import Tensor, nn
@@ -547,20 +546,14 @@ def test_timm_nets_run_beside_ours() -> None:
     assert runner.build(run, load_dataset("digits"))(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-KILLED = """
-import os, signal, sys
-from zoo.bench import sweep as runner
-from zoo_cli import main
+def die_after_the_first_line() -> None:
+    write = runner.append
 
-write = runner.append
+    def append_and_die(*args: Any) -> None:
+        write(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def append_and_die(*args):
-    write(*args)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-runner.append = append_and_die
-main(sys.argv[1:])
-"""
+    runner.append = append_and_die
 
 
 def test_a_killed_bench_keeps_what_is_finished_and_does_the_rest(tmp_path: Path) -> None:
@@ -569,21 +562,20 @@ def test_a_killed_bench_keeps_what_is_finished_and_does_the_rest(tmp_path: Path)
     words += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
     words += ["--out", str(tmp_path), "--seeds", *map(str, seeds)]
     path = tmp_path / "results.jsonl"
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert run_zoo(*words, folder=tmp_path, prepare=die_after_the_first_line).status == -signal.SIGKILL
     before = path.read_bytes()
     assert len(before.splitlines()) == done
     assert before.endswith(b"\n")
     assert not list(tmp_path.glob("*.png"))
 
-    command = [sys.executable, "-m", "zoo", *words]
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{done} finished run" in again.stderr
-    assert again.stderr.count("% test accuracy after 1 epochs") == len(seeds) - done
+    again = run_zoo(*words, folder=tmp_path)
+    assert again.status == 0
+    assert f"{done} finished run" in again.err
+    assert again.err.count("% test accuracy after 1 epochs") == len(seeds) - done
     assert path.read_bytes().startswith(before)
     assert [record["seed"] for record in stored(path)] == seeds
     for name in ("accuracy_vs_params.png", "accuracy_vs_macs.png", "table.md"):
-        assert str(tmp_path / name) in again.stdout
+        assert str(tmp_path / name) in again.out
         assert (tmp_path / name).stat().st_size > 0
 
 

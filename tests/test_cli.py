@@ -13,6 +13,7 @@ import pytest
 from fuzz_commands import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_zoo
 from safetensors.torch import save_file
 
 import zoo
@@ -396,29 +397,24 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert warnings.formatwarning is before
 
 
-def run_apart(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "import sys; from zoo_cli import main; sys.exit(main())", *arguments]
-    return subprocess.run(command, capture_output="stdout" not in options, check=False, **options)
-
-
 def test_an_ascii_terminal_is_no_error(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = run_apart("info", "r\u00e9snet", env=environment)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"zoo: error: name ('r\\xe9snet')")
+    done = run_zoo("info", "r\u00e9snet", folder=tmp_path, encoding="ascii")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("zoo: error: name ('r\\xe9snet')")
     path = tmp_path / "caf\u00e9.safetensors"
     weights = tmp_path / "in.safetensors"
     save_file(zoo.create_model("resnet_test").state_dict(), weights)
-    done = run_apart("convert", str(weights), str(path), "--model", "resnet_test", env=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"caf\\xe9.safetensors" in done.stdout
+    done = run_zoo("convert", str(weights), str(path), "--model", "resnet_test", folder=tmp_path, encoding="ascii")
+    assert (done.status, done.err) == (0, "")
+    assert "caf\\xe9.safetensors" in done.out
     assert path.is_file()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
 def test_a_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
-        done = run_apart("recipes", stdout=full, stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "zoo", "recipes"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (1, b"zoo: error: [Errno 28] No space left on device\n")
 
 

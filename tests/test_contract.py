@@ -5,7 +5,6 @@ nets that every family has and the nets of the default line-up.
 """
 
 import re
-import zlib
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.layers import Residual, Stage
-from zoo.testing import PROMISES, check_backbone
+from zoo.testing import PROMISES, check_backbone, settle_norms
 
 ALL = zoo.list_models()
 CHEAP = [name for name in ALL if name.endswith("_test") or "default" in zoo.model_entry(name).lineups]
@@ -39,18 +38,10 @@ def images(name: str, batch: int = 2, **size: int) -> Tensor:
 
 
 def settled(name: str, /, **kwargs: Any) -> nn.Module:
-    """A net in evaluation mode whose batch statistics are not those of a fresh one."""
+    """A net in evaluation mode whose norms are not those of a fresh one."""
     torch.manual_seed(0)
     net = zoo.create_model(name, **kwargs)
-    for key, buffer in net.named_buffers():
-        # By name, for wrappers hold the modules in an order of their own, below a name of their own.
-        key = key.removeprefix(WRAPPED.get(kwargs.get("feature_cls", ""), ""))
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        if key.endswith("running_mean"):
-            buffer.uniform_(-0.2, 0.2, generator=generator)
-        elif key.endswith("running_var"):
-            buffer.uniform_(0.6, 1.4, generator=generator)
-    return net.eval()
+    return settle_norms(net, prefix=WRAPPED.get(kwargs.get("feature_cls", ""), "")).eval()
 
 
 def sizes(taps: list[Tensor]) -> list[tuple[int, int, int]]:

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from processes import FORK
 from result_lines import stored
 from torch import Tensor, nn
 
@@ -213,14 +214,6 @@ def sweep_quietly(path: str, seeds: int, epochs: int) -> None:
         runner.sweep(runs(seeds, epochs), Path(path))
 
 
-@pytest.fixture(scope="module")
-def fork() -> Any:
-    """Processes that begin at once, from one that has imported all there is to import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["zoo.bench.sweep", "sklearn.datasets", __name__])
-    return context
-
-
 def counted_sweep(path: str, seeds: int, epochs: int, files: str, last: int | None, sender: Any) -> None:
     """A sweep that sends how many lines of some of the zoo's files it runs, and is killed at the last of them."""
     ran = 0
@@ -242,12 +235,12 @@ def counted_sweep(path: str, seeds: int, epochs: int, files: str, last: int | No
 
 @pytest.mark.only(files=("/zoo/(bench|results)/",))
 @pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/resume|results(/.*)?)[.]py$"])
-def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any, files: str) -> None:
+def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str) -> None:
     """Moments are lines of the code that trains, or only of the code that writes, so that they repeat everywhere."""
     undisturbed, path = tmp_path / "undisturbed" / "r.jsonl", tmp_path / "killed" / "r.jsonl"
     seeds, epochs, chance = 4, 5, random.Random(0)
-    receiver, sender = fork.Pipe(duplex=False)
-    whole = fork.Process(target=counted_sweep, args=(str(undisturbed), seeds, epochs, files, None, sender))
+    receiver, sender = FORK.Pipe(duplex=False)
+    whole = FORK.Process(target=counted_sweep, args=(str(undisturbed), seeds, epochs, files, None, sender))
     whole.start()
     whole.join()
     assert whole.exitcode == 0
@@ -255,7 +248,7 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, fork: Any, 
     done: set[str] = set()
     for _ in range(8):
         last = chance.randint(1, length // 2)
-        process = fork.Process(target=counted_sweep, args=(str(path), seeds, epochs, files, last, sender))
+        process = FORK.Process(target=counted_sweep, args=(str(path), seeds, epochs, files, last, sender))
         process.start()
         process.join()
         if process.exitcode == 0:  # there was less to do
@@ -327,12 +320,12 @@ def sweep_in_processes(path: str, pipe: Any) -> None:
     runner.sweep(runs(2, epochs=1000), Path(path), engine=Processes(2), listener=watch)
 
 
-def test_processes_end_with_the_sweep(tmp_path: Path, fork: Any) -> None:
+def test_processes_end_with_the_sweep(tmp_path: Path) -> None:
     children: list[psutil.Process] = []
     sweeps = []
     for how in (signal.SIGKILL, signal.SIGINT):
-        receiver, sender = fork.Pipe(duplex=False)
-        process = fork.Process(target=sweep_in_processes, args=(str(tmp_path / how.name / "r.jsonl"), sender))
+        receiver, sender = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=sweep_in_processes, args=(str(tmp_path / how.name / "r.jsonl"), sender))
         process.start()
         sender.close()  # so that the end of the process is the end of the pipe
         sweeps.append((process, how, receiver))

@@ -13,6 +13,7 @@ import zoo
 from zoo import topology
 from zoo.layers import KeepAll
 from zoo.models.fabric import GATES, PLAIN, UNITS, Fabric, FabricSpec
+from zoo.testing import settle_norms
 
 WIDE, DOUBLING = (128,) * 6, (32, 64, 128, 256, 512, 1024)
 
@@ -27,17 +28,6 @@ def fabric(
 ) -> Fabric:
     fields = {"stem": "cifar", "type": type, "columns": columns, "channels": channels, "unit": unit} | spec
     return Fabric(FabricSpec(scales=len(channels), **fields), **({"num_classes": 10} | (task or {})))
-
-
-def settled(net: Fabric) -> Fabric:
-    """Norms as after some training."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.6, 1.4)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return net.eval()
 
 
 # Counts. Those of the report are truncated to three decimals there; the integers follow from the specification.
@@ -125,7 +115,7 @@ def test_equations(type: str, unit: str, gate: str) -> None:
     n = VARIANTS.index((unit, gate)) + list(topology.TYPES).index(type)
     channels = (8,) * 4 if unit == "sparse" or n % 2 else (4, 8, 12, 16)
     task = {"dtype": torch.float64, "global_pool": "avg", "num_classes": 5}
-    net = settled(fabric(type, 3, channels, unit, task, gate=gate, up=UPS[n % 3], head=HEADS[n // 3 % 3]))
+    net = settle_norms(fabric(type, 3, channels, unit, task, gate=gate, up=UPS[n % 3], head=HEADS[n // 3 % 3])).eval()
     x = torch.randn(3, 3, *SIZES[n // 2 % 3], dtype=torch.float64)
     compare(net, x)
 
@@ -133,13 +123,16 @@ def test_equations(type: str, unit: str, gate: str) -> None:
 @pytest.mark.parametrize("side", [17, 31, 32, 33])
 @pytest.mark.parametrize("unit", ["conv", "post", "pre"])
 def test_equations_with_six_scales(unit: str, side: int) -> None:
-    net = settled(fabric("d", 2, (4,) * 6, unit, {"dtype": torch.float64}))
+    net = settle_norms(fabric("d", 2, (4,) * 6, unit, {"dtype": torch.float64})).eval()
     compare(net, torch.randn(2, 3, side, side, dtype=torch.float64))
 
 
 def test_equations_of_the_grid_net() -> None:
     spec = zoo.model_entry("gridnet_l6_s5_c16x2").spec.replace(channels=(4, 4, 8, 8, 12))
-    compare(settled(Fabric(spec, num_classes=3, dtype=torch.float64)), torch.randn(2, 3, 21, 32, dtype=torch.float64))
+    compare(
+        settle_norms(Fabric(spec, num_classes=3, dtype=torch.float64)).eval(),
+        torch.randn(2, 3, 21, 32, dtype=torch.float64),
+    )
 
 
 def compare(net: Fabric, x: Tensor) -> None:
@@ -164,7 +157,7 @@ def compare(net: Fabric, x: Tensor) -> None:
 
 
 def test_a_wrong_fabric_is_found() -> None:
-    net = settled(fabric("a", 3, (8,) * 4, "post", {"dtype": torch.float64}, gate="scaled"))
+    net = settle_norms(fabric("a", 3, (8,) * 4, "post", {"dtype": torch.float64}, gate="scaled")).eval()
     net.columns[1].get_submodule("1").down.gate.factor *= 1.01
     with pytest.raises(AssertionError):
         compare(net, torch.randn(2, 3, 16, 16, dtype=torch.float64))
@@ -193,7 +186,7 @@ def test_dropped_skips() -> None:
     assert set(draws.unique().tolist()) == {0.0, 1.0}, "what is kept is not scaled up"
     assert abs(draws.mean() - 0.25) < 0.08
     assert torch.equal(gate.eval()(x), x * 0.25)
-    net = settled(fabric("a", 3, (8,) * 4, "pre", gate="dropout"))
+    net = settle_norms(fabric("a", 3, (8,) * 4, "pre", gate="dropout")).eval()
     same = fabric("a", 3, (8,) * 4, "pre", gate="scaled").eval()
     same.load_state_dict(net.state_dict())
     x = torch.randn(2, 3, 16, 16)
@@ -201,7 +194,7 @@ def test_dropped_skips() -> None:
 
 
 def test_the_released_pre_unit_ignores_its_first_norm() -> None:
-    net = settled(fabric("a", 3, (8,) * 3, "pre_released", task={"num_classes": 2}))
+    net = settle_norms(fabric("a", 3, (8,) * 3, "pre_released", task={"num_classes": 2})).eval()
     net(torch.randn(2, 3, 8, 8)).sum().backward()
     firsts = {key for key, _ in net.named_parameters() if key.split(".")[-2] == "norm" and key.count(".") == 5}
     silent = {key for key, p in net.named_parameters() if p.grad is None}
@@ -228,7 +221,7 @@ def test_the_band() -> None:
 
 
 def test_dead_nodes_are_computed_for_taps_alone() -> None:
-    net = settled(fabric("d", 4, (8,) * 4, "post"))
+    net = settle_norms(fabric("d", 4, (8,) * 4, "post")).eval()
     x = torch.randn(2, 3, 16, 16)
     ran = Counter()
     for column, scale in topology.node_order("d", 4, 4):
@@ -260,7 +253,7 @@ def test_wrappers_see_dead_nodes(wrapper: str) -> None:
 
 def test_pruning_a_partly_dead_fabric() -> None:
     for take in ([3], [0], [1, 2]):
-        net = settled(fabric("d", 4, (8,) * 4, "post"))
+        net = settle_norms(fabric("d", 4, (8,) * 4, "post")).eval()
         x = torch.randn(2, 3, 16, 16)
         want = net.forward_intermediates(x, indices=take, intermediates_only=True)
         net.prune_intermediate_layers(take)
@@ -275,11 +268,11 @@ def test_pruning_a_partly_dead_fabric() -> None:
 
 def test_dense_heads() -> None:
     x = torch.randn(2, 3, 19, 16)
-    dense = settled(fabric("d", 4, (4, 8, 12, 16), "pre", head="dense", out_scale=1))
+    dense = settle_norms(fabric("d", 4, (4, 8, 12, 16), "pre", head="dense", out_scale=1)).eval()
     assert dense(x).shape == (2, 10, 10, 8)
     taps = dense.forward_intermediates(x, norm=True, intermediates_only=True)
     torch.testing.assert_close(dense.forward_head(taps[1]), dense(x))
-    hyper = settled(fabric("a", 4, (4, 8, 12, 16), head="hypercolumn"))
+    hyper = settle_norms(fabric("a", 4, (4, 8, 12, 16), head="hypercolumn")).eval()
     assert hyper.num_features == 4 * 4
     assert hyper(x).shape == (2, 10, 19, 16)
     nodes = PlainFabric(hyper).nodes(x)
@@ -290,7 +283,7 @@ def test_dense_heads() -> None:
 
 @pytest.mark.parametrize("unit", ["conv", "post", "pre", "preshared"])
 def test_checkpointing_by_column(unit: str) -> None:
-    net = settled(fabric("d", 4, (8,) * 4, unit, {"dtype": torch.float64})).train()
+    net = settle_norms(fabric("d", 4, (8,) * 4, unit, {"dtype": torch.float64}))
     other = copy.deepcopy(net)
     other.set_grad_checkpointing()
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -304,7 +297,7 @@ def test_checkpointing_by_column(unit: str) -> None:
 
 def test_output_stride_keeps_the_finest_column() -> None:
     """With every stride held there is nothing to enlarge, and no edge changes the size."""
-    net = settled(fabric("d", 3, (8,) * 4, "pre"))
+    net = settle_norms(fabric("d", 3, (8,) * 4, "pre")).eval()
     held = fabric("d", 3, (8,) * 4, "pre", {"output_stride": 2}).eval()
     held.load_state_dict(net.state_dict())
     with torch.no_grad():

@@ -7,15 +7,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.analysis.paths import reached_directly
-
-
-def unsettle(net: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(5)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.6, 1.4, generator=generator)
-    return net.double().eval()
+from zoo.testing import settle_norms
 
 
 class PlainFRRN:
@@ -76,7 +68,7 @@ class PlainFRRN:
 
 @pytest.mark.parametrize("name", ["frrn_test", "frrn_a", "frrn_b"])
 def test_the_net_is_its_equations(name: str) -> None:
-    net = unsettle(zoo.create_model(name))
+    net = settle_norms(zoo.create_model(name)).double().eval()
     x = torch.randn(1, 3, 64, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(net(x), PlainFRRN(net)(x))
@@ -90,7 +82,7 @@ def test_the_residual_stream_is_never_interrupted() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_held_maps_are_exact_up_to_the_first_unit_at_the_cap(stride: int) -> None:
-    native = unsettle(zoo.create_model("frrn_test", down_units=(1, 1, 1)))
+    native = settle_norms(zoo.create_model("frrn_test", down_units=(1, 1, 1))).double().eval()
     held = zoo.create_model("frrn_test", down_units=(1, 1, 1), output_stride=stride).double().eval()
     held.load_state_dict(native.state_dict())
     x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
@@ -110,7 +102,7 @@ def test_held_maps_are_exact_up_to_the_first_unit_at_the_cap(stride: int) -> Non
 
 
 def test_pruning_to_the_last_tap_drops_the_way_up() -> None:
-    net = unsettle(zoo.create_model("frrn_test"))
+    net = settle_norms(zoo.create_model("frrn_test")).double().eval()
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     tap = net.forward_intermediates(x, intermediates_only=True)[-1]
     net.prune_intermediate_layers([-1], prune_head=False)

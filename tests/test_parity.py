@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.models.vgg import VGGSpec
+from zoo.testing import settle_norms
 
 RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:densenet", PYTORCHCV_DENSENET),
@@ -82,18 +83,8 @@ def reference(name: str) -> nn.Module:
     else:
         net = BUILDERS[name]() if name in BUILDERS else get_model(twin)
         net.features.final_pool = nn.AdaptiveAvgPool2d(1)  # a fixed window would pin the input size
-    generator = torch.Generator().manual_seed(3)
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    scale = 0.3 if len(norms) > 500 else 1.0  # a sum of so many branches would overflow
-    for norm in norms:
-        for t, low, high in (
-            (norm.running_mean, -0.2, 0.2),
-            (norm.running_var, 0.6, 1.4),
-            (norm.weight.data, 0.75 * scale, 1.25 * scale),
-            (norm.bias.data, -0.2, 0.2),
-        ):
-            t.uniform_(low, high, generator=generator)
-    return net
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    return settle_norms(net, scale=0.3 if norms > 500 else 1.0)  # a sum of so many branches would overflow
 
 
 def twin(name: str, net: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import FORK
 from result_lines import stored
 from test_engines import Watch, curves, runs, sweep_quietly
 
@@ -16,9 +17,6 @@ from zoo.bench import sweep as runner
 from zoo.bench.resume import Saved, States
 from zoo.bench.sweep import SAVED
 from zoo.results import append
-
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["zoo.bench.sweep", "sklearn.datasets", "test_engines"])  # imports once what all need
 
 
 def hold(folder: Path, key: str, pipe: Any) -> None:

@@ -15,6 +15,7 @@ from zoo.analysis.paths import reached_directly
 from zoo.bench.train import train
 from zoo.datasets.built_in import dataset_row, load_dataset
 from zoo.layers import ORDERS, Kit, OffsetConv, Residual, basic, bottleneck
+from zoo.testing import settle_norms
 
 # He et al. 2016, figure 4 (a) to (e): convolution, norm, activation, + the sum.
 FIGURE_4 = {
@@ -105,17 +106,8 @@ def test_direct_paths_of_a_small_net() -> None:
         reached_directly(net, "d")
 
 
-def unsettle(net: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(5)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.6, 1.4, generator=generator)
-    return net.eval()
-
-
 def pair(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Module]:
-    native = unsettle(zoo.create_model(name, **spec).double())
+    native = settle_norms(zoo.create_model(name, **spec).double()).eval()
     held = zoo.create_model(name, output_stride=output_stride, **spec).double().eval()
     held.load_state_dict(native.state_dict())
     return native, held
@@ -189,14 +181,14 @@ def test_a_held_fish(output_stride: int) -> None:
 
 @pytest.mark.parametrize("side", [29, 31, 33, 47, 63, 65])
 def test_fish_takes_any_size(side: int) -> None:
-    net = unsettle(zoo.create_model("fishnet_test"))
+    net = settle_norms(zoo.create_model("fishnet_test")).eval()
     assert net(torch.randn(1, 3, side, 64)).isfinite().all()
 
 
 def test_activation_of_the_first_unit() -> None:
     """``activate_first`` moves the start of the first shortcut, and nothing else."""
-    net = unsettle(zoo.create_model("preresnet20_cifar"))
-    other = unsettle(zoo.create_model("preresnet20_cifar", activate_first=True))
+    net = settle_norms(zoo.create_model("preresnet20_cifar")).eval()
+    other = settle_norms(zoo.create_model("preresnet20_cifar", activate_first=True)).eval()
     other.load_state_dict(net.state_dict())
     x = torch.randn(1, 16, 8, 8)
     first, changed = net.stage1[0], other.stage1[0]
@@ -227,7 +219,7 @@ def test_every_ordering_trains_on_digits(order: str) -> None:
 @pytest.mark.parametrize("name", ["resnet_test", "preresnet_test"])
 def test_deformable_stages_start_as_the_plain_net(name: str) -> None:
     """Equal with the same weights while the offsets are zero; not with others; any other state fits."""
-    plain = unsettle(zoo.create_model(name)).double()
+    plain = settle_norms(zoo.create_model(name)).eval().double()
     net = zoo.create_model(name, deform_stages=(3, 4)).double().eval()
     missing, unexpected = net.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
@@ -255,7 +247,7 @@ def test_a_plain_net_is_the_residual_one_without_shortcuts() -> None:
 
 
 def test_the_squeezed_branch_is_scaled_before_the_sum() -> None:
-    net = unsettle(zoo.create_model("seresnet20_projection_cifar")).double()
+    net = settle_norms(zoo.create_model("seresnet20_projection_cifar")).eval().double()
     unit = net.stage1[0]
     x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
     with torch.no_grad():

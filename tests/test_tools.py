@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo
 from zoo.complexity import count
 from zoo.layers import BandConv2d
+from zoo.testing import settle_norms
 
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (f"{family}_test", {}) for family in zoo.families() if f"{family}_test" in zoo.list_models()},
@@ -61,14 +62,7 @@ ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 def net(request: pytest.FixtureRequest) -> nn.Module:
     """A net in evaluation mode whose norms have seen something."""
     name, options = NETS[request.param]
-    net = zoo.create_model(name, **options)
-    for module in net.modules():
-        if isinstance(module, NORMS):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return net.eval()
+    return settle_norms(zoo.create_model(name, **options)).eval()
 
 
 def images(net: nn.Module, batch: int = 4) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.layouts import fishnet
+from zoo.testing import settle_norms
 from zoo.weights import Layout, Weights, sources
 from zoo.weights.fit import Loaded, Target, fit
 from zoo.weights.formats import Stored
@@ -40,18 +41,6 @@ def row(name: str, tag: str) -> Weights:
     return zoo.model_entry(name).weights[tag]
 
 
-def unsettled(net: nn.Module) -> nn.Module:
-    """The net with batch statistics that are not those of a new one, ready to evaluate."""
-    generator = torch.Generator().manual_seed(3)
-    for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            norm.running_var.uniform_(0.6, 1.4, generator=generator)
-            norm.weight.data.uniform_(0.75, 1.25, generator=generator)
-            norm.bias.data.uniform_(-0.2, 0.2, generator=generator)
-    return net.eval()
-
-
 def stem_of(weights: Weights) -> str:
     """pytorchcv's name of the net that a file belongs to."""
     return weights.url.rpartition("/")[2].partition("-")[0]
@@ -59,7 +48,7 @@ def stem_of(weights: Weights) -> str:
 
 def twin_of(name: str, tag: str) -> nn.Module:
     """pytorchcv's net that a tag's file belongs to, by the name of the file."""
-    return unsettled(get_model(stem_of(row(name, tag))))
+    return settle_norms(get_model(stem_of(row(name, tag)))).eval()
 
 
 def publish(net: nn.Module, folder: Path, stem: str = "net-0123") -> Path:
@@ -256,7 +245,7 @@ def test_the_published_addresses_answer() -> None:
 @pytest.mark.parametrize("library", [timm, torchvision.models], ids=["timm", "torchvision"])
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 def test_twins_load_from_a_file(library: Any, kind: str, tmp_path: Path) -> None:
-    theirs = unsettled(library.create_model("resnet18") if library is timm else library.resnet18())
+    theirs = settle_norms(library.create_model("resnet18") if library is timm else library.resnet18()).eval()
     path = tmp_path / f"twin.{kind}"
     if kind == "pth":
         torch.save(theirs.state_dict(), path)
@@ -267,7 +256,7 @@ def test_twins_load_from_a_file(library: Any, kind: str, tmp_path: Path) -> None
 
 def test_auxiliary_classifiers_are_left_out() -> None:
     """As torchvision publishes GoogLeNet: with two more classifiers, for inputs that the net changes by itself."""
-    theirs: Any = unsettled(torchvision.models.googlenet(init_weights=False, transform_input=True))
+    theirs: Any = settle_norms(torchvision.models.googlenet(init_weights=False, transform_input=True)).eval()
     overlay = dict(state_dict=theirs.state_dict())
     ours = zoo.create_model("googlenet_bn.tv_in1k", pretrained=True, pretrained_cfg_overlay=overlay).eval()
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -286,7 +275,7 @@ def test_auxiliary_classifiers_are_left_out() -> None:
 )
 def test_channels_and_classes_adapt_as_in_timm(change: dict[str, int], tmp_path: Path) -> None:
     overlay = dict(file=str(tmp_path / "twin.pth"))
-    torch.save(unsettled(timm.create_model("resnet18")).state_dict(), overlay["file"])
+    torch.save(settle_norms(timm.create_model("resnet18")).eval().state_dict(), overlay["file"])
     theirs = timm.create_model("resnet18", pretrained=True, pretrained_cfg_overlay=overlay, **change).eval()
     ours = timm.create_model("zoo_resnet18", pretrained=True, pretrained_cfg_overlay=overlay, **change).eval()
     x = torch.randn(2, change.get("in_chans", 3), 64, 64)
@@ -298,7 +287,7 @@ def test_channels_and_classes_adapt_as_in_timm(change: dict[str, int], tmp_path:
 @pytest.mark.parametrize("feature_cls", ["list", "hook", "getter"])
 def test_features_have_the_weights(feature_cls: str, tmp_path: Path) -> None:
     overlay = dict(file=str(tmp_path / "net.pth"))
-    net: Any = unsettled(zoo.create_model("fishnet_test"))
+    net: Any = settle_norms(zoo.create_model("fishnet_test")).eval()
     torch.save(net.state_dict(), overlay["file"])
     taps = zoo.create_model(
         "fishnet_test",
@@ -465,7 +454,7 @@ class CentredNet(nn.Module):
 @pytest.mark.parametrize(("name", "units"), [("resnet20_cifar", 3), ("resnet56_cifar", 9)])
 def test_shortcuts_that_pad_on_both_sides(name: str, units: int, tmp_path: Path) -> None:
     """The same function in another order of channels; without the order it would be another function, unsaid."""
-    theirs = unsettled(CentredNet(units))
+    theirs = settle_norms(CentredNet(units)).eval()
     state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "net.th")
     ours = zoo.create_model(name)
@@ -492,7 +481,7 @@ def test_tags_of_the_nets_that_pad(depth: int) -> None:
 
 
 def test_projections_under_the_same_names_keep_their_order(tmp_path: Path) -> None:
-    ours = unsettled(zoo.create_model("resnet20_projection_cifar"))
+    ours = settle_norms(zoo.create_model("resnet20_projection_cifar")).eval()
     pairs = (
         *(("stem.conv1", "conv1"), ("stem.norm1", "bn1"), ("classifier.fc", "linear"), ("stage", "layer")),
         *(("branch.conv", "conv"), ("branch.norm", "bn")),
@@ -511,7 +500,7 @@ def test_projections_under_the_same_names_keep_their_order(tmp_path: Path) -> No
 
 def test_names_of_torchvisions_densenet_files(tmp_path: Path) -> None:
     """The published files have ``norm.1`` where torchvision's nets have ``norm1``."""
-    theirs = unsettled(torchvision.models.densenet121())
+    theirs = settle_norms(torchvision.models.densenet121()).eval()
     dotted = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)\.", r"\1.\2.", k): v for k, v in theirs.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in dotted
     torch.save(dotted, tmp_path / "densenet121.pth")
@@ -537,7 +526,7 @@ def test_native_names_pass_unchanged() -> None:
 
 
 def test_timm_takes_the_filter(tmp_path: Path) -> None:
-    theirs = unsettled(timm.create_model("resnet18"))
+    theirs = settle_norms(timm.create_model("resnet18")).eval()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "twin.pth")
     ours = zoo.create_model("resnet18")
     timm.models.load_checkpoint(ours, str(tmp_path / "twin.pth"), filter_fn=zoo.checkpoint_filter_fn)
@@ -634,7 +623,7 @@ def test_the_nearest_layout_explains_the_error(tmp_path: Path) -> None:
 
 
 def tiny(folder: Path) -> Path:
-    return publish(unsettled(zoo.create_model("resnet_test")), folder)
+    return publish(settle_norms(zoo.create_model("resnet_test")).eval(), folder)
 
 
 def test_a_download_is_kept_and_checked(served: tuple[Path, str]) -> None:

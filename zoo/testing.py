@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,34 @@ POOLS = ("avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fas
 
 class BrokenPromise(AssertionError):
     """Error for a backbone that breaks the contract; the message names net, promise and finding."""
+
+
+def settle_norms(net: Any, *, prefix: str = "", scale: float = 1.0) -> Any:
+    """Give the batch norms of a net the statistics and factors that training might, so that a lost one shows.
+
+    A new norm changes nothing in evaluation mode: its mean is 0, its variance and its factor are 1. Numbers are drawn
+    by the name of the norm, so two nets whose norms have the same names agree, in whatever order they hold them.
+
+    Args:
+        net: The net, changed in place.
+        prefix: Left out at the start of names, for wrappers that hold the net below a name of their own.
+        scale: Times the factors. Below 1 for deep sums of branches, which would overflow.
+
+    Returns:
+        The net.
+    """
+    for name, norm in net.named_modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            generator = torch.Generator().manual_seed(zlib.crc32(name.removeprefix(prefix).encode()))
+            for values, low, high in (
+                (norm.running_mean, -0.2, 0.2),
+                (norm.running_var, 0.6, 1.4),
+                (norm.weight, 0.75 * scale, 1.25 * scale),
+                (norm.bias, -0.2, 0.2),
+            ):
+                if values is not None:
+                    values.data.uniform_(low, high, generator=generator)
+    return net
 
 
 @dataclass(frozen=True)
@@ -58,16 +87,9 @@ class Subject:
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
     def settled(self, **arguments: Any) -> Any:
-        """Make a net in evaluation mode whose batch statistics are not those of a fresh one."""
+        """Make a net in evaluation mode whose norms are not those of a fresh one."""
         torch.manual_seed(0)
-        net = self.make(**arguments)
-        for index, (name, buffer) in enumerate(net.named_buffers()):
-            generator = torch.Generator().manual_seed(index)
-            if name.endswith("running_mean"):
-                buffer.uniform_(-0.2, 0.2, generator=generator)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.6, 1.4, generator=generator)
-        return net.eval()
+        return settle_norms(self.make(**arguments)).eval()
 
     def lacks(self, argument: str) -> bool:
         """Return True if the specification lists the argument as unsupported."""
