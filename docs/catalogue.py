@@ -45,17 +45,19 @@ def catalogue() -> str:
 
 def _table(entries: list[Entry]) -> str:
     head = f"| {' | '.join(COLUMNS)} |\n|---|--:{'|---' * (len(COLUMNS) - 2)}|\n"
-    return head + "".join(f"| {' | '.join(_cells(entry))} |\n" for entry in entries)
+    return head + "".join(
+        f"| {' | '.join(cells(entry, zoo.create_model(entry.name, device='meta')))} |\n" for entry in entries
+    )
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    taps: Any = zoo.create_model(entry.name, device="meta").feature_info
+def cells(entry: Entry, net: Any) -> tuple[str, ...]:
+    """The row of a net."""
     return (
         f"`{entry.name}`",
         f"{entry.params:,}",
         f"`{entry.timm_name}`" if entry.timm_name != entry.name else "",
         "x".join(map(str, entry.input_size)),
-        " ".join(f"{tap['num_chs']}/{tap['reduction']}" for tap in taps),
+        " ".join(f"{tap['num_chs']}/{tap['reduction']}" for tap in net.feature_info),
         entry.paper,
         entry.reference or "none",
         ", ".join(entry.lineups),

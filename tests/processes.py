@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import zoo_cli
+
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["zoo.bench.sweep", "zoo_cli.bench", "sklearn.datasets", "test_engines"])
 
@@ -22,29 +24,40 @@ class Ended:
 
 
 def run_zoo(*words: str, folder: Path, encoding: str = "utf-8", prepare: Callable[[], object] | None = None) -> Ended:
-    """Run the command line in a process of its own.
+    """Run the command line in a process of its own; arguments as below."""
+    return run_apart(zoo_cli.main, *words, folder=folder, encoding=encoding, prepare=prepare)
+
+
+def run_apart(
+    main: Callable[[list[str]], int | None],
+    *words: str,
+    folder: Path,
+    encoding: str = "utf-8",
+    prepare: Callable[[], object] | None = None,
+) -> Ended:
+    """Run a command in a process of its own.
 
     Args:
-        words: Verb and arguments.
+        main: The command. It takes the words and returns its status. As ``prepare``, a function of a module, for
+            functions are sent by name.
+        words: Arguments.
         folder: For what it prints.
         encoding: Encoding of its terminal.
-        prepare: Called in the process before. A function of a module, for it is sent by its name.
+        prepare: Called in the process before.
     """
-    files = [folder / f"zoo-{name}.txt" for name in ("out", "err")]
-    process = FORK.Process(target=_run, args=(words, files, encoding, prepare))
+    files = [folder / f"apart-{name}.txt" for name in ("out", "err")]
+    process = FORK.Process(target=_run, args=(main, words, files, encoding, prepare))
     process.start()
     process.join()
     assert process.exitcode is not None
     return Ended(process.exitcode, *(file.read_text(encoding) for file in files))
 
 
-def _run(words: tuple[str, ...], files: list[Path], encoding: str, prepare: Callable[[], object] | None) -> None:
+def _run(main: Any, words: tuple[str, ...], files: list[Path], encoding: str, prepare: Any) -> None:
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream, file in zip(streams, files, strict=True):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream.fileno())
         stream.reconfigure(encoding=encoding)
     if prepare is not None:
         prepare()
-    from zoo_cli import main
-
     sys.exit(main(list(words)))

@@ -13,6 +13,44 @@ import zoo
 FORWARDS = ("resnet_test", "densenet_test", "fishnet_test", "fabric_test", "frrn_test", "googlenet_test")
 """One net of each kind of forward: a chain, concatenation, streams, a grid, two paths, branches."""
 
+FABRIC: dict[str, Any] = dict(columns=3, scales=3, channels=(8, 8, 16), gate="none")
+SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in zoo.list_models("*_test")),
+    *(("resnet_test", {"order": order}) for order in ("norm_after_add", "act_before_add", "act_only_pre")),
+    ("resnet_test", {"squeeze": 4, "deform_stages": (2,)}),
+    ("resnet_test", {"shortcut": "none", "drop_path_rate": 0.2}),
+    ("preresnet_test", {"activate_first": True, "drop_path_rate": 0.2, "norm_shortcut": True}),
+    ("resnet20_cifar", {}),
+    ("preresnet20_cifar", {}),
+    ("plain20_cifar", {}),
+    ("resnext20_4x8d_cifar", {}),
+    ("densenet40_k12_bc_cifar", {"depths": (2, 2, 2)}),
+    ("fishnet58_cifar", {}),
+    ("frrn_small_cifar", {}),
+    ("vgg11_c32_bn_cifar", {}),
+    ("wider_resnet13_cifar", {}),
+    *(("fabric_test", FABRIC | {"unit": unit}) for unit in ("conv", "sparse", "pre", "preshared", "pre_released")),
+    ("fabric_test", FABRIC | {"unit": "conv", "conv_bias": True, "stem": "cifar", "drop_path_rate": 0.2}),
+    ("fabric_test", FABRIC | {"unit": "conv", "up": "zero", "type": "d"}),
+    ("fabric_test", FABRIC | {"unit": "pre", "gate": "gated", "up": "nearest", "type": "b"}),
+    ("fabric_test", FABRIC | {"unit": "post", "gate": "dropout", "skips": "within"}),
+    ("fabric_test", FABRIC | {"unit": "post", "gate": "none", "up": "zero", "head": "hypercolumn"}),
+]
+"""Every structure of every family as a small net: a name, and arguments that change it."""
+
+GIANTS = ("fabric_a_l16_s6_c64_sparse_cifar",)
+"""Rows of which one pass takes seconds, and whose structures `SMALL_NETS` show."""
+
+SMALL_GRID: dict[str, dict[str, Any]] = {"fabric_test": dict(columns=2, scales=3, channels=(8, 12, 16))}
+"""Arguments that leave a fabric with one node or two of each kind, for compilers, which take seconds a layer."""
+
+
+def small_net_title(structure: tuple[str, dict[str, Any]]) -> str:
+    """Return a short name of one of the nets above, for a test's identity."""
+    return " ".join(
+        [structure[0], *(f"{key}={value}" for key, value in structure[1].items() if FABRIC.get(key) != value)]
+    )
+
 
 def structures(name: str) -> frozenset[tuple[str, Any]]:
     """Return the structures that a net shows."""
@@ -36,7 +74,7 @@ def one_of_each(names: Iterable[str]) -> list[str]:
 
     The net that adds most is taken first, so the choice is short, not the shortest.
     """
-    shown = {name: structures(name) for name in names}
+    shown = {name: structures(name) for name in names if name not in GIANTS}
     missing = set().union(*shown.values())
     chosen = []
     while missing:

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torch.fx
-from structures import FORWARDS
+from structures import FORWARDS, SMALL_GRID
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -25,7 +25,11 @@ TINY = [name for name in CHEAP if name.endswith("_test")]
 """What tracers and compilers are shown: every family's code, in nets of few layers, for they take seconds a layer."""
 SCRIPTED = ("pruning", "torchscript")
 """Promises that TorchScript has a part in; it is shown every family's code, in nets of few layers."""
-KEPT = [(name, promise) for promise in PROMISES for name in (TINY if promise in SCRIPTED else CHEAP)]
+KEPT = [
+    pytest.param(name, promise, marks=[pytest.mark.slow] if promise == "pruning" and name not in FORWARDS else [])
+    for promise in PROMISES
+    for name in (TINY if promise in SCRIPTED else CHEAP)
+]
 
 WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
 """Where timm's feature wrappers keep the net."""
@@ -277,21 +281,23 @@ def test_torchscript_of_a_wrapper(name: str) -> None:
             torch.testing.assert_close(have, want, **close)
 
 
-@pytest.mark.only(name=FORWARDS)
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_compile(name: str) -> None:
-    net = settled(name)
+    small = SMALL_GRID.get(name, {})
+    net = settled(name, **small)
     x = images(name)
     torch._dynamo.reset()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), net(x))
     compiled(x).sum().backward()
-    taps = torch.compile(settled(name, features_only=True), backend="eager", fullgraph=True)(x)
+    taps = torch.compile(settled(name, features_only=True, **small), backend="eager", fullgraph=True)(x)
     assert sizes(taps) == sizes(net.forward_intermediates(x, intermediates_only=True))
 
 
-@pytest.mark.only(name=FORWARDS)
+# The usual tier exports a fish and a fabric on their way to ONNX.
+@pytest.mark.only(name=("resnet_test", "densenet_test", "frrn_test", "googlenet_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_export(name: str) -> None:
     net = settled(name)

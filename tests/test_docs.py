@@ -105,6 +105,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(nav) == sorted(page.name for page in DOCS.glob("*.md"))
 
 
+@pytest.mark.slow  # its rows are compared where the costs of all nets are: tests/test_golden_nets.py
 def test_the_catalogue_is_up_to_date() -> None:
     page = (DOCS / "models.md").read_text(encoding="ascii")
     assert all(f"| `{name}` |" in page for name in zoo.list_models())

@@ -6,10 +6,9 @@ question is whether layers meet, on the meta device; what they compute is then a
 
 import os
 import runpy
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,9 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import transformers
+from processes import Ended, run_apart
 from safetensors.torch import load_file
+from structures import SMALL_GRID
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -30,7 +31,16 @@ import zoo
 from zoo.timm import main, pool_at_test_time
 
 ROOT = Path(__file__).parents[1]
-NETS = ("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50", "preresnet50", "zoo_densenet121", "zoo_vgg16_bn")
+NETS = (
+    "fishnet_test",
+    "fabric_test",
+    "zoo_resnet50",
+    "fishnet99",
+    "fabric_a_l8_s4_c64x2_post",
+    "preresnet50",
+    "zoo_densenet121",
+    "zoo_vgg16_bn",
+)
 Check = Callable[[str, Path], None]
 CHECKS: dict[str, Check] = {}
 
@@ -362,7 +372,7 @@ def _(name: str, folder: Path) -> None:
 
 # Hidden states of a fabric are more maps than its head reads, and the net says so.
 @pytest.mark.filterwarnings("ignore:the head of this net does not read all of these taps:UserWarning")
-@pytest.mark.only(name=("fishnet99", "fabric_a_l8_s4_c64x2_post", "zoo_resnet50"))
+@pytest.mark.only(name=("fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("title", CHECKS)
 def test_check(title: str, name: str) -> None:
@@ -456,10 +466,10 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.only(name=("preresnet_test", "fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
-    net = zoo.create_model(name).eval()
+    net = zoo.create_model(name, **SMALL_GRID.get(name, {})).eval()
     chans, side, _ = zoo.model_entry(name).input_size
     step = max(zoo.model_entry(name).spec.tap_strides[-1], 8)
     batch = torch.export.Dim("batch", min=1, max=8)
@@ -481,14 +491,8 @@ def test_onnx(name: str, tmp_path: Path) -> None:
 # Scripts
 
 
-def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "zoo.timm", *words],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+def run_script(folder: Path, *words: str) -> Ended:
+    return run_apart(main, *words, folder=folder, prepare=partial(os.chdir, folder))
 
 
 def test_timm_scripts_know_us(tmp_path: Path) -> None:
@@ -502,7 +506,7 @@ def test_timm_scripts_know_us(tmp_path: Path) -> None:
         "print(sys.argv[0], tuple(net(torch.zeros(1, 3, helper.SIZE, helper.SIZE)).shape))\n"
     )
     done = run_script(tmp_path, "scripts/script.py", "--model", "fishnet_test", "--help")
-    assert done.stdout == "scripts/script.py (1, 3)\n", done.stderr
+    assert done.out == "scripts/script.py (1, 3)\n", done.err
 
 
 @pytest.mark.parametrize("name", ["vgg_test", "alexnet_test", "lenet_test", "resnet_test"])
@@ -532,7 +536,7 @@ def test_timm_scripts_pool_with_ours(tmp_path: Path) -> None:
         "print(type(apply_test_time_pool(net, {'input_size': (3, 128, 128)})[0]).__name__)\n"
     )
     done = run_script(tmp_path, "script.py")
-    assert done.stdout == "PooledLogits\n", done.stderr
+    assert done.out == "PooledLogits\n", done.err
 
 
 def test_timm_scripts_help_and_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

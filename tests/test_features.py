@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from structures import FORWARDS, one_of_each
+from structures import SMALL_NETS, one_of_each, small_net_title
 from test_contract import images, settled
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import Tensor, nn
@@ -14,9 +14,14 @@ from zoo.features import FeatureDict
 
 TINY = zoo.list_models("*_test")
 WRAPPERS = ("list", "dict", "hook", "fx", "getter")
-
-
-STRUCTURES = one_of_each(zoo.list_models())
+STRUCTURES = [(name, {}) for name in one_of_each(zoo.list_models())]
+every_structure = pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(pytest.param(*net, id=small_net_title(net)) for net in SMALL_NETS),
+        *(pytest.param(*net, id=net[0], marks=pytest.mark.slow) for net in STRUCTURES if net not in SMALL_NETS),
+    ],
+)
 SMALLER: dict[str, dict[str, Any]] = {"vgg11": {"wide": (64, 64)}, "fabric_d_l8_s6_c32x2_voc": {"channels": (8,) * 6}}
 """Of a hundred million parameters that add no structure."""
 
@@ -31,7 +36,7 @@ def maps_of(out: Any) -> list[Tensor]:
     return list(out.values()) if isinstance(out, dict) else list(out)
 
 
-@pytest.mark.only(name=FORWARDS)
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_maps_come_in_the_order_asked_for(name: str, wrapper: str) -> None:
@@ -119,10 +124,10 @@ def test_taps_follow_the_specification_that_was_asked_for() -> None:
     assert len(net(images("resnet_test"))) == 3
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
-def test_a_hook_on_a_taps_module_sees_the_map(name: str) -> None:
+@every_structure
+def test_a_hook_on_a_taps_module_sees_the_map(name: str, options: dict[str, Any]) -> None:
     """So that Grad-CAM, decoders that hook into an encoder, and tools by the names of feature_info work."""
-    net, x = settled(name, **SMALLER.get(name, {})), small_images(name)
+    net, x = settled(name, **(SMALLER.get(name, {}) | options)), small_images(name)
     want = net.forward_intermediates(x, intermediates_only=True)
     seen: dict[int, Tensor] = {}
     backwards: set[int] = set()
@@ -143,10 +148,10 @@ def test_a_hook_on_a_taps_module_sees_the_map(name: str) -> None:
     seen.clear()  # maps, their graph and the hooks on it hold each other where the garbage collector does not look
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
-def test_hooks_on_every_layer_may_keep_what_they_see(name: str) -> None:
+@every_structure
+def test_hooks_on_every_layer_may_keep_what_they_see(name: str, options: dict[str, Any]) -> None:
     """No layer writes into what another returned, so that maps and gradients are what they were."""
-    net, x = settled(name, **SMALLER.get(name, {})), small_images(name)
+    net, x = settled(name, **(SMALLER.get(name, {}) | options)), small_images(name)
     kept: list[tuple[str, Tensor, Tensor]] = []
     for key, module in net.named_modules():
         if type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children()):
@@ -163,7 +168,7 @@ def test_hooks_on_every_layer_may_keep_what_they_see(name: str) -> None:
     kept.clear()  # maps, their graph and the hooks on it hold each other where the garbage collector does not look
 
 
-@pytest.mark.only(name=FORWARDS)
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_taps_leave_no_parameter_without_a_gradient(name: str, wrapper: str) -> None:

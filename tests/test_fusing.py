@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from structures import FABRIC, FORWARDS, SMALL_NETS, small_net_title
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -20,39 +21,9 @@ import zoo
 from zoo.fusing import Bound
 from zoo.layers import Sum
 
-FABRIC: dict[str, Any] = dict(columns=3, scales=3, channels=(8, 8, 16), gate="none")
-STRUCTURES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in zoo.list_models("*_test")),
-    *(("resnet_test", {"order": order}) for order in ("norm_after_add", "act_before_add", "act_only_pre")),
-    ("resnet_test", {"squeeze": 4, "deform_stages": (2,)}),
-    ("resnet_test", {"shortcut": "none", "drop_path_rate": 0.2}),
-    ("preresnet_test", {"activate_first": True, "drop_path_rate": 0.2, "norm_shortcut": True}),
-    ("resnet20_cifar", {}),
-    ("preresnet20_cifar", {}),
-    ("plain20_cifar", {}),
-    ("resnext20_4x8d_cifar", {}),
-    ("densenet40_k12_bc_cifar", {"depths": (2, 2, 2)}),
-    ("fishnet58_cifar", {}),
-    ("frrn_small_cifar", {}),
-    ("vgg11_c32_bn_cifar", {}),
-    ("wider_resnet13_cifar", {}),
-    *(("fabric_test", FABRIC | {"unit": unit}) for unit in ("conv", "sparse", "pre", "preshared", "pre_released")),
-    ("fabric_test", FABRIC | {"unit": "conv", "conv_bias": True, "stem": "cifar", "drop_path_rate": 0.2}),
-    ("fabric_test", FABRIC | {"unit": "conv", "up": "zero", "type": "d"}),
-    ("fabric_test", FABRIC | {"unit": "pre", "gate": "gated", "up": "nearest", "type": "b"}),
-    ("fabric_test", FABRIC | {"unit": "post", "gate": "dropout", "skips": "within"}),
-    ("fabric_test", FABRIC | {"unit": "post", "gate": "none", "up": "zero", "head": "hypercolumn"}),
-]
+structures = pytest.mark.parametrize("structure", SMALL_NETS, ids=small_net_title)
+BARE = [(name, {}) for name in FORWARDS]
 NO_NORMS = ("alexnet_test", "googlenet_test", "highway_test", "lenet_test", "vgg_lrn_test")
-
-
-def identity(structure: Any) -> str:
-    return " ".join(
-        [structure[0], *(f"{key}={value}" for key, value in structure[1].items() if FABRIC.get(key) != value)]
-    )
-
-
-structures = pytest.mark.parametrize("structure", STRUCTURES, ids=identity)
 
 
 def trained(net: Any) -> Any:
@@ -133,9 +104,13 @@ def test_outputs_features_and_taps_are_equal_in_double_precision(structure: tupl
         check_equal(fused.forward_intermediates(x, norm=True), net.forward_intermediates(x, norm=True), 1e-12)
     assert type(fused) is type(net)
     assert fused.feature_info == net.feature_info
+    check_report(structure[0], net, fused)
 
 
-@structures
+@pytest.mark.parametrize(
+    "structure",
+    [pytest.param(net, id=small_net_title(net), marks=[] if net in BARE else pytest.mark.slow) for net in SMALL_NETS],
+)
 def test_outputs_are_equal_in_single_precision(structure: tuple[str, dict[str, Any]]) -> None:
     net = create(structure).to(memory_format=torch.channels_last)
     x = images(structure[0], torch.float32, extra=0).to(memory_format=torch.channels_last)
@@ -151,10 +126,8 @@ def test_taps_of_dilated_nets_are_equal(structure: tuple[str, dict[str, Any]]) -
     assert fused.feature_info.channels() == net.feature_info.channels()
 
 
-@structures
-def test_the_report_counts_every_norm_once(structure: tuple[str, dict[str, Any]]) -> None:
-    net = create(structure)
-    fused = zoo.fuse(net)
+def check_report(name: str, net: nn.Module, fused: Any) -> None:
+    """The report counts every norm once."""
     report = fused.report
     done, left = {*report.folded, *report.bounded}, set(report.left)
     assert len(done) == len(report.folded) + len(report.bounded)
@@ -164,7 +137,7 @@ def test_the_report_counts_every_norm_once(structure: tuple[str, dict[str, Any]]
     called = batch_norms & (done | left)
     assert done <= batch_norms
     assert norms(fused) == norms(net) - len(done)
-    assert bool(called) == (structure[0] not in NO_NORMS)
+    assert bool(called) == (name not in NO_NORMS)
     assert bool(done) == bool(called)
     assert all(reason for reason in report.left.values())
     lines = report().splitlines()
@@ -483,7 +456,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(params=SMALL, ids=identity)
+@pytest.fixture(params=SMALL, ids=small_net_title)
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Tensor]:
     """A fused net and images, after what the fused net makes of them has been held against its net."""
     net = create(request.param)

@@ -1,6 +1,7 @@
 """No net changes its cost or the names of its tensors unnoticed."""
 
 import csv
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,17 @@ from torch import nn
 import zoo
 
 GOLDEN = golden()
+DOCS = Path(__file__).parents[1] / "docs"
+CATALOGUE = runpy.run_path(str(DOCS / "catalogue.py"))
+PAGE = (DOCS / "models.md").read_text(encoding="ascii")
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_costs_and_names_are_as_recorded(name: str) -> None:
     assert name in GOLDEN, "a new row: python tests/golden_nets.py"
-    assert measure(name) == GOLDEN[name], "if it is meant: python tests/golden_nets.py, and a line in CHANGELOG.md"
+    net = zoo.create_model(name, device="meta")
+    assert measure(name, net) == GOLDEN[name], "if it is meant: python tests/golden_nets.py, and a line in CHANGELOG.md"
+    assert f"| {' | '.join(CATALOGUE['cells'](zoo.model_entry(name), net))} |\n" in PAGE, "run `make format`"
 
 
 def test_no_row_is_left_of_a_net_that_is_gone() -> None:

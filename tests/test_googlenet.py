@@ -247,6 +247,7 @@ def test_features_have_no_auxiliary_classifiers(wrapper: str) -> None:
     assert not [key for key, _ in net.named_parameters() if "aux" in key]
 
 
+@pytest.mark.only(name=("googlenet_test",))
 @pytest.mark.parametrize("name", AUXILIARY)
 def test_compilers_and_auxiliary_classifiers(name: str) -> None:
     """TorchScript knows the logits alone; torch.compile and fx know all in training."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.fx
 import torch.nn.functional as F
+from structures import SMALL_GRID
 from torch import Tensor, nn
 from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
@@ -30,15 +31,29 @@ from zoo.complexity import count
 from zoo.layers import BandConv2d
 from zoo.testing import settle_norms
 
+GRID = SMALL_GRID["fabric_test"]
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (f"{family}_test", {}) for family in zoo.families() if f"{family}_test" in zoo.list_models()},
+    "fabric": ("fabric_test", GRID),
     "preresnet": ("preresnet_test", {}),
     "vgg with local norms": ("vgg_lrn_test", {}),
-    "fabric conv": ("fabric_test", {"unit": "conv", "gate": "none", "conv_bias": True, "type": "d"}),
-    "fabric sparse": ("fabric_test", {"unit": "sparse", "gate": "none", "channels": (8, 8, 8, 8)}),
-    "fabric pre": ("fabric_test", {"unit": "pre", "gate": "gated", "up": "nearest"}),
-    "fabric preshared": ("fabric_test", {"unit": "preshared", "gate": "none", "up": "zero"}),
-    "fabric dropout": ("fabric_test", {"unit": "pre", "gate": "dropout", "drop_path_rate": 0.3}),
+    "fabric conv": (
+        "fabric_test",
+        GRID | {"unit": "conv", "gate": "none", "conv_bias": True, "type": "d", "columns": 3},
+    ),
+    "fabric sparse": (
+        "fabric_test",
+        GRID | {"unit": "sparse", "gate": "none", "channels": (8, 8, 8)},
+    ),
+    "fabric pre": ("fabric_test", GRID | {"unit": "pre", "gate": "gated", "up": "nearest"}),
+    "fabric preshared": (
+        "fabric_test",
+        GRID | {"unit": "preshared", "gate": "none", "up": "zero"},
+    ),
+    "fabric dropout": (
+        "fabric_test",
+        GRID | {"unit": "pre", "gate": "dropout", "drop_path_rate": 0.3},
+    ),
     "resnet drop path": ("resnet_test", {"drop_path_rate": 0.3}),
 }
 DEAR = (
