@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "zoo.hub": {"zoo.files"},
     "zoo.datasets": {"zoo.escape", "zoo.files", "zoo.interrupts", "zoo.recipes", "zoo.results"},
     "zoo.evaluation": {"zoo.datasets"},
+    "zoo.freezing": set(),
     "zoo.keeping": {"zoo.escape", "zoo.hub", "zoo.results"},
     "zoo.predicting": {
         "zoo.datasets",
@@ -102,7 +103,9 @@ MAY_IMPORT = {
         "zoo.fusing",
         "zoo.former_paths",
         "zoo.interrupts",
+        "zoo.freezing",
         "zoo.keeping",
+        "zoo.weights.loading",
     },
     # Not the benchmark: what times nets trains none.
     "zoo.speed": {

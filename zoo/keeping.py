@@ -7,6 +7,7 @@ A model with a decoder or detector has no ``config.json``, because timm knows on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,8 +33,8 @@ KEEP = "last", "none"
 TENSORS, CONFIG, LINE, CARD = "model.safetensors", "config.json", "run.json", "README.md"
 OWN_SIZE = "bilinear"
 """Interpolation for pictures of another size, if the net was trained on images at their own size."""
-OF_OTHER_WEIGHTS = "tag", "license", "origin_url", "notes"
-"""Facts of a preset's published weights, which say nothing of a net that was trained from its first weights."""
+OF_TAG, OF_ORIGIN = ("tag", "notes"), ("license", "origin_url")
+"""Facts of published weights. The first are never those of a trained net; the second are, if it started from them."""
 
 
 def folder_name(line: Mapping[str, Any]) -> str:
@@ -77,7 +78,7 @@ def _fill(folder: Path, model: nn.Module, line: Mapping[str, Any], name: str) ->
     folder.mkdir()
     if task_of(line) == CLASSIFY:
         save_for_hf(model, folder, model_config=_labels(line), data_config=_preparation(line))
-        _forget_other_weights(folder / CONFIG)
+        _forget_other_weights(folder / CONFIG, tuned="." in line["name"])
     else:
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         (folder / TENSORS).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
@@ -107,11 +108,35 @@ def _preparation(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _forget_other_weights(path: Path) -> None:
+def _forget_other_weights(path: Path, *, tuned: bool) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
-    for name in OF_OTHER_WEIGHTS:
+    for name in OF_TAG if tuned else (*OF_TAG, *OF_ORIGIN):
         config["pretrained_cfg"].pop(name, None)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def digest_of(weights: Path) -> str:
+    """Return a digest of a weights file, or of the tensors in a folder; names and descriptions are left out.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    files = [weights]
+    if weights.is_dir():
+        files = [weights / TENSORS] if (weights / TENSORS).is_file() else sorted(weights.iterdir())
+    elif weights.name.endswith(".index.json"):  # of a sharded checkpoint, whose parts lie beside it
+        files = sorted(weights.parent.iterdir())
+    digest = hashlib.sha256()
+    try:
+        for path in files:
+            if path.is_file():
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            elif path == weights:
+                raise ValueError(f"weights {for_terminal(weights)!r}: there is no such file or folder")
+    except OSError as error:
+        raise ValueError(f"weights {for_terminal(weights)!r} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()[:16]
 
 
 def kept_line(folder: str | Path) -> dict[str, Any] | None:

@@ -91,6 +91,11 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
     return _create(entry, tag, pretrained, **overrides)
 
 
+def has_tag(name: str) -> bool:
+    """Return True if a name, of the zoo or of timm, asks for trained weights by a tag."""
+    return "." in name.removeprefix("timm:") and ":" not in name.removeprefix("timm:")
+
+
 def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
     """Return the names of the zoo's models, in natural order.
 

@@ -36,6 +36,10 @@ examples:
   zoo bench resnet110_cifar --dataset torch/cifar10 --data-dir data --download --recipe resnet110_cifar
   zoo bench resnet18 fishnet99 --dataset folder --data-dir data/flowers --recipe epochs=20 --bf16
 
+  zoo bench --validation 0.1                       choose by images of the training half; test once, at the end
+  zoo bench resnet18.a1_in1k --dataset folder --data-dir data/flowers --freeze until=stage3      fine-tune
+  zoo bench --weights results/digits/weights/resnet20_cifar-seed0-8deb2467 --recipe layer_decay=0.7 --recipe lr=0.02
+
   zoo bench --task segment                         three small nets, each as the encoder of a U-Net
   zoo bench --task segment --decoder deeplabv3plus resnet18 fishnet_test --pictures
   zoo bench --task detect resnet18 --seeds 0 1 2
@@ -55,6 +59,18 @@ examples:
     what.add_argument("--detector", metavar="NAME", help="detector of --task detect: fcos or retinanet (default: fcos)")
     what.add_argument(
         "--frozen", action="store_true", help="keep the nets' random weights and train only the layers on top"
+    )
+    what.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="first weights (fine-tuning); a kept folder also names the net",
+    )
+    what.add_argument(
+        "--freeze",
+        default="none",
+        metavar="PART",
+        help="part that keeps first weights and norm statistics: body, until=STAGE, or none (default: %(default)s)",
     )
     what.add_argument("--lineup", help="line-up instead of names: default or all (default: default)")
     what.add_argument(
@@ -79,6 +95,13 @@ examples:
     images.add_argument("--download", action="store_true", help="download a missing set of torchvision")
     images.add_argument(
         "--workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)"
+    )
+    images.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training images to test on after each epoch; the test images then count once, at the end",
     )
     images.add_argument("--epochs", type=int, help="number of epochs (default: the recipe's)")
     images.add_argument(
@@ -186,6 +209,9 @@ def to_request(args: argparse.Namespace) -> Any:
         task=args.task,
         head=_head(args),
         frozen=args.frozen,
+        weights=args.weights,
+        freeze=args.freeze,
+        validation=args.validation,
         overrides=parse_pairs(args.set),
         vary=_vary(args.vary),
         seeds=args.seeds,

@@ -25,6 +25,7 @@ from zoo.datasets.external import BUILT_IN, DataLocation
 from zoo.datasets.image_set import ImageSet
 from zoo.environment import describe_device, git_revision, versions
 from zoo.escape import for_terminal
+from zoo.freezing import freeze_parts
 from zoo.keeping import TENSORS, folder_name, keep, kept_line
 from zoo.recipes import recipe_name
 from zoo.results.line import score_key, task_of
@@ -85,8 +86,15 @@ class Job:
 
 
 def build(run: Run, dataset: ImageSet) -> nn.Module:
-    """Build the net of a run for the classes of its dataset, with the additions of its task."""
-    return task_row(run.task).build(run, dataset)
+    """Build the net of a run for the classes of its dataset, with the additions of its task, and frozen as it asks.
+
+    Raises:
+        ValueError: If the net has no such part, or its first weights do not fit.
+    """
+    model = task_row(run.task).build(run, dataset)
+    if run.freeze:
+        freeze_parts(model, run.freeze)
+    return model
 
 
 def attempt(
@@ -124,6 +132,8 @@ def attempt(
             label=run.display,
             on_trained=final.append,
             recorded=placement.recorded,
+            validation=run.validation,
+            freeze=run.freeze,
         )
         line = make_record(job, trained, dataset, team)
         for model in final:
@@ -154,7 +164,7 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
     line = {
         **asked(run),
         **job.facts,
-        "dataset": dataset.for_recipe(run.recipe).describe(),
+        "dataset": _images(run, dataset),
         "recipe": run.recipe.to_dict(),
         "recipe_name": recipe_name(run.recipe),
         "seed": run.seed,
@@ -175,6 +185,15 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
     if job.placement.weights is not None:
         line["weights"] = f"{job.placement.weights.name}/{folder_name(line)}"
     return line
+
+
+def _images(run: Run, dataset: ImageSet) -> dict[str, Any]:
+    """Return the facts about the images of a run."""
+    facts = dataset.for_recipe(run.recipe).describe()
+    if not run.validation:
+        return facts
+    searching = dataset.for_recipe(run.recipe).searching(run.validation, run.seed)
+    return facts | {"train": searching.train_size, "validation": searching.test_size}
 
 
 def failure(job: Job, error: str, trace: str = "") -> Line:
@@ -286,6 +305,8 @@ def run_of(line: Line) -> Run:
         task=task_of(line),
         head=line.get("head") or "",
         frozen=bool(line.get("frozen")),
+        freeze=line.get("freeze") or "",
+        validation=line.get("validation") or 0.0,
     )
 
 
@@ -299,6 +320,7 @@ def asked(run: Run) -> dict[str, Any]:
         "task": run.task,
         "head": run.head,
         "frozen": run.frozen,
+        **run.start,
     }
 
 

@@ -23,9 +23,10 @@ from zoo.environment import MOST_THREADS, check_between, choose_device, cores
 from zoo.escape import for_terminal
 from zoo.extras import require
 from zoo.files import check_writable
-from zoo.keeping import KEEP, WEIGHTS
+from zoo.freezing import check_freeze
+from zoo.keeping import KEEP, WEIGHTS, digest_of, kept_line
 from zoo.recipes import RECIPES, recipe_name, recipe_row
-from zoo.registry import expand_names
+from zoo.registry import expand_names, has_tag
 from zoo.results.recipe import Recipe, words
 from zoo.results.run import CLASSIFY, Run
 from zoo.results.store import RESULTS
@@ -47,6 +48,13 @@ class Request:
         task: ``classify``, ``segment`` or ``detect``.
         head: Decoder or detector of the task. Default: its first.
         frozen: Keep the random weights of nets, and train only the layers on top of them.
+        weights: File or folder of the nets' first weights; a classifier of other classes stays new. A folder that a
+            bench has kept also names the net, if no model is named. None takes those of a tag in a name, or random
+            ones.
+        freeze: Part of the nets that keeps its first weights and statistics: ``body`` for all but the classifier,
+            ``until=STAGE`` for all up to the end of a stage, ``none``.
+        validation: Share of the training images that is held out and tested after each epoch; the test images are then
+            seen once, at the end. 0 tests on them after each epoch.
         overrides: Changed fields of the specifications, the same for all nets.
         vary: Fields with several values each; every combination is a net.
         seeds: Seeds, one run each.
@@ -80,6 +88,9 @@ class Request:
     task: str = CLASSIFY
     head: str = ""
     frozen: bool = False
+    weights: Path | None = None
+    freeze: str = "none"
+    validation: float = 0.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: Sequence[int] = (0,)
@@ -108,7 +119,7 @@ class Request:
         for name in ("models", "seeds"):
             if isinstance(getattr(self, name), str | int):
                 raise ValueError(f"{name} must be a list, got {getattr(self, name)!r}")
-        for name in ("data_dir", "out"):
+        for name in ("data_dir", "out", "weights"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         task = task_row(self.task)
@@ -130,6 +141,7 @@ class Request:
         for name in ("ray_address", "gpus_per_run"):
             if getattr(self, name) and self.engine != "ray":
                 raise ValueError(f"{name} {getattr(self, name)!r} belongs to --engine ray")
+        self._check_start(task)
         if self.pictures and not task.heads:
             raise ValueError(
                 f"pictures are for the tasks segment and detect, not for {task.name}: leave --pictures out"
@@ -142,6 +154,18 @@ class Request:
     def in_processes(self) -> bool:
         """True if runs are computed in other processes than this."""
         return self.engine == "ray" or (self.jobs or 1) > 1
+
+    def _check_start(self, task: Task) -> None:
+        """Raise ValueError if first weights, frozen part or validation half are wrong, or not for the task."""
+        check_freeze(self.freeze)
+        if not isinstance(self.validation, int | float) or not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be a share of the training images in [0, 1), got {self.validation!r}")
+        given = {"weights": self.weights, "freeze": check_freeze(self.freeze), "validation": self.validation}
+        for name, value in given.items():
+            if value and task.heads:
+                raise ValueError(f"{name} {str(value)!r} is for task {CLASSIFY}, not for {task.name}: leave it out")
+        if self.frozen and check_freeze(self.freeze):
+            raise ValueError(f"frozen keeps the whole net already: leave freeze {self.freeze!r} out")
 
     def _check_place(self, task: Task) -> None:
         """Raise ValueError if options for sets in a folder were given for a set that needs no folder."""
@@ -205,12 +229,23 @@ class Prepared:
                 f"{nets} net{'s' * (nets > 1)}, {seeds} seed{'s' * (seeds > 1)} each, on {images.name}: "
                 f"{images.train_size:,} training and {images.test_size:,} test images of "
                 f"{'x'.join(map(str, images.input_size))}, {images.num_classes} classes{_left_out(images)}",
+                *self._start(),
                 f"{heading}:",
                 *(f"  {sentence}" for sentence in self.recipe.describe()),
                 *(f"  {net}, as its row says: {_differences(self.recipe, other)}" for net, other in own.items()),
                 f"on {self._computed()}; results go to {self.path}",
             ]
         )
+
+    def _start(self) -> list[str]:
+        """Return lines on validation half, first weights and frozen part, where there are such."""
+        request, part = self.request, check_freeze(self.request.freeze)
+        share = f"{request.validation:g} of the training images, chosen by the seed, are tested after each epoch"
+        return [
+            *[f"{share}; the test images once, at the end"] * bool(request.validation),
+            *[f"all nets start from {for_terminal(request.weights or '')}"] * bool(request.weights),
+            *[f"frozen, with their norms: {part.replace('=', ' ')}"] * bool(part),
+        ]
 
     def _computed(self) -> str:
         request = self.request
@@ -248,22 +283,26 @@ def prepare(request: Request) -> Prepared:
     named = recipe_row(request.recipe).recipe if request.recipe else None
     base = named or default_recipe(task.name, dataset, location)
     recipe = base.changed(**changes)
-    if request.models:
-        names: Sequence[str] = expand_names(request.models)
-    else:
-        names = task.nets if task.nets and not request.lineup else lineup(request.lineup or "default")
+    names, overrides = _nets(request, task)
+    if tagged := [name for name in names if has_tag(name) and (task.heads or request.weights)]:
+        reason = "weights were given as well" if request.weights else f"task {task.name} starts from random weights"
+        raise ValueError(f"name {tagged[0]!r} asks for weights by its tag, but {reason}: leave the tag out")
     runs = plan(
         names,
         dataset,
         recipe,
         request.seeds,
-        request.overrides,
+        overrides,
         vary=request.vary,
         task=task.name,
         head=request.head,
         frozen=request.frozen,
         fixed=changes,
         location=location,
+        weights=str(request.weights.absolute()) if request.weights else "",
+        digest=digest_of(request.weights) if request.weights else "",
+        freeze=check_freeze(request.freeze),
+        validation=float(request.validation),
     )
     on_ray = request.engine == "ray"
     device = ("cuda" if request.gpus_per_run else "cpu") if on_ray else choose_device(request.device)
@@ -271,9 +310,10 @@ def prepare(request: Request) -> Prepared:
     if request.in_processes and team.size > 1:
         raise ValueError(f"jobs and engine belong to one process, and a launcher started {team.size}: leave them out")
     images = load(task.name, dataset, location).for_recipe(recipe)
-    if recipe.batch_size > images.train_size:
+    searching = images.searching(request.validation, 0) if request.validation else images
+    if recipe.batch_size > searching.train_size:
         raise ValueError(
-            f"batch_size {recipe.batch_size} exceeds the {images.train_size:,} training images of {images.name}: "
+            f"batch_size {recipe.batch_size} exceeds the {searching.train_size:,} training images of {images.name}: "
             "take a smaller one, such as --recipe batch_size=32"
         )
     placement = Placement(
@@ -294,6 +334,17 @@ def prepare(request: Request) -> Prepared:
         placement=placement,
         team=team,
     )
+
+
+def _nets(request: Request, task: Task) -> tuple[Sequence[str], Mapping[str, Any]]:
+    """Return the names and the overrides of the requested nets."""
+    if request.models:
+        return expand_names(request.models), request.overrides
+    line = kept_line(request.weights) if request.weights and not request.lineup else None
+    if line is not None:
+        return [line["name"].partition(".")[0]], {**(line.get("overrides") or {}), **request.overrides}
+    names = task.nets if task.nets and not request.lineup else lineup(request.lineup or "default")
+    return names, request.overrides
 
 
 def run(request: Request | Prepared, listener: Listener | None = None) -> Outcome:

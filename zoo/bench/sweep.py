@@ -118,6 +118,7 @@ def plan(
     frozen: bool = False,
     fixed: Collection[str] = (),
     location: DataLocation = BUILT_IN,
+    **start: Any,
 ) -> list[Run]:
     """Return the runs of a sweep: all nets with the first seed, then all with the second, and so on.
 
@@ -137,6 +138,7 @@ def plan(
         frozen: Keep the first weights of the nets.
         fixed: Fields of the recipe that no row changes.
         location: Location of the image set.
+        **start: Further fields of each run: first weights with their digest, frozen part, share of validation images.
 
     Raises:
         ValueError: If the benchmark itself sets an override, or the task has no such head or set.
@@ -159,6 +161,7 @@ def plan(
             task=task,
             head=head,
             frozen=frozen,
+            **start,
         )
         for seed in dict.fromkeys(seeds)
         for name in dict.fromkeys(map(_own_name, names))
@@ -301,16 +304,17 @@ def _write(lines: Sequence[tuple[Job, Line]], path: Path) -> list[tuple[Job, Lin
 
 
 def _own_name(name: str) -> str:
-    """Return the registry's name for a model of the zoo (`zoo_vgg16` is `vgg16`); other names stay unchanged."""
+    """Return the registry's name for a model of the zoo (`zoo_vgg16` is `vgg16`); tags and other names stay."""
+    base, dot, tag = name.partition(".")
     try:
-        return registry.model_entry(name).name
+        return registry.model_entry(base).name + dot + tag
     except ValueError:  # one of timm's, or none at all: building it tells
         return name
 
 
 def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
     try:
-        entry = registry.model_entry(name)
+        entry = registry.model_entry(name.partition(".")[0])
     except ValueError:
         return recipe
     changes = {
@@ -335,7 +339,7 @@ def _facts(runs: Sequence[Run], placement: Placement, listener: Listener) -> dic
             raise ValueError(f"{run.display}: {error}") from error
         counts = count(task_row(run.task).countable(model), dataset.input_size).to_dict()
         facts[net] = {
-            "family": registry.model_entry(run.name).family if spec else "timm",
+            "family": registry.model_entry(run.name.partition(".")[0]).family if spec else "timm",
             "spec": spec,
             "counts": {key: counts[key] for key in ("params", "macs", "fvcore_flops", "activations", "uncounted")},
             "stages": counts["stages"],

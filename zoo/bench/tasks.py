@@ -6,12 +6,14 @@ segmentation_models_pytorch) and `detect` (boxes, detectors of torchvision). A n
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +27,14 @@ from zoo.datasets.external import BUILT_IN, DataLocation, is_external, open_set
 from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.datasets.library import unknown
 from zoo.datasets.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
+from zoo.escape import for_terminal
 from zoo.extras import require
+from zoo.keeping import CONFIG, digest_of
 from zoo.recipes import RECIPES
 from zoo.results.metrics import METRICS, standard_error
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY, Run
+from zoo.weights.loading import load_weights
 
 AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
@@ -195,11 +200,32 @@ def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: A
 
 
 def _build_classifier(run: Run, dataset: ImageSet) -> nn.Module:
-    model = registry.create_model(run.name, num_classes=dataset.num_classes, **run.overrides)
+    own = registry.has_tag(run.name) and not run.weights
+    model = registry.create_model(run.name, pretrained=own, num_classes=dataset.num_classes, **run.overrides)
+    if run.weights:
+        _start_from(model, run, dataset)
     if run.frozen:
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)  # ty: ignore[not-callable]
     return model
+
+
+def _start_from(model: Any, run: Run, dataset: ImageSet) -> None:
+    """Load the first weights of a run; a classifier of other classes stays new.
+
+    Raises:
+        ValueError: If they do not fit, or are not those that the run was planned with.
+    """
+    if digest_of(Path(run.weights)) != run.digest:
+        raise ValueError(f"weights {for_terminal(run.weights)!r} have changed since this run was planned: start again")
+    try:
+        load_weights(model, run.weights)
+    except TypeError as error:
+        raise ValueError(f"weights start nets of the zoo, and {run.name} is none: {error}") from error
+    config = Path(run.weights) / CONFIG
+    names = json.loads(config.read_bytes()).get("label_names") if config.is_file() else None
+    if names and tuple(names) != dataset.classes:
+        model.reset_classifier(dataset.num_classes)
 
 
 def _classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from zoo.bench.resume import Saved
 from zoo.bench.tasks import TASKS, Task
 from zoo.datasets.image_set import ImageSet
 from zoo.environment import PeakMemory, overflows_channels_last, versions
+from zoo.freezing import freeze_parts
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY
 
@@ -44,7 +45,7 @@ class EpochMetrics:
     """Metrics of one epoch; the learning rate is that of the last step.
 
     The scores are the task's metric in [0, 1]. On training images it is the accuracy while learning, or None for a task
-    whose metric is no mean over images.
+    whose metric is no mean over images. The test score is that of the validation half, if there is one.
     """
 
     epoch: int
@@ -54,12 +55,13 @@ class EpochMetrics:
     test_score: float
     seconds: float
 
-    def to_dict(self, metric: str) -> dict[str, Any]:
-        """Return the fields as plain JSON types, with the scores under the name of the metric."""
+    def to_dict(self, metric: str, tested: str = "test") -> dict[str, Any]:
+        """Return the fields as plain JSON types, with the scores under the names of metric and tested half."""
         fields = asdict(self)
         if fields["train_score"] is None:
             del fields["train_score"]
-        return {key.replace("score", metric): value for key, value in fields.items()}
+        names = {"train_score": f"train_{metric}", "test_score": f"{tested}_{metric}"}
+        return {names.get(key, key): value for key, value in fields.items()}
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Trained:
         peak_memory: Bytes (see `environment.PeakMemory`); None if the system does not report it.
         channels_last: Memory format of weights and images, which may differ from the requested one.
         resumed: Points at which a stopped run went on: epochs done by then, and versions that did them.
+        validation: Score on the validation half after the last epoch, and its standard error; None without such a half.
     """
 
     epochs: tuple[EpochMetrics, ...]
@@ -98,14 +101,17 @@ class Trained:
     peak_memory: int | None
     channels_last: bool = True
     resumed: tuple[dict[str, Any], ...] = ()
+    validation: tuple[float, float] | None = None
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Return the fields as plain JSON types, with the scores under the name of the metric."""
-        left_out = ("epochs", "channels_last")
+        left_out = ("epochs", "channels_last", "resumed", "validation")
         fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key not in left_out}
-        if not fields.pop("resumed"):
-            return {**fields, "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
-        return {**fields, "resumed": list(self.resumed), "epochs": [epoch.to_dict(metric) for epoch in self.epochs]}
+        if self.validation is not None:
+            fields |= dict(zip((f"validation_{metric}", "validation_error"), self.validation, strict=True))
+        tested = "test" if self.validation is None else "validation"
+        epochs = [epoch.to_dict(metric, tested) for epoch in self.epochs]
+        return {**fields, **({"resumed": list(self.resumed)} if self.resumed else {}), "epochs": epochs}
 
 
 def train(
@@ -155,6 +161,8 @@ def training(
     label: str = "model",
     on_trained: Callable[[nn.Module], None] | None = None,
     recorded: bool = False,
+    validation: float = 0.0,
+    freeze: str = "",
 ) -> Generator[EpochMetrics | Progress, None, Trained]:
     """Train a new net and test it after every epoch. Yields metrics and progress; returns the finished run.
 
@@ -178,6 +186,9 @@ def training(
         label: Name of the net in an error.
         on_trained: Called with the final model, in evaluation mode.
         recorded: Record training steps as a CUDA graph and replay it, see `zoo.bench.cuda_graph`.
+        validation: Share of the training images that is tested after each epoch instead of the test images. The seed
+            chooses them, each class in proportion. The test images are then seen once, by the final model.
+        freeze: Part of the net that is kept, see `zoo.freezing.freeze_parts`. It stays in evaluation mode.
 
     Raises:
         DivergedError: If a loss is not finite; the message names net and epoch.
@@ -185,17 +196,20 @@ def training(
             recipe changes images whose targets cannot be changed.
     """
     task, team = task or TASKS[CLASSIFY], team or Team()
-    _check(dataset, recipe, task, team)
+    whole = dataset.for_recipe(recipe)
+    images = whole.searching(validation, seed) if validation else whole
+    _check(images, recipe, task, team)
     device = team.device
-    images = dataset.for_recipe(recipe).on(device)
+    images = images.on(device)
 
     def begin() -> _Run:
         torch.manual_seed(seed)
         model = make_model().to(device)
+        still = freeze_parts(model, freeze) if freeze else ()
         last = channels_last and not (device.type == "cpu" and overflows_channels_last(model))
         layout = torch.channels_last if last else torch.contiguous_format
         model = model.to(memory_format=layout)
-        return _Run(model, task, images, recipe, seed, team, layout, compiled, label, recorded)
+        return _Run(model, task, images, recipe, seed, team, layout, compiled, label, recorded, still)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = begin()
@@ -210,7 +224,7 @@ def training(
             if saved is not None and team.leads:
                 saved.write(run.state())
             yield metrics
-        trained = run.trained()
+        trained = run.trained(whole.on(device) if validation else None)
         if on_trained is not None and team.leads:
             on_trained(run.tested.eval())
         return trained
@@ -244,7 +258,9 @@ class _Run:
         compiled: bool,
         label: str,
         recorded: bool = False,
+        still: Sequence[str] = (),
     ) -> None:
+        self.still = still
         self.task, self.dataset, self.recipe, self.seed, self.team, self.label = (
             task,
             dataset,
@@ -287,9 +303,13 @@ class _Run:
         loss_sum = torch.zeros((), device=device)
         correct: Tensor | None = None
         self.net.train()
+        for name in self.still:
+            self.model.get_submodule(name).eval()
         batches = self.dataset.train_batches(recipe, self.generator, rank=team.rank, of=team.size)
+        rate = 0.0
         for step, (images, labels) in enumerate(batches):
-            set_rate(self.optimizer, recipe.lr_at(epoch + (step + 0.5) / steps))
+            rate = recipe.lr_at(epoch + (step + 0.5) / steps)
+            set_rate(self.optimizer, rate)
             images = images.contiguous(memory_format=self.layout)
             if self.recorder is None:
                 loss, hits = self.step(images, labels)
@@ -312,7 +332,7 @@ class _Run:
         self.predictions = self.predict()
         metrics = EpochMetrics(
             epoch=epoch + 1,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=rate,
             train_loss=mean_loss,
             train_score=None if correct is None else int(team.total(correct)) / (steps * recipe.batch_size),
             test_score=self.task.score(self.predictions, self.dataset.test_labels),
@@ -343,8 +363,8 @@ class _Run:
 
         net, recipe, team = self.tested, self.recipe, self.team
         net.eval()
-        for norm in net.modules():
-            if isinstance(norm, BN_MODULE_TYPES):
+        for name, norm in net.named_modules():
+            if isinstance(norm, BN_MODULE_TYPES) and name not in self.still:
                 norm.train()
         # Numbers of their own: the next epoch is the one that it would be without this.
         generator = torch.Generator().manual_seed(self.seed)
@@ -353,27 +373,38 @@ class _Run:
         with team.whole_batch(), _autocast(team.device, recipe):
             update_bn_stats(net, images, min(steps, PRECISE_BATCHES))
 
-    def predict(self) -> Any:
-        """Return predictions for all test images, on the CPU: one tensor, or one list."""
+    def predict(self, dataset: ImageSet | None = None) -> Any:
+        """Return predictions for all test images, or those of another set, on the CPU: one tensor, or one list."""
         net = self.net if self.average is None else self.average.module
-        return predictions(net, self.task, self.dataset, self.recipe, self.team, self.layout)
+        return predictions(net, self.task, dataset or self.dataset, self.recipe, self.team, self.layout)
 
-    def trained(self) -> Trained:
-        """Return the finished run, after the last epoch."""
+    def trained(self, whole: ImageSet | None = None) -> Trained:
+        """Return the finished run, after the last epoch.
+
+        Args:
+            whole: The set with its test images, if those tested so far were a validation half.
+        """
         if self.predictions is None:  # stopped between the last epoch and its result
             self.predictions = self.predict()
         score, epochs = self.history[-1].test_score, len(self.history)
+        error = self.task.error(score, self.predictions, self.dataset.test_labels)
+        validation = None
+        if whole is not None:
+            validation, found = (score, error), self.predict(whole)
+            score = self.task.score(found, whole.test_labels)
+            error = self.task.error(score, found, whole.test_labels)
         steps = self.dataset.train_size // self.recipe.batch_size
         return Trained(
             epochs=tuple(self.history),
             test_score=score,
-            standard_error=self.task.error(score, self.predictions, self.dataset.test_labels),
+            standard_error=error,
             seconds=self.spent["seconds"],
             cpu_seconds=self.spent["cpu_seconds"],
             images_per_second=steps * self.recipe.batch_size * epochs / self.spent["train_seconds"],
             peak_memory=int(self.spent["peak_memory"]) or None,
             channels_last=self.layout == torch.channels_last,
             resumed=tuple(self.resumed),
+            validation=validation,
         )
 
     def state(self) -> dict[str, Any]:
@@ -433,8 +464,10 @@ def predictions(
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.decay_all:
-        groups: Any = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
+    if recipe.layer_decay < 1:
+        groups: Any = param_groups_layer_decay(model, recipe.weight_decay, layer_decay=recipe.layer_decay)
+    elif recipe.decay_all:
+        groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
     else:
         groups = param_groups_weight_decay(model, recipe.weight_decay)
     if recipe.optimizer == "adamw":

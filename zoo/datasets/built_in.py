@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
 from zoo.datasets import fashion
 from zoo.datasets.image_set import Dataset
 from zoo.datasets.library import unknown
+from zoo.datasets.split import systematic_split
 from zoo.recipes import RECIPES
 from zoo.results.recipe import Recipe
 
@@ -37,31 +37,6 @@ class DatasetRow:
     recipe: Recipe
     keyed_by_name: bool = False
     located: bool = False
-
-
-def systematic_split(labels: np.ndarray, test_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a labelled set so that each class has its share, to within one image, on both sides.
-
-    The images are ordered by class, then by position, and `test_size` of them are drawn at even distances (systematic
-    sampling). No random generator takes part, so the split is the same with every version of every library.
-
-    Args:
-        labels: (N,) class of each image.
-        test_size: Images in the test half.
-
-    Returns:
-        Positions of the training images and of the test images, each in ascending order.
-
-    Raises:
-        ValueError: If one of the halves would be empty.
-    """
-    total = len(labels)
-    if not 0 < test_size < total:
-        raise ValueError(f"test_size must lie between 1 and {total - 1} for {total} images, got {test_size}")
-    by_class = np.argsort(labels, kind="stable")
-    steps = np.arange(total + 1) * test_size // total
-    drawn = steps[1:] > steps[:-1]
-    return np.sort(by_class[~drawn]), np.sort(by_class[drawn])
 
 
 def load_digits() -> Dataset:

@@ -28,6 +28,7 @@ from zoo.datasets.folders import open_halves
 from zoo.datasets.half import Half, Item, read_batches
 from zoo.datasets.image_set import TEST_BATCH_SIZE, Dataset, ImageSet
 from zoo.datasets.library import FOLDER, open_half
+from zoo.datasets.split import hold_out
 from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
 
@@ -192,6 +193,12 @@ class Stream(ImageSet):
                 "take a recipe for ImageNet"
             )
         return replace(self, side=recipe.image_size or SIZE)
+
+    def searching(self, share: float, seed: int) -> Self:
+        """See `ImageSet.searching`."""
+        train, held = (self.train.positions[chosen] for chosen in hold_out(self.train.labels, share, seed))
+        test = self.train.without(train)
+        return replace(self, train=self.train.without(held), test=test, test_labels=torch.from_numpy(test.labels))
 
     def on(self, device: torch.device) -> Self:
         """Return the set with its batches on a device."""

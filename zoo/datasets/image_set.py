@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from zoo.datasets.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
 from zoo.datasets.fingerprint import digest
+from zoo.datasets.split import hold_out
 from zoo.results.recipe import Recipe
 
 TEST_BATCH_SIZE = 100
@@ -91,6 +92,18 @@ class ImageSet:
 
         Raises:
             ValueError: If the set cannot give them.
+        """
+        raise NotImplementedError
+
+    def searching(self, share: float, seed: int) -> Self:
+        """Return a set in which images held out of the training half stand in for the test half.
+
+        Args:
+            share: Share of the training images.
+            seed: Seed of the choice, see `zoo.datasets.split.hold_out`.
+
+        Raises:
+            ValueError: If the share is no image at all, or all of them.
         """
         raise NotImplementedError
 
@@ -180,6 +193,18 @@ class Dataset(ImageSet):
                 f"{recipe.image_size}"
             )
         return self
+
+    def searching(self, share: float, seed: int) -> Self:
+        """See `ImageSet.searching`. Mean and deviation stay those of the whole training half."""
+        train, held = map(torch.from_numpy, hold_out(self.train_labels.cpu().numpy(), share, seed))
+        there = train.to(self.train_images.device), held.to(self.train_images.device)
+        return replace(
+            self,
+            train_images=self.train_images[there[0]],
+            train_labels=take(self.train_labels, train),
+            test_images=self.train_images[there[1]],
+            test_labels=take(self.train_labels, held),
+        )
 
     def on(self, device: torch.device) -> Self:
         """Return the set with its images and training labels on a device."""

@@ -86,6 +86,7 @@ def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list
             step = -(-len(epochs) // CURVE_POINTS) or 1
             kept = epochs[::-1][::step][::-1]  # the last one is always there
             key = score_key(record)
+            tested = key.replace("test_", "validation_") if record.get("validation") else key
             shown = {
                 "card": display_of(record),
                 "group": comparison.title,
@@ -98,7 +99,7 @@ def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list
                 "revision": record.get("git_revision") or "",
                 "finished": record.get("finished_at") or "",
                 "epochs": [_number(epoch.get("epoch"), 0) for epoch in kept],
-                "scores": [_number(epoch.get(key), 2, 100) for epoch in kept],
+                "scores": [_number(epoch.get(tested), 2, 100) for epoch in kept],
                 "losses": [_number(epoch.get("train_loss"), 4) for epoch in kept],
             }
             runs.append({"record": record, "shown": shown})

@@ -61,7 +61,8 @@ def card(line: Mapping[str, Any], folder: str) -> str:
         "## Images",
         _list(
             f"{for_markdown(images['name'])}, fingerprint `{images.get('fingerprint') or 'none'}`: "
-            f"{images.get('train', 0):,} to train, {images['test']:,} to test",
+            f"{images.get('train', 0):,} to train, {images['test']:,} to test"
+            + (f", {images['validation']:,} to validate" if line.get("validation") else ""),
             f"input {size}; mean {_numbers(images.get('mean'))}, deviation {_numbers(images.get('std'))}",
             f"resized ({images['interpolation']}), of which the central {100 * images['crop_pct']:g} % are taken"
             if images.get("interpolation")
@@ -87,7 +88,7 @@ def curve(line: Mapping[str, Any]) -> str:
     """Return a picture of training loss and score by epoch, as SVG."""
     epochs = line["epochs"]
     losses = [epoch["train_loss"] for epoch in epochs]
-    key = next(key for key in (score_key(line).replace("test_", "validation_"), score_key(line)) if key in epochs[0])
+    key = score_key(line).replace("test_", "validation_") if line.get("validation") else score_key(line)
     highest = max(losses) or 1.0
     title = METRICS[task_of(line)].title
     labels = [f"training loss, up to {highest:.3g}", f"{title} in {key.partition('_')[0]}, up to 1"]

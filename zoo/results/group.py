@@ -4,9 +4,10 @@
 fingerprints are equal. Lines from before fingerprints have none; they are kept apart from lines with one, except for
 sets whose name identifies their images (`run.NAMED_SETS`).
 
-**Runs of one net** (a `NetResult`): runs of a comparison with the same name, overrides, head, frozen, and recipe. A
-field that a recipe lacks has its default. Equal numbers such as 0.02 and 0.1 * 0.2 are one value. Seed, machine,
-versions and time do not matter. If several lines have one seed, the last one counts.
+**Runs of one net** (a `NetResult`): runs of a comparison with the same name, overrides, head, frozen, first weights,
+frozen part, share of validation images, and recipe. A field that a recipe lacks has its default. Equal numbers such as
+0.02 and 0.1 * 0.2 are one value. Seed, machine, versions and time do not matter. If several lines have one seed, the
+last one counts.
 
 **Figures of a score**: the arithmetic mean over the runs; the *spread*, their sample standard deviation (n - 1); and
 the *standard error* from the finite number of test images, which is the mean of the runs' standard errors. More runs do
@@ -165,7 +166,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def display_of(line: Mapping[str, Any]) -> str:
     """Return the display name of the net of a training."""
-    return display_name(line["name"], line.get("overrides") or {}, line.get("head") or "", bool(line.get("frozen")))
+    head, frozen = line.get("head") or "", bool(line.get("frozen"))
+    return display_name(line["name"], line.get("overrides") or {}, head, frozen, line)
 
 
 def _title(dataset: str, task: str, fingerprint: str, *, ambiguous: bool) -> str:
@@ -180,6 +182,7 @@ def _nets(lines: Sequence[Line]) -> Iterable[NetResult]:
     nets: dict[str, list[Line]] = {}
     for line, recipe in zip(lines, recipes, strict=True):
         built = line["name"], _plain(line.get("overrides") or {}), line.get("head") or "", bool(line.get("frozen"))
+        built += tuple(line.get(key) or "" for key in ("digest", "freeze", "validation"))
         nets.setdefault(_text([*built, recipe]), []).append(line)
     special = dict(zip(map(_text, recipes), _specials(lines, recipes), strict=True))
     for own in nets.values():

@@ -141,6 +141,10 @@ OPTIONAL: Mapping[str, Values] = {
     "device.threads": COUNT,
     "git_revision": WORDS,
     "weights": WORDS,
+    "first_weights": WORDS,
+    "digest": WORDS,
+    "freeze": WORDS,
+    "validation": SHARE,
     "finished_at": WORDS,
     "traceback": TEXT,
 }

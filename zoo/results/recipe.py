@@ -70,6 +70,8 @@ class Recipe:
             in evaluation mode. For nets whose maps differ between training and evaluation, such as those with dropped
             skips (Li et al. 2018, arXiv:1801.05134).
         ema: Decay per step of an average of the weights, which is then tested; 0 for none.
+        layer_decay: Factor on the learning rate from each group of layers to the one before it, the classifier's being
+            1 (timm's groups and order). For fine-tuning.
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -102,6 +104,7 @@ class Recipe:
     cutmix: float = 0.0
     precise_norms: bool = False
     ema: float = 0.0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.step_at, Sequence) and not isinstance(self.step_at, str):
@@ -124,6 +127,9 @@ class Recipe:
         for name in ("label_smoothing", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "lie in [0, 1)")
         _check("erase", self.erase, 0 <= self.erase <= 1, "lie in [0, 1]")
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "lie in (0, 1]")
+        fits = self.layer_decay == 1 or not self.decay_all
+        _check("layer_decay", self.layer_decay, fits, "be 1 with decay_all")
         _check("crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "lie in (0, 1]")
         _check("step_factor", self.step_factor, 0 < self.step_factor < 1, "lie in (0, 1)")
         choices = {
@@ -212,6 +218,7 @@ class Recipe:
             "training images: " + (", ".join(images) or "as they are"),
             *[f"label smoothing {self.label_smoothing:g}"] * bool(self.label_smoothing),
             *["statistics of norms are estimated anew before each test"] * self.precise_norms,
+            *[f"learning rates fall by {self.layer_decay:g} from layer to layer"] * (self.layer_decay < 1),
             *[f"tested is an average of the weights with decay {self.ema:g}"] * bool(self.ema),
         ]
 
