@@ -1,8 +1,9 @@
-"""Writes docs/models.md and docs/papers.md from the registry and a table: ``python docs/catalogue.py``.
+"""Writes docs/models.md, docs/papers.md and the drawings: ``python docs/catalogue.py``.
 
-Tests compare them.
+Tests compare them with the registry, a table and the nets.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from zoo.papers import KINDS, SYSTEMS
 
 PAGE = Path(__file__).with_name("models.md")
 PAPERS = Path(__file__).with_name("papers.md")
+DRAWINGS = Path(__file__).parent / "images" / "drawn"
+DRAWN = re.findall(r"images/drawn/(\w+)[.]svg", Path(__file__).with_name("drawing.md").read_text(encoding="ascii"))
+"""Nets that docs/drawing.md shows."""
 HEAD = """\
 # Models
 
@@ -82,6 +86,14 @@ def papers() -> str:
     return "".join(parts)
 
 
+def drawing(name: str) -> bytes:
+    """The file of a drawing."""
+    return zoo.draw(name).svg.encode()
+
+
 if __name__ == "__main__":
+    DRAWINGS.mkdir(exist_ok=True)
+    for name in DRAWN:
+        (DRAWINGS / f"{name}.svg").write_bytes(drawing(name))
     PAGE.write_text(catalogue(), encoding="ascii")
     PAPERS.write_text(papers(), encoding="ascii")

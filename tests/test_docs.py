@@ -17,6 +17,7 @@ from zoo.datasets.built_in import DATASETS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+CATALOGUE = runpy.run_path(str(DOCS / "catalogue.py"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -109,12 +110,23 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_catalogue_is_up_to_date() -> None:
     page = (DOCS / "models.md").read_text(encoding="ascii")
     assert all(f"| `{name}` |" in page for name in zoo.list_models())
-    assert page == runpy.run_path(str(DOCS / "catalogue.py"))["catalogue"](), "run `make format`"
+    assert page == CATALOGUE["catalogue"](), "run `make format`"
 
 
 def test_the_papers_are_up_to_date() -> None:
     page = (DOCS / "papers.md").read_text(encoding="ascii")
-    assert page == runpy.run_path(str(DOCS / "catalogue.py"))["papers"](), "run `make format`"
+    assert page == CATALOGUE["papers"](), "run `make format`"
+
+
+@pytest.mark.only(name=("fishnet99", "lenet5_cifar"))
+@pytest.mark.parametrize("name", CATALOGUE["DRAWN"])
+def test_the_drawings_are_up_to_date(name: str) -> None:
+    file = CATALOGUE["DRAWINGS"] / f"{name}.svg"
+    assert file.read_bytes() == CATALOGUE["drawing"](name), "run `make format`"
+
+
+def test_a_net_of_every_family_is_drawn() -> None:
+    assert {zoo.model_entry(name).family for name in CATALOGUE["DRAWN"]} == set(zoo.families())
 
 
 def words_of(page: Path) -> str:

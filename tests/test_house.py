@@ -21,7 +21,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.fusing", "zoo.weights.loading"},
+    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.drawing", "zoo.fusing", "zoo.weights.loading"},
     "zoo.layer_types": set(),
     "zoo.arguments": {"zoo.layer_types"},
     "zoo.layers": {"zoo.layer_types"},
@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "zoo.timm": {"zoo", "zoo.backbone"},
     "zoo.fusing": {"zoo.layers"},
     "zoo.analysis": {"zoo.layers"},
+    "zoo.drawing": {"zoo.backbone", "zoo.escape", "zoo.extras", "zoo.files", "zoo.registry"},
     "zoo.hub": {"zoo.files"},
     "zoo.datasets": {"zoo.escape", "zoo.files", "zoo.interrupts", "zoo.recipes", "zoo.results"},
     "zoo.evaluation": {"zoo.datasets"},
@@ -128,6 +129,7 @@ MAY_IMPORT = {
         "zoo.registry",
         "zoo.catalogue",
         "zoo.complexity",
+        "zoo.drawing",
         "zoo.papers",
         "zoo.published",
         "zoo.weights.loading",
@@ -152,6 +154,7 @@ SHARED = {
     "zoo.analysis",
     "zoo.bench",
     "zoo.datasets",
+    "zoo.drawing",
     "zoo.fusing",
     "zoo.layers",
     "zoo.report",
@@ -193,7 +196,11 @@ TEXT = {
 BUILT = {".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
 CITED = {"www.apache.org", "arxiv.org", "doi.org"}
 # Hosts that one file alone may name: where trained weights are published is a fact about them, and SVG has a name.
-PUBLIC = {"zoo/weights/tags.py": {"github.com"}, "zoo/results/card.py": {"www.w3.org"}}
+PUBLIC = {
+    "zoo/weights/tags.py": {"github.com"},
+    "zoo/results/card.py": {"www.w3.org"},
+    "zoo/drawing/write.py": {"www.w3.org"},
+}
 
 
 def module_name(path: Path) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "checkpoint_filter_fn",
     "create_model",
     "detection_backbone",
+    "draw",
     "families",
     "fuse",
     "list_models",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 from zoo.detection import detection_backbone
+from zoo.drawing import draw
 from zoo.fusing import fuse
 from zoo.hub import save_for_hf
 from zoo.registry import create_model, families, list_models, model_entry, preprocessing_params

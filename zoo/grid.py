@@ -5,7 +5,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,10 @@ class Column(nn.Sequential):
 
     Attributes:
         reach: The outputs of the grid that need a node, by the scale of the node.
+        one_column: A hint for `zoo.draw`: the nodes stand above each other.
     """
 
+    one_column: ClassVar[bool] = True
     reach: dict[int, list[int]]
 
     def __init__(self) -> None:

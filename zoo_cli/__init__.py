@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zoo_cli import bench, catalogue, predict, published, report, speed, weights
+from zoo_cli import bench, catalogue, draw, predict, published, report, speed, weights
 from zoo_cli.common import Parser, guarded, version
 
 DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count them, compare them."
@@ -33,6 +33,7 @@ VERBS = {
     "list": Verb("list the models", catalogue.add_list, catalogue.run_list),
     "info": Verb("show one model in detail", catalogue.add_info, catalogue.run_info),
     "count": Verb("count parameters, multiply-adds, activations", catalogue.add_count, catalogue.run_count),
+    "draw": Verb("draw nets: a fish, a grid, a staircase", draw.add_draw, draw.run_draw),
     "weights": Verb("list published weights", weights.add_weights, weights.run_weights),
     "convert": Verb("rewrite a checkpoint under our names", weights.add_convert, weights.run_convert),
     "verify": Verb("check whether a checkpoint would load", weights.add_verify, weights.run_verify),

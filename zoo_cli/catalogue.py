@@ -139,6 +139,7 @@ def run_info(args: argparse.Namespace) -> int:
     print_table(taps, NUMBERS)
     print("\nStages")
     print_table([{column: text_of(value, column) for column, value in stage.items()} for stage in stages], NUMBERS)
+    print(f"\nPicture: zoo draw {entry.name} -o {entry.name}.svg")
     return 0
 
 
