@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zoo_cli import bench, catalogue, draw, predict, published, report, speed, weights
+from zoo_cli import analyse, bench, catalogue, draw, predict, published, report, speed, weights
 from zoo_cli.common import Parser, guarded, version
 
 DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count them, compare them."
@@ -46,6 +46,7 @@ VERBS = {
     "recipes": Verb("list training recipes", bench.add_recipes, bench.run_recipes),
     "plot": Verb("draw table and plots from stored results", bench.add_plot, bench.run_plot),
     "speed": Verb("measure time and memory of nets, side by side", speed.add_speed, speed.run_speed),
+    "analyse": Verb("repeat an experiment of the papers on any nets", analyse.add_analyse, analyse.run_analyse),
     "report": Verb("write one page to explore results", report.add_report, report.run_report),
 }
 

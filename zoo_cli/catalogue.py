@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo_cli.common import Parser, parse_size, print_json, print_table, text_of
 
-NUMBERS = ("params", "macs", "fvcore_flops", "activations", "channels", "stride")
+NUMBERS = ("params", "macs", "fvcore_flops", "activations", "channels", "stride", "field")
 """Columns that are aligned to the right."""
 
 
@@ -98,8 +98,10 @@ def add_info(parser: Parser) -> None:
     parser.epilog = """\
 examples:
   zoo info fishnet99
+  zoo info fishnet99 --fields         taps with their receptive fields
   zoo info resnet20_cifar --json"""
     parser.add_argument("name", metavar="NAME", help="a model of the zoo")
+    parser.add_argument("--fields", action="store_true", help="add the receptive fields of the taps (some seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -112,6 +114,12 @@ def run_info(args: argparse.Namespace) -> int:
     model: Any = create_model(entry.name, device="meta")
     counts = count(model, entry.input_size).to_dict()
     taps = [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in model.feature_info]
+    if args.fields:
+        from zoo.analysis.field import receptive_fields
+
+        fields = receptive_fields(model, [tap["module"] for tap in taps], input_size=entry.input_size)
+        for tap, field in zip(taps, fields, strict=True):
+            tap["field"] = field.row()["field"]
     facts = {
         "name": entry.name,
         "timm_name": entry.timm_name,

@@ -1,0 +1,69 @@
+"""The verb `zoo analyse`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from zoo_cli.common import Parser, parse_size, print_json, print_table, tell, text_of
+
+ANALYSES = {
+    "receptive-field": "pixels that each map depends on, and the memory of the maps on the way there",
+}
+"""Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
+NUMBERS = ("channels", "map", "field", "rows", "columns")
+FOLDER = Path("results") / "analyses"
+
+
+def add_analyse(parser: Parser) -> None:
+    """Add the arguments of `zoo analyse`."""
+    listed = "\n".join(f"  {name:18}{summary}" for name, summary in ANALYSES.items())
+    parser.description = f"""\
+Repeat an experiment of the papers on any nets: print a table, and write a CSV and a picture (PNG and SVG) of it.
+
+analyses:
+{listed}
+
+docs/analyses.md describes each with its formulas and the figure of its paper."""
+    parser.epilog = """\
+examples:
+  zoo analyse receptive-field resnet50 fishnet99 vgg16
+  zoo analyse receptive-field timm:convnext_tiny --input-size 256
+  zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields"""
+    parser.add_argument("what", choices=tuple(ANALYSES), metavar="WHAT", help="one of the analyses above")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="models of the zoo or of timm, patterns, or folders of trained nets"
+    )
+    parser.add_argument("--input-size", metavar="SIZE", help="224 or 3x224x224 (default: each net's own)")
+    parser.add_argument(
+        "--gates",
+        choices=("constant", "whole"),
+        default="constant",
+        help="receptive-field: leave gates out, or follow them to the whole image (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights and of draws (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, metavar="FOLDER", help="folder for the files (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows of the CSV as JSON instead of a table")
+
+
+def run_analyse(args: argparse.Namespace) -> int:
+    """Run an analysis, print its table and write its files."""
+    size = None if args.input_size is None else parse_size(args.input_size)
+    from zoo.analysis.nets import Options
+    from zoo.analysis.run import analyse
+    from zoo.files import check_writable
+
+    check_writable("out", args.out, folder=True)
+    outcome = analyse(args.what, args.names, Options(input_size=size, gates=args.gates, seed=args.seed))
+    if args.json:
+        print_json(list(outcome.rows))
+    else:
+        rows = outcome.shown or outcome.rows
+        print_table([{column: text_of(value, column) for column, value in row.items()} for row in rows], NUMBERS)
+        for note in outcome.notes:
+            print(f"\n{note}")
+    for path in outcome.write(args.out):
+        tell(f"written: {path}")
+    return 0
