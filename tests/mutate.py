@@ -49,7 +49,7 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
             *SHARED,
         ],
     ),
-    "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "fabric", "golden_nets"]),
+    "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "structure", "frrn", "fabric", "golden_nets"]),
     "complexity": (["zoo/complexity.py"], ["complexity", "study", "published"]),
     "results": (["zoo/results/*.py"], ["results", "shared_results", "bench", "report", "study"]),
     "weights": (["zoo/weights/*.py"], ["loading", "weights", "wrappings", "bad_files", "downloads", "weights_cli"]),

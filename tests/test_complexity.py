@@ -171,6 +171,16 @@ def test_weights_that_are_made_on_the_way_cost_the_same_on_the_meta_device() -> 
     assert counts[0].uncounted["aten::index_select"] > 10
 
 
+def test_counting_says_nothing(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """fvcore would warn of every operator that costs nothing, and of every layer that the pass leaves out."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten())
+    net.unused = nn.Conv2d(3, 4, 3)
+    net.forward = lambda x: net[2](net[1](net[0](x)))
+    assert count(net, (3, 8, 8)).macs == 3 * 9 * 4 * 36
+    assert not caplog.records
+    assert capsys.readouterr() == ("", "")
+
+
 def test_processes_count_what_one_counts_in_the_order_of_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "SHORT", 1)
     names = ["resnet_test", "timm:test_resnet", "fabric_test", "frrn_test"]

@@ -270,6 +270,7 @@ def test_frozen_stays_frozen(name: str) -> None:
 # Compilers, formats, copies
 
 
+@pytest.mark.only(name=FORWARDS)  # the whole nets of all families are scripted above
 @pytest.mark.parametrize("name", TINY)
 def test_torchscript_of_a_wrapper(name: str) -> None:
     x = images(name)
