@@ -21,7 +21,6 @@ import torch
 import transformers
 from processes import Ended, run_apart
 from safetensors.torch import load_file
-from structures import SMALL_GRID
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -466,10 +465,10 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.only(name=("fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("fishnet_test",))
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
 def test_onnx(name: str, tmp_path: Path) -> None:
-    net = zoo.create_model(name, **SMALL_GRID.get(name, {})).eval()
+    net = zoo.create_model(name).eval()
     chans, side, _ = zoo.model_entry(name).input_size
     step = max(zoo.model_entry(name).spec.tap_strides[-1], 8)
     batch = torch.export.Dim("batch", min=1, max=8)

@@ -369,7 +369,7 @@ def checkpointing(subject: Subject) -> None:
     def run(enable: bool) -> tuple[Tensor, dict[str, Tensor], int]:
         nonlocal stored
         stored, net = 0, subject.settled().train()
-        net.set_grad_checkpointing(enable)
+        net.set_grad_checkpointing(*([] if enable else [False]))  # on is the default
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             out = net(x)
         out.square().mean().backward()
