@@ -51,7 +51,7 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "topology": (["zoo/topology.py", "zoo/analysis/*.py"], ["topology", "structure", "frrn", "fabric", "golden_nets"]),
     "complexity": (["zoo/complexity.py"], ["complexity", "study", "published"]),
-    "results": (["zoo/results/*.py"], ["results", "shared_results", "bench", "report", "study"]),
+    "results": (["zoo/results/*.py"], ["results", "shared_results", "bench", "report", "study", "tasks"]),
     "weights": (["zoo/weights/*.py"], ["loading", "weights", "wrappings", "bad_files", "downloads", "weights_cli"]),
 }
 """Of each area the files to break, and the tests to show it to, the quick ones first."""

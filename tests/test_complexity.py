@@ -171,6 +171,12 @@ def test_weights_that_are_made_on_the_way_cost_the_same_on_the_meta_device() -> 
     assert counts[0].uncounted["aten::index_select"] > 10
 
 
+def test_channels_come_from_the_configuration_of_a_net_that_does_not_say_them() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten())
+    net.pretrained_cfg = {"input_size": (2, 8, 9)}
+    assert count(net).input_size == (2, 8, 9)
+
+
 def test_counting_says_nothing(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     """fvcore would warn of every operator that costs nothing, and of every layer that the pass leaves out."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten())
