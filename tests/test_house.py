@@ -86,6 +86,7 @@ MAY_IMPORT = {
     "zoo.hub": {"zoo.files"},
     "zoo.datasets": {"zoo.escape", "zoo.files", "zoo.interrupts", "zoo.recipes", "zoo.results"},
     "zoo.evaluation": {"zoo.datasets"},
+    "zoo.choosing": {"zoo", "zoo.escape", "zoo.published", "zoo.registry", "zoo.results"},
     "zoo.freezing": set(),
     "zoo.keeping": {"zoo.escape", "zoo.hub", "zoo.results"},
     "zoo.predicting": {
@@ -117,6 +118,7 @@ MAY_IMPORT = {
         "zoo.keeping",
         "zoo.weights.loading",
     },
+    "zoo.racing": {"zoo", "zoo.bench", "zoo.complexity", "zoo.escape", "zoo.files", "zoo.registry", "zoo.results"},
     # Not the benchmark: what times nets trains none.
     "zoo.speed": {
         "zoo",
@@ -142,6 +144,8 @@ MAY_IMPORT = {
         "zoo.drawing",
         "zoo.papers",
         "zoo.published",
+        "zoo.choosing",
+        "zoo.racing",
         "zoo.weights.loading",
         "zoo.weights.sources",
         "zoo.evaluation",

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zoo_cli import analyse, bench, catalogue, draw, predict, published, report, speed, weights
+from zoo_cli import analyse, bench, catalogue, choose, draw, predict, published, race, report, speed, weights
 from zoo_cli.common import Parser, guarded, version
 
 DESCRIPTION = "Interchangeable vision backbones: list them, look at them, count them, compare them."
@@ -41,7 +41,9 @@ VERBS = {
     "published": Verb(
         "show published results with source and protocol", published.add_published, published.run_published
     ),
+    "choose": Verb("list nets that fit a budget", choose.add_choose, choose.run_choose),
     "bench": Verb("train nets with one recipe and compare them", bench.add_bench, bench.run_bench),
+    "race": Verb("find the best of several nets for pictures, within a time", race.add_race, race.run_race),
     "predict": Verb("name the classes of pictures by a trained net", predict.add_predict, predict.run_predict),
     "recipes": Verb("list training recipes", bench.add_recipes, bench.run_recipes),
     "plot": Verb("draw table and plots from stored results", bench.add_plot, bench.run_plot),

@@ -1,0 +1,191 @@
+"""A race of nets: rounds, budget, decisions, and that a race which was stopped goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_lines import stored
+from test_keeping import request
+from test_keeping import tiny as tiny  # an automatic fixture
+
+from zoo import racing
+from zoo.racing import KEPT, Outcome, Round, candidates, fit_budget, race, rounds_of, seconds
+from zoo_cli import main
+from zoo_cli.race import span
+
+NAMES = ["preresnet20_cifar", "resnet20_cifar", "preresnet56_cifar", "resnet56_cifar"]
+
+
+def quick(out: Path, **changes: Any) -> Any:
+    return request(out, **({"models": NAMES, "changes": {"epochs": 3}, "validation": 0.2} | changes))
+
+
+def test_rounds_fall_by_a_third_and_end_with_one_net() -> None:
+    assert rounds_of(8, 9) == [(8, 1), (3, 3), (1, 9)]
+    assert rounds_of(9, 81) == [(9, 9), (3, 27), (1, 81)]
+    assert rounds_of(1, 5) == [(1, 5)]
+    assert rounds_of(2, 1) == [(2, 1), (1, 1)]
+    assert seconds([1.0] * 8, 9) == 8 + 9 + 9 <= 8 * 9 / 2, "at most half of training all to the end"
+    assert seconds([5.0, 1.0], 3) == 6 + 15, "the dearest net may stay"
+
+
+def test_a_budget_holds_what_the_estimate_says() -> None:
+    costs = dict.fromkeys("abcdefgh", 1.0)
+    assert fit_budget(costs, 9, None) == 9
+    assert fit_budget(costs, 9, 1000.0) == 9
+    held = fit_budget(costs, 90, 100.0)
+    assert seconds(list(costs.values()), held) <= 80 < seconds(list(costs.values()), held + 3)
+    with pytest.raises(
+        ValueError, match=r"budget 5 s does not hold a race of 8 nets: rounds of one epoch take .* 15 s"
+    ):
+        fit_budget(costs, 9, 5.0)
+
+
+def test_one_net_of_each_family_fits_the_limits() -> None:
+    import zoo
+
+    names = candidates((3, 32, 32), max_params=3e5, max_macs=60e6)
+    families = [zoo.model_entry(name).family for name in names]
+    assert len(set(families)) == len(names) >= 4
+    assert all(zoo.model_entry(name).params <= 3e5 and zoo.model_entry(name).input_size[-1] <= 96 for name in names)
+    with pytest.raises(ValueError, match="no net of the zoo has at most 10 parameters"):
+        candidates((3, 32, 32), max_params=10)
+
+
+def test_a_race_ends_with_a_trained_net(tmp_path: Path) -> None:
+    told: list[str] = []
+    outcome = race(quick(tmp_path), tell=told.append)
+    assert told[0].startswith("4 nets for 1 epochs; 2 nets for 1 epochs; 1 nets for 3 epochs; about")
+    first, second, last = outcome.rounds
+    assert sorted(first.scores) == sorted(NAMES)
+    assert list(second.scores) == list(first.kept) or sorted(second.scores) == sorted(first.kept)
+    assert list(last.scores) == [outcome.winner] == list(second.kept)
+    scores = [score for score in first.scores.values() if score is not None]
+    assert scores == sorted(scores, reverse=True)
+    assert outcome.line["recipe"]["epochs"] == 3
+    assert outcome.line["validation"] == 0.2
+    assert [p.name for p in (tmp_path / "weights").iterdir()] == [Path(outcome.line["weights"]).name], "the winner's"
+    assert outcome.table()[0]["net"] == outcome.winner
+    assert len(outcome.table()) == 4
+    assert outcome.winner in outcome.confidence()
+
+
+def test_a_race_that_is_stopped_goes_on_and_trains_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = race(quick(tmp_path / "whole"), tell=lambda _: None)
+    finished: list[str] = []
+
+    class Stopped(BaseException):
+        pass
+
+    class Watch(racing.Listener):
+        def on_finish(self, run: Any, record: Any) -> None:
+            finished.append(run.key)
+            if len(finished) in (2, 5):
+                raise Stopped
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            race(quick(tmp_path / "parts"), listener=Watch(), tell=lambda _: None)
+    monkeypatch.setattr(racing, "epoch_seconds", lambda *_: pytest.fail("the plan is there"))
+    parts = race(quick(tmp_path / "parts"), listener=Watch(), tell=lambda _: None)
+    keys = [line["key"] for line in stored(parts.path)]
+    assert len(set(keys)) == len(keys) == len(stored(whole.path))
+    assert parts.winner == whole.winner
+    assert parts.rounds == whole.rounds
+
+
+def test_a_plan_of_another_race_is_made_anew(tmp_path: Path) -> None:
+    tmp_path.mkdir(exist_ok=True)
+    (tmp_path / racing.PLAN).write_text("[]")
+    race(quick(tmp_path, models=NAMES[:1]), tell=lambda _: None)
+    plan = json.loads((tmp_path / racing.PLAN).read_text())
+    race(quick(tmp_path, models=NAMES[:2]), tell=lambda _: None)
+    assert json.loads((tmp_path / racing.PLAN).read_text())["asked"] != plan["asked"]
+
+
+def outcome_of(*scores: dict[str, float | None]) -> Outcome:
+    rounds = [
+        Round(
+            epochs=KEPT**i,
+            scores=own,
+            errors=dict.fromkeys(own, 0.01),
+            kept=tuple(own)[: -(-len(own) // KEPT)],
+        )
+        for i, own in enumerate(scores)
+    ]
+    return Outcome(rounds=tuple(rounds), winner=next(iter(scores[-1])), line={}, path=Path())
+
+
+def test_the_table_says_who_was_dropped_when_and_by_how_much() -> None:
+    outcome = outcome_of({"a": 0.9, "b": 0.8, "c": 0.7, "d": None}, {"b": 0.95, "a": 0.93}, {"b": 0.97})
+    rows = {row["net"]: row for row in outcome.table()}
+    assert list(rows) == ["b", "a", "c", "d"]
+    assert rows["b"]["dropped"] == "-"
+    assert (rows["a"]["dropped"], rows["a"]["epochs"]) == ("round 2 of 3", 3)
+    assert rows["a"]["behind"] == pytest.approx(2)
+    assert rows["c"]["behind"] == pytest.approx(10), "behind b, the last that stayed"
+    assert rows["d"]["behind"] is rows["d"]["validation"] is None
+
+
+def test_how_sure_a_choice_is() -> None:
+    close = outcome_of({"b": 0.95, "a": 0.94}, {"b": 0.97})
+    assert close.confidence() == (
+        "b leads a by 1.00 points after 1 epochs, within two standard errors of the difference (1.41): other images "
+        "could turn it round"
+    )
+    clear = outcome_of({"b": 0.95, "a": 0.9}, {"b": 0.97})
+    assert "more than two standard errors of the difference (1.41)" in clear.confidence()
+    assert outcome_of({"b": 0.9}).confidence() == "b ran alone"
+
+
+def test_the_command_races(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "race",
+        "tiny",
+        "preresnet20_cifar",
+        "--validation",
+        "0.2",
+        "--recipe",
+        "epochs=1",
+        "--recipe",
+        "batch_size=8",
+    ]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "preresnet20_cifar ran alone." in out
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / "weights/preresnet20_cifar-seed0-") in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "soon"], "budget 'soon' must be a time, such as 90s, 30m or 2h"),
+        (["--budget", "0"], "budget '0' must be a time"),
+        (["--max-params", "few"], "max-params 'few' must be a number"),
+        (["--recipe", "a", "--recipe", "b"], "recipe 'a' and recipe 'b' were given: choose one"),
+        (["--validation", "2"], "validation must be a share"),
+    ],
+    ids=str,
+)
+def test_a_wrong_race_is_told(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["race", "tiny", "resnet20_cifar", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_times_are_read_as_people_write_them() -> None:
+    assert {text: span(text) for text in ("90s", "30m", "2h", "1.5h", "45")} == {
+        "90s": 90,
+        "30m": 1800,
+        "2h": 7200,
+        "1.5h": 5400,
+        "45": 45,
+    }
+    assert span(None) is None

@@ -1,0 +1,328 @@
+"""A race: which of several nets learns a set of pictures best, found by successive halving on the sweep runner.
+
+All nets train for a few epochs, the better third goes on to three times as many, and so on; the last one trains to the
+end (Jamieson and Talwalkar 2015, arXiv:1502.07943; the factor 3 is that of Li et al. 2016, arXiv:1603.06560). Each
+round trains anew under the whole schedule of its length, so the learning rate has fallen to zero whenever nets are
+compared. Decisions read the validation half alone.
+
+Every run is a run of `zoo bench`: what is in the results is not trained again, and a race that was killed goes on. Its
+plan is in ``race.json``, because the time that nets take is measured once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo import registry
+from zoo.bench.one_run import build
+from zoo.bench.request import Prepared, Request, prepare
+from zoo.bench.request import run as run_bench
+from zoo.bench.sweep import Listener
+from zoo.bench.tasks import task_row
+from zoo.complexity import count
+from zoo.escape import for_picture
+from zoo.files import write_in_folder
+from zoo.results.line import Line
+from zoo.results.plot import STYLE
+from zoo.results.run import Run
+from zoo.results.store import read_if_there
+
+KEPT = 3
+"""One net in so many goes on to the next round, which has as many times the epochs."""
+MARGIN = 0.8
+"""Share of a budget that the estimate may fill."""
+STEPS = 3
+"""Number of steps that are timed, after one that is not."""
+SMALL = 96
+"""Largest side of images that nets for small images are made for."""
+MOST_PARAMS = 1e6, 30e6
+"""Default limits on parameters, for small images and for others."""
+PLAN = "race.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round that is over.
+
+    Attributes:
+        epochs: Epochs of each run.
+        scores: Score on the validation half by net, the best first; None for a net whose run failed.
+        errors: Standard errors of the scores.
+        kept: Nets that went on.
+    """
+
+    epochs: int
+    scores: Mapping[str, float | None]
+    errors: Mapping[str, float]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A race that is over.
+
+    Attributes:
+        rounds: The rounds.
+        winner: The net that went to the end.
+        line: Result line of its last run, with its test accuracy and the folder of its weights.
+        path: The results file.
+    """
+
+    rounds: tuple[Round, ...]
+    winner: str
+    line: Line
+    path: Path
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row for each net, the winner first: rounds, last score, and points behind the last that stayed."""
+        rows = []
+        for number, own in reversed(list(enumerate(self.rounds, 1))):
+            last = [own.scores[name] for name in own.kept]
+            for name, score in own.scores.items():
+                if any(row["net"] == name for row in rows):
+                    continue
+                stays = name == self.winner
+                behind = None if stays or score is None or last[-1] is None else 100 * (last[-1] - score)
+                rows.append(
+                    {
+                        "net": name,
+                        "dropped": "-" if stays else f"round {number} of {len(self.rounds)}",
+                        "epochs": own.epochs,
+                        "validation": None if score is None else 100 * score,
+                        "behind": behind,
+                    }
+                )
+        return rows
+
+    def confidence(self) -> str:
+        """Describe how sure the choice is: the lead over the next net where both were trained alike, and its error."""
+        for own in reversed(self.rounds):
+            others = [name for name, score in own.scores.items() if name != self.winner and score is not None]
+            first = own.scores.get(self.winner)
+            if others and first is not None:
+                lead = 100 * (first - own.scores[others[0]])  # ty: ignore[unsupported-operator]
+                error = 100 * math.hypot(own.errors[self.winner], own.errors[others[0]])
+                sure = "more than two standard errors" if lead > 2 * error else "within two standard errors"
+                more = "" if lead > 2 * error else ": other images could turn it round"
+                return (
+                    f"{self.winner} leads {others[0]} by {lead:.2f} points after {own.epochs} epochs, {sure} of the "
+                    f"difference ({error:.2f}){more}"
+                )
+        return f"{self.winner} ran alone"
+
+
+def candidates(size: Sequence[int], *, max_params: float | None = None, max_macs: float | None = None) -> list[str]:
+    """Return one net of each family: the largest that fits the limits and takes the images.
+
+    Args:
+        size: Channels, height and width of the images. Up to `SMALL` pixels nets for small images are taken.
+        max_params: Largest number of parameters; None for a million, or 30 million for larger images.
+        max_macs: Largest number of multiply-adds for one such image; None for any.
+
+    Raises:
+        ValueError: If no net fits.
+    """
+    small = max(size[1:]) <= SMALL
+    most = max_params or MOST_PARAMS[not small]
+    found = []
+    for family in registry.families():
+        entries = [registry.model_entry(name) for name in registry.list_models(family=family)]
+        entries = [e for e in entries if (e.input_size[-1] <= SMALL) is small and not e.name.endswith("_test")]
+        for entry in sorted(entries, key=lambda e: (-e.params, e.name)):
+            if entry.params > most or min(size[1:]) < entry.spec.smallest()[-1]:
+                continue
+            net = registry.create_model(entry.name, device="meta")
+            if max_macs is None or count(net, (size[0], size[1], size[2])).macs <= max_macs:
+                found.append(entry.name)
+                break
+    if not found:
+        raise ValueError(f"no net of the zoo has at most {most:,.0f} parameters and fits the other limits: name nets")
+    return found
+
+
+def rounds_of(nets: int, epochs: int) -> list[tuple[int, int]]:
+    """Return the number of nets and of epochs of each round; the last one has one net and all epochs."""
+    sizes = [nets]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // KEPT))
+    last = len(sizes) - 1
+    return [(size, max(1, round(epochs / KEPT ** (last - i)))) for i, size in enumerate(sizes)]
+
+
+def seconds(costs: Sequence[float], epochs: int) -> float:
+    """Return the time of a race at most, from the seconds of an epoch of each net: the dearest nets stay longest."""
+    dearest = sorted(costs, reverse=True)
+    return sum(sum(dearest[:nets]) * length for nets, length in rounds_of(len(costs), epochs))
+
+
+def fit_budget(costs: Mapping[str, float], epochs: int, budget: float | None) -> int:
+    """Return the most epochs of the last round that a budget holds, at most those of the recipe.
+
+    Raises:
+        ValueError: If it does not even hold rounds of one epoch; the message says how long they take.
+    """
+    if budget is None:
+        return epochs
+    fitting = [n for n in range(1, epochs + 1) if seconds(list(costs.values()), n) <= MARGIN * budget]
+    if not fitting:
+        least = seconds(list(costs.values()), 1) / MARGIN
+        raise ValueError(
+            f"budget {budget:,.0f} s does not hold a race of {len(costs)} nets: rounds of one epoch take about "
+            f"{least:,.0f} s here; give more time, fewer nets, or smaller ones by max-params"
+        )
+    return fitting[-1]
+
+
+def epoch_seconds(prepared: Prepared, run: Run) -> float:
+    """Return the estimated seconds of one epoch of a run, from its first training steps and one test batch."""
+    recipe, device = run.recipe, torch.device(prepared.placement.device)
+    images = prepared.images.searching(run.validation, run.seed).on(device)
+    task, model = task_row(run.task), build(run, prepared.images).to(device)
+    layout = torch.channels_last if prepared.placement.channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    batches = images.train_batches(recipe, torch.Generator().manual_seed(0))
+    start, taken = time.perf_counter(), 0
+    for number, (batch, labels) in zip(range(STEPS + 1), batches, strict=False):
+        if number == 1:  # the first chooses kernels
+            start, taken = time.perf_counter(), 0
+        loss, _ = task.loss(model, batch.contiguous(memory_format=layout), labels, recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())  # waits for the device
+        taken += 1
+    step = (time.perf_counter() - start) / taken
+    model.eval()
+    batch, _ = next(iter(images.test_batches()))
+    with torch.no_grad():
+        start = time.perf_counter()
+        task.predict(model, batch.contiguous(memory_format=layout))
+    tested = (time.perf_counter() - start) * images.test_size / len(batch)
+    return step * (images.train_size // recipe.batch_size) + tested
+
+
+def race(
+    request: Request,
+    *,
+    budget: float | None = None,
+    max_params: float | None = None,
+    max_macs: float | None = None,
+    listener: Listener | None = None,
+    tell: Callable[[str], None] = print,
+) -> Outcome:
+    """Race nets on a set of pictures, and train the winner to the end.
+
+    Args:
+        request: Nets (`candidates` if it names none), images, recipe and place; a validation half of 0.1 if it asks for
+            none. Its first seed counts.
+        budget: Seconds that the race may take by its estimate; None for all epochs of the recipe.
+        max_params: See `candidates`.
+        max_macs: See `candidates`.
+        listener: Receives the events of the sweeps.
+        tell: Receives a line before the first run, and one after each round.
+
+    Raises:
+        ValueError: If the request is wrong, the budget holds no race, or all runs of a round fail.
+    """
+    asked = replace(request, validation=request.validation or 0.1, seeds=request.seeds[:1])
+    if not asked.models:
+        first = prepare(replace(asked, models=["lenet_test"]))
+        names = candidates(first.images.input_size, max_params=max_params, max_macs=max_macs)
+        asked = replace(asked, models=names, lineup="")
+    prepared = prepare(asked)
+    epochs, costs = _plan(prepared, budget)
+    names = list(costs)
+    total = seconds(list(costs.values()), epochs)
+    plan = "; ".join(f"{nets} nets for {length} epochs" for nets, length in rounds_of(len(names), epochs))
+    cut = "" if epochs == prepared.recipe.epochs else f", where the recipe has {prepared.recipe.epochs}"
+    tell(f"{plan}{cut}; about {total / 60:.1f} minutes at most on {prepared.placement.device}")
+    rounds: list[Round] = []
+    for nets, length in rounds_of(len(names), epochs):
+        last = nets == 1
+        changes = {**asked.changes, "epochs": length}
+        part = prepare(replace(asked, models=names, changes=changes, keep=asked.keep if last else "none"))
+        run_bench(part, listener)
+        own = _round(part, length, -(-nets // KEPT))
+        rounds.append(own)
+        if not last:
+            tell(f"after {length} epochs: {', '.join(own.kept)} stay of {nets}")
+        names = list(own.kept)
+    [run] = part.runs
+    [line] = [line for line in read_if_there(part.path).trainings if line["key"] == run.key]
+    return Outcome(rounds=tuple(rounds), winner=run.name, line=line, path=part.path)
+
+
+def draw(outcome: Outcome, path: Path) -> Path:
+    """Draw the score of each net in each round, the winner strong, and return the path of the picture."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        epochs = [own.epochs for own in outcome.rounds]
+        for name in outcome.rounds[0].scores:
+            scores = [own.scores.get(name) for own in outcome.rounds]
+            there = [(x, 100 * score) for x, score in zip(epochs, scores, strict=True) if score is not None]
+            if there:
+                won = name == outcome.winner
+                axes.plot(*zip(*there, strict=True), marker="o", linewidth=2.5 if won else 1, alpha=1 if won else 0.6)
+                axes.annotate(for_picture(name), there[-1], xytext=(5, 0), textcoords="offset points", va="center")
+        axes.set_xscale("log", base=KEPT)
+        axes.set_xticks(sorted(set(epochs)), list(map(str, sorted(set(epochs)))))
+        axes.margins(x=0.3)
+        axes.set_xlabel("epochs of the round")
+        axes.set_ylabel("score on the validation half [%]")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+    write_in_folder(path, content.getvalue())
+    return path
+
+
+def _plan(prepared: Prepared, budget: float | None) -> tuple[int, dict[str, float]]:
+    """Return epochs of the last round, and seconds of an epoch by net; those of an earlier call that asked the same."""
+    path = prepared.path.parent / PLAN
+    asked = {"runs": [run.key for run in prepared.runs], "budget": budget, "device": prepared.placement.device}
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored["asked"] == asked:
+            return int(stored["epochs"]), {str(name): float(cost) for name, cost in stored["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # none, or not ours: it is made anew
+    costs = {run.name: epoch_seconds(prepared, run) for run in prepared.runs}
+    epochs = fit_budget(costs, prepared.recipe.epochs, budget)
+    content = {"asked": asked, "epochs": epochs, "seconds": costs}
+    write_in_folder(path, (json.dumps(content, indent=1) + "\n").encode())
+    return epochs, costs
+
+
+def _round(prepared: Prepared, epochs: int, keep: int) -> Round:
+    """Rank the nets of a round by the stored lines: score, then fewer multiply-adds, then name.
+
+    Raises:
+        ValueError: If all runs failed.
+    """
+    lines = {line["key"]: line for line in read_if_there(prepared.path).trainings}
+    runs = {run.name: lines.get(run.key) for run in prepared.runs}
+    key = f"validation_{task_row(prepared.request.task).metric}"
+    done = {name: line for name, line in runs.items() if line is not None}
+    if not done:
+        raise ValueError(f"all runs of {epochs} epochs have failed: {prepared.path} holds the errors")
+    ranked = sorted(done, key=lambda name: (-done[name][key], done[name]["counts"]["macs"], name))
+    failed = [name for name in runs if name not in done]
+    return Round(
+        epochs=epochs,
+        scores={**{name: done[name][key] for name in ranked}, **dict.fromkeys(failed)},
+        errors={name: done[name]["validation_error"] for name in ranked},
+        kept=tuple(ranked[:keep]),
+    )
