@@ -41,8 +41,8 @@ TIMM_SETS = {
 """Test sets of timm's tables with their columns. A and R have 200 of the 1,000 classes."""
 TIMM_NOTE = (
     "timm's own evaluation of its weights, one crop; parameters, multiply-adds and images per second as timm measured "
-    "them (GPU: RTX 5090, amp; CPU: i9-10940X, float32, batch 1). Nets whose tag names other images (in22k, jft, laion, "
-    "dist) learned from more than ImageNet-1k. Copied from timm's repository in November 2026."
+    "them (GPU: RTX 5090, amp; CPU: i9-10940X, float32, batch 1). Nets whose tag names other images (in22k, in12k, "
+    "jft, ...) learned from more than ImageNet-1k. Copied from timm's repository in November 2026."
 )
 WEIGHTS_NOTE = "errors that the publisher gives with its weights; recipes differ. Multiply-adds are not stored."
 TAGGED = {"in1k": IMAGENET, "c10": "CIFAR-10", "c100": "CIFAR-100", "svhn": "SVHN"}
