@@ -118,7 +118,16 @@ MAY_IMPORT = {
         "zoo.keeping",
         "zoo.weights.loading",
     },
-    "zoo.racing": {"zoo", "zoo.bench", "zoo.complexity", "zoo.escape", "zoo.files", "zoo.registry", "zoo.results"},
+    "zoo.racing": {
+        "zoo",
+        "zoo.bench",
+        "zoo.complexity",
+        "zoo.environment",
+        "zoo.escape",
+        "zoo.files",
+        "zoo.registry",
+        "zoo.results",
+    },
     # Not the benchmark: what times nets trains none.
     "zoo.speed": {
         "zoo",

@@ -28,6 +28,7 @@ def test_rounds_fall_by_a_third_and_end_with_one_net() -> None:
     assert rounds_of(2, 1) == [(2, 1), (1, 1)]
     assert seconds([1.0] * 8, 9) == 8 + 9 + 9 <= 8 * 9 / 2, "at most half of training all to the end"
     assert seconds([5.0, 1.0], 3) == 6 + 15, "the dearest net may stay"
+    assert seconds([1.0] * 8, 9, jobs=2) == 4.5 + 3 * 2 + 9, "the last net runs alone"
 
 
 def test_a_budget_holds_what_the_estimate_says() -> None:
@@ -56,7 +57,7 @@ def test_one_net_of_each_family_fits_the_limits() -> None:
 def test_a_race_ends_with_a_trained_net(tmp_path: Path) -> None:
     told: list[str] = []
     outcome = race(quick(tmp_path), tell=told.append)
-    assert told[0].startswith("4 nets for 1 epochs; 2 nets for 1 epochs; 1 nets for 3 epochs; about")
+    assert told[0].startswith("4 nets for 1 epoch; 2 nets for 1 epoch; 1 net for 3 epochs; about")
     first, second, last = outcome.rounds
     assert sorted(first.scores) == sorted(NAMES)
     assert list(second.scores) == list(first.kept) or sorted(second.scores) == sorted(first.kept)
@@ -133,7 +134,7 @@ def test_the_table_says_who_was_dropped_when_and_by_how_much() -> None:
 def test_how_sure_a_choice_is() -> None:
     close = outcome_of({"b": 0.95, "a": 0.94}, {"b": 0.97})
     assert close.confidence() == (
-        "b leads a by 1.00 points after 1 epochs, within two standard errors of the difference (1.41): other images "
+        "b leads a by 1.00 points after 1 epoch, within two standard errors of the difference (1.41): other images "
         "could turn it round"
     )
     clear = outcome_of({"b": 0.95, "a": 0.9}, {"b": 0.97})

@@ -29,6 +29,7 @@ from zoo.bench.request import run as run_bench
 from zoo.bench.sweep import Listener
 from zoo.bench.tasks import task_row
 from zoo.complexity import count
+from zoo.environment import cores
 from zoo.escape import for_picture
 from zoo.files import write_in_folder
 from zoo.results.line import Line
@@ -114,8 +115,8 @@ class Outcome:
                 sure = "more than two standard errors" if lead > 2 * error else "within two standard errors"
                 more = "" if lead > 2 * error else ": other images could turn it round"
                 return (
-                    f"{self.winner} leads {others[0]} by {lead:.2f} points after {own.epochs} epochs, {sure} of the "
-                    f"difference ({error:.2f}){more}"
+                    f"{self.winner} leads {others[0]} by {lead:.2f} points after {_number(own.epochs, 'epoch')}, {sure} of "
+                    f"the difference ({error:.2f}){more}"
                 )
         return f"{self.winner} ran alone"
 
@@ -158,13 +159,25 @@ def rounds_of(nets: int, epochs: int) -> list[tuple[int, int]]:
     return [(size, max(1, round(epochs / KEPT ** (last - i)))) for i, size in enumerate(sizes)]
 
 
-def seconds(costs: Sequence[float], epochs: int) -> float:
-    """Return the time of a race at most, from the seconds of an epoch of each net: the dearest nets stay longest."""
+def seconds(costs: Sequence[float], epochs: int, jobs: int = 1) -> float:
+    """Return the time of a race at most: the dearest nets stay longest.
+
+    Args:
+        costs: Seconds of an epoch of each net.
+        epochs: Epochs of the last round.
+        jobs: Runs at a time.
+    """
     dearest = sorted(costs, reverse=True)
-    return sum(sum(dearest[:nets]) * length for nets, length in rounds_of(len(costs), epochs))
+    rounds = rounds_of(len(costs), epochs)
+    total = 0.0
+    for nets, length in rounds:
+        side = min(jobs, nets)
+        # The last run may begin when all others are nearly done (Graham 1966, doi:10.1002/j.1538-7305.1966.tb01709.x).
+        total += length * (sum(dearest[:nets]) / side + dearest[0] * (side - 1) / side)
+    return total
 
 
-def fit_budget(costs: Mapping[str, float], epochs: int, budget: float | None) -> int:
+def fit_budget(costs: Mapping[str, float], epochs: int, budget: float | None, jobs: int = 1) -> int:
     """Return the most epochs of the last round that a budget holds, at most those of the recipe.
 
     Raises:
@@ -172,9 +185,9 @@ def fit_budget(costs: Mapping[str, float], epochs: int, budget: float | None) ->
     """
     if budget is None:
         return epochs
-    fitting = [n for n in range(1, epochs + 1) if seconds(list(costs.values()), n) <= MARGIN * budget]
+    fitting = [n for n in range(1, epochs + 1) if seconds(list(costs.values()), n, jobs) <= MARGIN * budget]
     if not fitting:
-        least = seconds(list(costs.values()), 1) / MARGIN
+        least = seconds(list(costs.values()), 1, jobs) / MARGIN
         raise ValueError(
             f"budget {budget:,.0f} s does not hold a race of {len(costs)} nets: rounds of one epoch take about "
             f"{least:,.0f} s here; give more time, fewer nets, or smaller ones by max-params"
@@ -242,12 +255,13 @@ def race(
     prepared = prepare(asked)
     epochs, costs = _plan(prepared, budget)
     names = list(costs)
-    total = seconds(list(costs.values()), epochs)
-    plan = "; ".join(f"{nets} nets for {length} epochs" for nets, length in rounds_of(len(names), epochs))
+    total = seconds(list(costs.values()), epochs, asked.jobs or 1)
+    shape = rounds_of(len(names), epochs)
+    plan = "; ".join(f"{_number(nets, 'net')} for {_number(length, 'epoch')}" for nets, length in shape)
     cut = "" if epochs == prepared.recipe.epochs else f", where the recipe has {prepared.recipe.epochs}"
     tell(f"{plan}{cut}; about {total / 60:.1f} minutes at most on {prepared.placement.device}")
     rounds: list[Round] = []
-    for nets, length in rounds_of(len(names), epochs):
+    for nets, length in shape:
         last = nets == 1
         changes = {**asked.changes, "epochs": length}
         part = prepare(replace(asked, models=names, changes=changes, keep=asked.keep if last else "none"))
@@ -255,7 +269,7 @@ def race(
         own = _round(part, length, -(-nets // KEPT))
         rounds.append(own)
         if not last:
-            tell(f"after {length} epochs: {', '.join(own.kept)} stay of {nets}")
+            tell(f"after {_number(length, 'epoch')} of {_number(nets, 'net')} stay: {', '.join(own.kept)}")
         names = list(own.kept)
     [run] = part.runs
     [line] = [line for line in read_if_there(part.path).trainings if line["key"] == run.key]
@@ -299,11 +313,20 @@ def _plan(prepared: Prepared, budget: float | None) -> tuple[int, dict[str, floa
             return int(stored["epochs"]), {str(name): float(cost) for name, cost in stored["seconds"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # none, or not ours: it is made anew
-    costs = {run.name: epoch_seconds(prepared, run) for run in prepared.runs}
-    epochs = fit_budget(costs, prepared.recipe.epochs, budget)
+    request, before = prepared.request, torch.get_num_threads()
+    torch.set_num_threads(request.threads or max(1, cores() // (request.jobs or 1)))
+    try:
+        costs = {run.name: epoch_seconds(prepared, run) for run in prepared.runs}
+    finally:
+        torch.set_num_threads(before)
+    epochs = fit_budget(costs, prepared.recipe.epochs, budget, request.jobs or 1)
     content = {"asked": asked, "epochs": epochs, "seconds": costs}
     write_in_folder(path, (json.dumps(content, indent=1) + "\n").encode())
     return epochs, costs
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _round(prepared: Prepared, epochs: int, keep: int) -> Round:

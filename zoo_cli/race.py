@@ -74,7 +74,8 @@ def run_race(args: argparse.Namespace) -> int:
     print_table([_cells(row) for row in outcome.table()], ("epochs", "validation [%]", "behind"))
     line = outcome.line
     test, error = 100 * line["test_accuracy"], 100 * line["standard_error"]
-    print(printable(f"\n{outcome.confidence()}."))
+    print()
+    print(printable(f"{outcome.confidence()}."))
     print(printable(f"{outcome.winner}: {test:.2f} % +- {error:.2f} on {line['dataset']['test']:,} test images"))
     print(printable(str(draw(outcome, outcome.path.parent / "race.png"))))
     if line.get("weights"):
