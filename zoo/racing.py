@@ -114,10 +114,8 @@ class Outcome:
                 error = 100 * math.hypot(own.errors[self.winner], own.errors[others[0]])
                 sure = "more than two standard errors" if lead > 2 * error else "within two standard errors"
                 more = "" if lead > 2 * error else ": other images could turn it round"
-                return (
-                    f"{self.winner} leads {others[0]} by {lead:.2f} points after {_number(own.epochs, 'epoch')}, {sure} of "
-                    f"the difference ({error:.2f}){more}"
-                )
+                ahead = f"{self.winner} leads {others[0]} by {lead:.2f} points after {_number(own.epochs, 'epoch')}"
+                return f"{ahead}, {sure} of the difference ({error:.2f}){more}"
         return f"{self.winner} ran alone"
 
 
