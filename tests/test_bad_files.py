@@ -23,7 +23,7 @@ from safetensors.torch import save as safe_bytes
 from torch import Tensor, nn
 
 import zoo
-from zoo.weights import reader
+from zoo.weights import pickles, reader
 from zoo_cli import main
 
 NAME = "resnet20_projection_cifar"
@@ -299,6 +299,15 @@ def test_no_damage_gets_through(content: bytes, edits: list[tuple[int, str, byte
         else:
             assert tensors
             assert all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items())
+
+
+def test_a_call_in_a_pickle_takes_as_many_arguments_as_a_checkpoint_needs() -> None:
+    def call(arguments: int) -> Any:
+        return pickles.parse(io.BytesIO(b"\x80\x02cargparse\nNamespace\n(" + b"N" * arguments + b"tR."))
+
+    assert call(pickles.ARGUMENTS) == pickles.Note("argparse.Namespace")
+    with pytest.raises(pickles.Refused, match="a call has too many arguments"):
+        call(pickles.ARGUMENTS + 1)
 
 
 def test_no_traceback_on_the_command_line(tmp_path: Path) -> None:

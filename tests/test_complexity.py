@@ -359,7 +359,7 @@ def test_scripted_nets_count_by_their_operators() -> None:
     assert scripted.training
 
 
-@pytest.mark.parametrize("size", [(3, 99_999_999, 99_999_999), (3, 2**40, 1), (10**30, 1, 1)])
+@pytest.mark.parametrize("size", [(3, 99_999_999, 99_999_999), (3, 2**40, 1), (10**30, 1, 1), (2**20, 16, 16)])
 def test_an_image_that_fills_the_memory_is_refused(size: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"input_size \(.*\) must have at most 134,217,728 numbers"):
         count(nn.Conv2d(3, 1, 1), size)
