@@ -36,8 +36,9 @@ from zoo.environment import cores
 from zoo.files import write_in_folder
 from zoo.recipes import RECIPES
 from zoo.results import NetResult, Run, group
-from zoo.results.plot import COLOURS, COSTS, MARKERS, STYLE
+from zoo.results.plot import COSTS, STYLE
 from zoo.results.store import RESULTS, read_if_there
+from zoo.results.topologies import COLOURS, MARKS, TOPOLOGIES, looks
 from zoo_cli import main as zoo_command
 
 OUT = Path(__file__).resolve().parent / "results"
@@ -290,6 +291,7 @@ def _cell(point: Point) -> str:
     return f"{point.mean:.2f} +- {point.deviation:.2f}{lost}"
 
 
+STRETCHED = "axis stretched towards 100 (logarithmic in the error)"
 FLOOR = 94.0
 """Lowest accuracy in percent that pictures have room for; what is below stands at their edge, with its figure."""
 
@@ -348,7 +350,7 @@ def _draw_rows(axes: Any, study: Sequence[Point]) -> None:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     seeds = max((point.result.seeds for point in study), default=0)
-    axes.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}")
+    axes.set_xlabel(f"test accuracy on digits [%], mean and deviation of {seeds} seed{'s' * (seeds > 1)}\n{STRETCHED}")
     sizes = ", ".join(f"{size / 1e6:g} M" for size in SIZES.values())
     axes.set_title(f"{sizes} parameters, from small to large markers", fontsize=9, loc="left")
 
@@ -364,21 +366,23 @@ def _draw_costs(axes: Any, study: Sequence[Point]) -> None:
         for point, error in zip(own, errors, strict=True):
             below = {"marker": "v"} if point.mean < FLOOR else {}
             axes.plot([point.macs], [error], **_look(point) | below, clip_on=False)
+        if own[-1].mean < FLOOR:
+            axes.annotate(f"{label}, below", (own[-1].macs, 100 - FLOOR), (6, 3), textcoords="offset points", size=6.5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(COSTS["macs"])
-    axes.set_ylabel("test accuracy on digits [%], mean")
+    axes.set_xlabel(f"{COSTS['macs']}, logarithmic")
+    axes.set_ylabel(f"test accuracy on digits [%], mean; {STRETCHED}")
 
 
 def _look(point: Point) -> dict[str, Any]:
     """Colour, marker and line of a topology, the marker in the size of the net."""
-    number = [topology.label for topology in STUDY].index(point.label)
+    look = looks([point.label])[point.label]
     return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": ("-", "--", ":")[number // len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": (3.5, 5.5, 8)[list(SIZES).index(point.size)],
+        "color": look.colour,
+        "linestyle": ("-", "--", ":")[TOPOLOGIES.index(point.label) // len(COLOURS)],
+        "marker": MARKS[look.mark],
+        "markersize": (4, 6, 8.5)[list(SIZES).index(point.size)],
     }
 
 

@@ -150,7 +150,7 @@ def test_a_net_of_each_family_is_drawn_with_its_taps_and_texts_apart(name: str) 
 
 
 @pytest.mark.parametrize("level", ["stages", "layers"])
-@pytest.mark.parametrize("name", ["densenet_test", "fishnet_test", "fabric_test"])
+@pytest.mark.parametrize("name", ["densenet_test", "fishnet_test", "fabric_test", "frrn_test"])
 def test_nets_are_drawn_at_every_level(name: str, level: str) -> None:
     check_drawing(name, level)
 

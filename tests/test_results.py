@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from result_lines import RUN, SPEED, changed, run, stored, write
 
+import zoo
 from zoo.bench import sweep as runner
 from zoo.bench.progress import ProgressBar
 from zoo.bench.tasks import TASKS
@@ -33,11 +34,12 @@ from zoo.results import SCHEMA, NetResult, Recipe, Results, Run, append, group, 
 from zoo.results.group import pareto_front
 from zoo.results.line import LONGEST_NAME, LONGEST_TEXT
 from zoo.results.metrics import METRICS
-from zoo.results.plot import COSTS, MOST_FAMILIES, MOST_LABELS, draw, plot_all
+from zoo.results.plot import COSTS, MOST_LABELS, MOST_TOPOLOGIES, draw, plot_all
 from zoo.results.plot_labels import place_labels
 from zoo.results.run import NAMED_SETS
 from zoo.results.store import finished_keys, read_if_there
 from zoo.results.table import choose, footnote, format_table, sort_nets, write_table
+from zoo.results.topologies import MARKS, TOPOLOGIES, looks, topology_of
 from zoo.speed import cases as speed
 
 pytestmark = pytest.mark.quick
@@ -533,8 +535,8 @@ def test_a_picture_of_many_nets_names_those_on_the_front() -> None:
     assert len(front) < 10
     assert figure.axes[0].get_title(loc="right") == "only nets on the Pareto front are named"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(legend) == MOST_FAMILIES + 2
-    assert "other families" in legend
+    assert len(legend) == MOST_TOPOLOGIES + 3
+    assert "other topologies" in legend
     crowd = [run(f"n{i}" + "x" * 70, counts__params=10**6 + i, test_accuracy=0.5 + 1e-5 * i) for i in range(count - 1)]
     figure, labels = draw(nets(*crowd), "params", "digits")  # all on the front
     assert labels == []
@@ -607,15 +609,111 @@ def test_labels_of_crowded_points_do_not_overlap(cost: str) -> None:
     assert not conflicts(figure, labels, rows, cost)
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == {"params": "parameters", "macs": "multiply-adds (FLOPs in most papers)"}[cost]
-    assert len(axes.containers) == 3  # error bars, one family each
+    titles = {"params": "parameters, logarithmic", "macs": "multiply-adds (FLOPs in most papers), logarithmic"}
+    assert axes.get_xlabel() == titles[cost]
+    assert len(axes.containers) == 3  # error bars, one topology each
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {"Pareto front", "standard error (900 test images)", "resnet", "fishnet", "densenet"} == set(legend)
+    front = {"Pareto front", "within 2 standard errors of it"}
+    assert {*front, "standard error (900 test images)", "ResNet", "FishNet", "DenseNet"} == set(legend)
     for label, row in zip(
         labels, rows, strict=True
     ):  # the check above sees labels that were simply put at their points
         label.set_position((getattr(row, cost), 100 * row.score))
     assert len(conflicts(figure, labels, rows, cost)) > len(rows)
+
+
+def default_nets() -> list[NetResult]:
+    """The six nets of the default line-up as the README prints them."""
+    return [
+        replace(row, net=name, family=family, params=params, macs=macs, score=score, standard_error=error)
+        for row, (name, family, params, macs, score, error) in zip(
+            crowded_rows(),
+            (
+                ("resnet20_cifar", "resnet", 269_722, 40_600_000, 0.9933, 0.0027),
+                ("preresnet20_cifar", "resnet", 272_282, 40_800_000, 0.99, 0.0033),
+                ("wide_resnet16_2_cifar", "resnet", 691_674, 101_100_000, 0.99, 0.0033),
+                ("fishnet58_cifar", "fishnet", 602_306, 48_600_000, 0.9856, 0.004),
+                ("fabric_a_l3_s3_c32x2_post_cifar", "fabric", 207_018, 28_800_000, 0.9789, 0.0048),
+                ("resnext20_4x8d_cifar", "resnet", 296_282, 47_600_000, 0.9733, 0.0054),
+            ),
+            strict=False,
+        )
+    ]
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_labels_leave_error_bars_and_the_front_alone(cost: str) -> None:
+    rows = default_nets()
+    figure, labels = draw(rows, cost, "digits")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for label in labels:
+        box = label.get_window_extent()
+        for row in rows:
+            x, low = axes.transData.transform((getattr(row, cost), 100 * (row.score - row.standard_error)))
+            _, high = axes.transData.transform((getattr(row, cost), 100 * (row.score + row.standard_error)))
+            crossed = box.x0 < x < box.x1 and box.y0 < high and low < box.y1
+            assert not crossed, f"{label.get_text()} crosses the bar of {row.name}"
+
+
+def test_the_front_is_soft_within_two_standard_errors() -> None:
+    rows = default_nets()
+    figure, _ = draw(rows, "macs", "digits")
+    [band] = [c for c in figure.axes[0].collections if c.get_label() == "within 2 standard errors of it"]
+    box = band.get_paths()[0].get_extents()
+    fabric, best = rows[4], rows[0]
+    assert box.y0 == pytest.approx(100 * (fabric.score - 2 * fabric.standard_error))
+    assert box.y1 == pytest.approx(100 * best.score)
+    inside = [row.name for row in rows if band.get_paths()[0].contains_point((row.macs, 100 * row.score))]
+    assert inside == ["preresnet20_cifar", "wide_resnet16_2_cifar"]
+    exact = [replace(row, standard_error=None) for row in rows]
+    assert not [c for c in draw(exact, "macs", "digits")[0].axes[0].collections if "standard errors" in c.get_label()]
+
+
+def test_topologies_are_read_from_specifications() -> None:
+    of = {
+        entry.name: topology_of(entry.family, entry.spec.to_dict(), entry.name)
+        for entry in map(zoo.model_entry, zoo.list_models())
+    }
+    assert set(of.values()) == set(TOPOLOGIES)
+    for name, topology in {
+        "plain20_cifar": "plain",
+        "resnet50_v1": "ResNet",
+        "resnet110_norm_after_add_cifar": "ResNet",
+        "preresnet1001_cifar": "pre-activation",
+        "wide_resnet50_2": "wide",
+        "resnext20_4x8d_cifar": "ResNeXt",
+        "seresnet50": "squeeze-excite",
+        "fishnext150_4d": "FishNet",
+        "gridnet_l6_s5_c16x2": "fabric",
+    }.items():
+        assert of[name] == topology
+    assert topology_of("timm", None) == "timm"
+    assert topology_of("resnet", None) == "ResNet"
+    [net] = nets(run("resnet20_cifar", spec={"order": "pre", "groups": "many", "widths": 3}))
+    assert net.topology == "pre-activation"
+
+
+def test_marks_are_told_apart_in_grey() -> None:
+    """At the size of plots no two marks share so much of their area that a reader could take one for the other."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    assert len(looks(TOPOLOGIES)) == len({look.mark for look in looks(TOPOLOGIES).values()})
+
+    def grey(mark: Any) -> Any:
+        figure = Figure(figsize=(0.2, 0.2), dpi=200)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        axes.plot([0], [0], marker=mark, color="0.4", markersize=8, markeredgewidth=0)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="rgba")
+        return np.frombuffer(buffer.getvalue(), np.uint8).reshape(40, 40, 4)[..., 0] < 180
+
+    areas = {name: grey(mark) for name, mark in MARKS.items()}
+    for (one, a), (other, b) in combinations(areas.items(), 2):
+        assert a.any()
+        assert (a & b).sum() < 0.8 * (a | b).sum(), f"{one} and {other}"
 
 
 def test_plots_are_drawn_the_same_every_time(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def boxes_of(net: nn.Module, steps: list[Step], detail: str) -> tuple[list[Box],
     else:
         units = modules.keys() - runs - above
         owner = _gather(steps, lambda step: next((call for call in step.calls if _name(call) in units), ""), modules)
+    _move_taps(steps, owner)
     wires = _wires(steps, owner)
     _describe(owner, wires, modules)
     _name_the_classifier(owner, getattr(net, "num_classes", None))
@@ -160,6 +161,17 @@ def _gather(steps: list[Step], key_of: Callable[[Step], str], modules: Mapping[s
             owner[step].steps.append(step)
     parted = {name for name, module in modules.items() if any(True for _ in module.children())}
     return {step: box for step, box in owner.items() if box.name in parted or not all(map(_passes, box.steps))}
+
+
+def _move_taps(steps: list[Step], owner: dict[Step, Box]) -> None:
+    """Give taps that are part of a line to the step whose map the line carries."""
+    for step in steps:
+        source = step
+        while source not in owner and source.inputs:
+            source = source.inputs[0]
+        if source is not step:
+            source.taps += step.taps
+            step.taps = []
 
 
 def _wires(steps: list[Step], owner: dict[Step, Box]) -> list[Wire]:

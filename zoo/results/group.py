@@ -28,6 +28,7 @@ from zoo.results.line import Line, score_key, task_of
 from zoo.results.metrics import METRICS, Metric, standard_error
 from zoo.results.recipe import DEFAULTS, words
 from zoo.results.run import CLASSIFY, NAMED_SETS, display_name
+from zoo.results.topologies import topology_of
 
 DIGITS = 12
 """Significant digits at which numbers of recipes are compared."""
@@ -77,6 +78,12 @@ class NetResult:
     published_error: float | None = None
     remarks: tuple[str, ...] = ()
     runs: tuple[Line, ...] = field(default=(), repr=False)
+
+    @property
+    def topology(self) -> str:
+        """Topology of the net; see `zoo.results.topologies`."""
+        line = self.runs[-1] if self.runs else {}
+        return topology_of(self.family, line.get("spec"), line.get("name", self.net))
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from zoo.escape import for_picture
 from zoo.results.group import NetResult, pareto_front
 from zoo.results.plot_labels import AMBIGUOUS, leader_end, place_labels
 from zoo.results.table import metric_of
+from zoo.results.topologies import MARKS, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +25,6 @@ COSTS = {
     "params": "parameters",
     "macs": "multiply-adds (FLOPs in most papers)",
 }
-# Okabe and Ito 2008: told apart by readers with any common kind of colour blindness; the markers tell the same.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 MARKER_POINTS = 6.0
 LEADER_FROM = 5.0  # points between a marker's edge and its label from which on a line joins them
 STYLE: dict[Any, Any] = {
@@ -42,7 +40,10 @@ STYLE: dict[Any, Any] = {
 }
 NETS_IN_SMALLEST = 16  # more nets get a larger figure from the start
 MOST_LABELS = 120
-MOST_FAMILIES = 24  # in the legend
+MOST_TOPOLOGIES = 24  # in the legend
+APART = 2.0
+"""Standard errors from which on the front is more than chance."""
+SOFT = "0.88"
 GROWTH = (1.0, 1.25, 1.6, 2.1, 2.8)
 
 
@@ -123,25 +124,31 @@ def _axes(nets: Sequence[NetResult], cost: str, dataset: str, growth: float, not
     low, high = min(getattr(net, cost) for net in nets), max(getattr(net, cost) for net in nets)
     spare = max((high / low) ** 0.12, 1.2)  # one net alone has no range of its own
     axes.set_xlim(low / spare, high * spare)
-    for number, (family, own) in enumerate(_by_family(nets).items()):
-        colour = COLOURS[number % len(COLOURS)]
+    groups = _by_topology(nets)
+    for (topology, own), look in zip(groups.items(), looks(groups).values(), strict=True):
         axes.errorbar(
             [getattr(net, cost) for net in own],
             [100 * net.score for net in own],
             yerr=[_error(net) for net in own],
-            fmt=MARKERS[number % len(MARKERS)],
-            color=colour,
-            ecolor=(colour, 0.45),
+            marker=MARKS[look.mark],
+            linestyle="none",
+            color=look.colour,
+            ecolor=(look.colour, 0.45),
             elinewidth=1.0,
             markersize=MARKER_POINTS,
             markeredgecolor="white",
             markeredgewidth=0.6,
-            label=_drawable(family),
+            label=_drawable(topology),
             zorder=3,
         )
     axes.margins(y=0.12)
     path = _front_path(nets, cost, high * spare)
     axes.plot(*zip(*path, strict=True), color="black", lw=1.0, ls=(0, (4, 2)), label="Pareto front", zorder=2)
+    soft = _soft_path(nets, cost, high * spare)
+    if any(upper > lower for _, upper, lower in soft):
+        costs, uppers, lowers = zip(*soft, strict=True)
+        label = f"within {APART:g} standard errors of it"
+        axes.fill_between(costs, uppers, lowers, color=SOFT, lw=0, label=label, zorder=0)
     axes.grid(True, which="major", color="0.9", linewidth=0.6)
     if high > 8 * low:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -150,7 +157,7 @@ def _axes(nets: Sequence[NetResult], cost: str, dataset: str, growth: float, not
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(COSTS[cost])
+    axes.set_xlabel(f"{COSTS[cost]}, logarithmic")
     seeds = {net.seeds for net in nets}
     mean = "" if seeds == {1} else f", mean of {'up to ' * (len(seeds) > 1)}{max(seeds)} seeds"
     axes.set_ylabel(f"test {metric_of(nets).title} on {_drawable(dataset)} [%]{mean}")
@@ -163,13 +170,13 @@ def _axes(nets: Sequence[NetResult], cost: str, dataset: str, growth: float, not
     return figure, axes
 
 
-def _by_family(nets: Sequence[NetResult]) -> dict[str, list[NetResult]]:
-    """Group the nets by family for the legend, which has room for `MOST_FAMILIES`."""
-    families = list(dict.fromkeys(net.family for net in nets))
-    named = families if len(families) <= MOST_FAMILIES else families[: MOST_FAMILIES - 1]
-    groups: dict[str, list[NetResult]] = {family: [] for family in named}
+def _by_topology(nets: Sequence[NetResult]) -> dict[str, list[NetResult]]:
+    """Group the nets by topology for the legend, which has room for `MOST_TOPOLOGIES`."""
+    topologies = list(dict.fromkeys(net.topology for net in nets))
+    named = topologies if len(topologies) <= MOST_TOPOLOGIES else topologies[: MOST_TOPOLOGIES - 1]
+    groups: dict[str, list[NetResult]] = {topology: [] for topology in named}
     for net in nets:
-        groups.setdefault(net.family if net.family in named else "other families", []).append(net)
+        groups.setdefault(net.topology if net.topology in named else "other topologies", []).append(net)
     return groups
 
 
@@ -209,7 +216,8 @@ def _label(axes: Axes, nets: Sequence[NetResult], named: Sequence[int], cost: st
         axes.bbox.extents,
         radius=MARKER_POINTS * scale / 2 + 1,
         others=[every[i] for i in set(range(len(nets))) - set(named)],
-        lines=[*bars, *steps],
+        lines=steps,
+        bars=bars,
     )
     if boxes is None:
         for label in labels:
@@ -234,6 +242,17 @@ def _front_path(nets: Sequence[NetResult], cost: str, right: float) -> list[tupl
             path.append((getattr(net, cost), path[-1][1]))
         path.append((getattr(net, cost), 100 * net.score))
     return [*path, (right, path[-1][1])]
+
+
+def _soft_path(nets: Sequence[NetResult], cost: str, right: float) -> list[tuple[float, float, float]]:
+    """Return the band below the front in which a net is not told apart from it: cost, upper and lower score."""
+    front = [nets[i] for i in pareto_front([(getattr(net, cost), net.score) for net in nets])]
+    ends = [*(getattr(net, cost) for net in front[1:]), right]
+    band = []
+    for net, end in zip(front, ends, strict=True):
+        upper = 100 * net.score
+        band += [(place, upper, upper - APART * _error(net)) for place in (getattr(net, cost), end)]
+    return band
 
 
 def _needs_leader(

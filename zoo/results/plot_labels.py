@@ -21,7 +21,8 @@ ROUNDS = 6
 LEADER_CROSSES = 80.0
 LEADER_COVERED = 160.0
 LEADER_HITS_POINT = 120.0
-LABEL_ON_LINE = 30.0
+LABEL_ON_LINE = 60.0
+LABEL_ON_BAR = 400.0
 NEAR_OTHER_POINT = 60.0
 AMBIGUOUS = 1.4  # a point at less than so many times the label's distance from its own could claim the label too
 
@@ -34,6 +35,7 @@ def place_labels(
     radius: float,
     others: Sequence[tuple[float, float]] = (),
     lines: Sequence[tuple[float, float, float, float]] = (),
+    bars: Sequence[tuple[float, float, float, float]] = (),
 ) -> list[tuple[float, float, float, float]] | None:
     """Find a box for the label of each point.
 
@@ -43,7 +45,8 @@ def place_labels(
         area: (x0, y0, x1, y1) that no label may leave.
         radius: Radius of a point's marker. No label comes closer to any point.
         others: (x, y) of the points without a label.
-        lines: (x0, y0, x1, y1) of segments that labels should not cover, such as error bars.
+        lines: (x0, y0, x1, y1) of segments that labels should not cover.
+        bars: Segments that labels cover only if there is no other room, such as error bars.
 
     Returns:
         (x0, y0, x1, y1) of each label, or None if there is no room for all of them.
@@ -52,7 +55,8 @@ def place_labels(
         return []
     centres = np.asarray(points, dtype=float)
     obstacles = np.concatenate([centres, np.asarray(others, dtype=float).reshape(-1, 2)])
-    segments = np.asarray(lines, dtype=float).reshape(-1, 4)
+    segments = np.asarray([*lines, *bars], dtype=float).reshape(-1, 4)
+    prices = np.array([LABEL_ON_LINE] * len(lines) + [LABEL_ON_BAR] * len(bars))
     candidates = [_candidates(centre, size, radius) for centre, size in zip(centres, sizes, strict=True)]
     fixed = []
     for boxes in candidates:
@@ -65,7 +69,7 @@ def place_labels(
         before = dict(placed)
         for i in crowded_first:
             rest = [j for j in placed if j != i]
-            best = _best(fixed[i], obstacles, i, [placed[j] for j in rest], centres[rest], segments)
+            best = _best(fixed[i], obstacles, i, [placed[j] for j in rest], centres[rest], (segments, prices))
             if best is None:
                 return None
             placed[i] = best
@@ -94,8 +98,14 @@ def _candidates(centre: Array, size: tuple[float, float], radius: float) -> Arra
     return np.array(boxes)
 
 
-def _best(boxes: Array, points: Array, i: int, placed: list[Array], others: Array, segments: Array) -> Array | None:
-    """Return the cheapest box for label i that overlaps none of the placed boxes; their points are `others`."""
+def _best(
+    boxes: Array, points: Array, i: int, placed: list[Array], others: Array, lines: tuple[Array, Array]
+) -> Array | None:
+    """Return the cheapest box for label i that overlaps none of the placed boxes; their points are `others`.
+
+    Lines are segments, and the price of covering each.
+    """
+    segments, prices = lines
     taken = np.array(placed).reshape(-1, 4)
     boxes = boxes[~_overlap(boxes, taken).any(1)] if len(taken) else boxes
     if not len(boxes):
@@ -118,7 +128,7 @@ def _best(boxes: Array, points: Array, i: int, placed: list[Array], others: Arra
     cost += NEAR_OTHER_POINT * (near < AMBIGUOUS * np.linalg.norm(ends - points[i], axis=1)[:, None]).sum(1)
     cost += LEADER_HITS_POINT * _segment_meets_box(leaders, _boxes_around(rest, 2.0)).sum(1)
     if len(segments):
-        cost += LABEL_ON_LINE * _segment_meets_box(segments, boxes).sum(0)
+        cost += (prices[:, None] * _segment_meets_box(segments, boxes)).sum(0)
     return boxes[int(np.argmin(cost))]
 
 
