@@ -174,7 +174,8 @@ def test_frozen_parts_and_their_norms_stay(part: str, moved: list[str], tmp_path
     path = tmp_path / "net.pth"
     first = zoo.create_model("preresnet20_cifar", **SMALL).state_dict()
     torch.save(first, path)
-    bench(request(tmp_path, weights=path, freeze=part, changes={"epochs": 1, "ema": 0.5}))
+    with pytest.warns(UserWarning, match="averages the weights of 1 steps"):
+        bench(request(tmp_path, weights=path, freeze=part, changes={"epochs": 1, "ema": 0.5}))
     last = open_model(only(tmp_path)).state_dict()
     changed = {key.partition(".")[0] for key in first if not torch.equal(first[key], last[key])}
     assert changed == set(moved)

@@ -16,6 +16,7 @@ from PIL import Image
 from result_lines import stored
 from torch import Tensor
 
+from zoo.bench import tasks
 from zoo.bench.one_run import Job, Placement, attempt
 from zoo.bench.sweep import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
@@ -267,9 +268,12 @@ def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:
         stream.for_recipe(RECIPES["modern_cifar"].recipe)
 
 
-def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path) -> None:
+def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = DataLocation(folder=write_folder(tmp_path / "m", [(20, 16)]))
     large = DataLocation(folder=write_folder(tmp_path / "s", [(20, 16), (9, 9)]))
+    assert default_recipe("classify", "folder/m", small) == RECIPES["few_small"].recipe
+    assert default_recipe("classify", "folder/s", large) == RECIPES["few_pictures"].recipe
+    monkeypatch.setattr(tasks, "MANY", 12)  # as many as there are
     assert default_recipe("classify", "folder/m", small) == RECIPES["modern_cifar"].recipe
     assert default_recipe("classify", "folder/s", large) == RECIPES["modern_imagenet"].recipe
     assert default_recipe("classify", "digits") == RECIPES["digits"].recipe
@@ -285,7 +289,7 @@ def test_a_folder_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*command, *[word for option in options for word in ("--recipe", option)]]) == 0
     told = capsys.readouterr().err
     assert "on folder/flowers: 12 training and 6 test images of 3x64x64, 3 classes" in told
-    assert "recipe modern_imagenet with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
+    assert "recipe few_pictures with epochs=1, batch_size=4, amp=bfloat16, image_size=64 (ours" in told
     [line] = stored(tmp_path / "out" / "results.jsonl")
     images = open_set("folder/flowers", DataLocation(folder=folder))
     assert line["dataset"] == {

@@ -97,7 +97,8 @@ def test_the_folder_holds_what_its_readers_need(out: Path) -> None:
 def test_timm_opens_it_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[nn.Module] = []
     monkeypatch.setattr(one_run, "keep", lambda model, *rest: trained.append(model) or keep(model, *rest))
-    bench(request(tmp_path, changes={"epochs": 1, "ema": 0.9}))
+    with pytest.warns(UserWarning, match="averages the weights of 1 steps"):
+        bench(request(tmp_path, changes={"epochs": 1, "ema": 0.9}))
     net = timm.create_model(f"local-dir:{only(tmp_path)}", pretrained=True).eval()
     x = torch.randn(4, 3, 8, 8)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """What `zoo bench` does, as a function call: the request, its checks, and that the command makes the same one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,13 @@ def test_a_batch_larger_than_the_set_is_told_before_the_training(tmp_path: Path)
     with pytest.raises(ValueError, match=r"batch_size 1000 exceeds the 897 training images of digits"):
         run(request)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_average_of_few_steps_is_warned_of(tmp_path: Path) -> None:
+    request = Request(models=["lenet_test"], changes={"epochs": 7, "ema": 0.999}, out=tmp_path, device="cpu")
+    with pytest.warns(UserWarning, match=r"ema=0.999 averages the weights of 196 steps, fewer than 200"):
+        prepare(request)
+    prepare(replace(request, changes={"epochs": 8, "ema": 0.999}))
 
 
 def test_the_package_names_what_it_offers() -> None:

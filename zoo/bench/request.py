@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ CHECKED = "pictures.json"
 LAYOUTS = ("channels_last", "contiguous")
 ENGINES = ("local", "ray")
 LARGEST_SEED = 2**63 - 1
+FEWEST_STEPS = 200
+"""Number of steps below which an average of the weights is not worth testing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +318,13 @@ def prepare(request: Request) -> Prepared:
         raise ValueError(
             f"batch_size {recipe.batch_size} exceeds the {searching.train_size:,} training images of {images.name}: "
             "take a smaller one, such as --recipe batch_size=32"
+        )
+    steps = recipe.epochs * (searching.train_size // recipe.batch_size)
+    if recipe.ema and steps < FEWEST_STEPS:
+        warnings.warn(
+            f"recipe field ema={recipe.ema:g} averages the weights of {steps} steps, fewer than {FEWEST_STEPS}: the "
+            "average holds much of the first weights; leave it out by --recipe ema=0, or train longer",
+            stacklevel=2,
         )
     placement = Placement(
         device=device,

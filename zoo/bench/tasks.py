@@ -41,6 +41,9 @@ AUXILIARY_WEIGHT = 0.3
 BLOCKS = 10
 MODERN = "modern_cifar", "modern_imagenet"
 """Recipes of sets without a row here: for small images, and for sets that are read from disk."""
+FEW = "few_small", "few_pictures"
+"""Recipes of such sets with fewer than `MANY` training images."""
+MANY = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ def load(task: str, dataset: str, location: DataLocation = BUILT_IN) -> ImageSet
 
 
 def default_recipe(task: str, dataset: str, location: DataLocation = BUILT_IN) -> Recipe:
-    """Return the recipe of an image set: that of its row, or a modern recipe for sets that timm opens.
+    """Return the recipe of an image set: that of its row, or for sets that timm opens one for their number of images.
 
     Raises:
         ValueError: See `load`.
@@ -150,8 +153,9 @@ def default_recipe(task: str, dataset: str, location: DataLocation = BUILT_IN) -
     row = task_row(task)
     if not (row.external and is_external(dataset)):
         return row.row(dataset).recipe
-    small, large = (RECIPES[name].recipe for name in MODERN)
-    return small if isinstance(load(task, dataset, location), Dataset) else large
+    images = load(task, dataset, location)
+    small, large = (RECIPES[name].recipe for name in (MODERN if images.train_size >= MANY else FEW))
+    return small if isinstance(images, Dataset) else large
 
 
 def key_fingerprint(task: str, dataset: str, location: DataLocation = BUILT_IN) -> str:
