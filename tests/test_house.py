@@ -21,7 +21,7 @@ FAMILIES = sorted(p for p in (ROOT / "zoo" / "models").glob("*.py") if p.stem !=
 # What a module of the package, or a module below it, may import from the package besides its own parts. Arrows go one
 # way: from the command line to the benchmark, the registry, the families, the contract, the layers.
 MAY_IMPORT = {
-    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.drawing", "zoo.fusing", "zoo.weights.loading"},
+    "zoo": {"zoo.registry", "zoo.hub", "zoo.detection", "zoo.drawing", "zoo.fusing", "zoo.lean", "zoo.weights.loading"},
     "zoo.layer_types": set(),
     "zoo.arguments": {"zoo.layer_types"},
     "zoo.layers": {"zoo.layer_types"},
@@ -71,7 +71,8 @@ MAY_IMPORT = {
     "zoo.testing": {"zoo.backbone", "zoo.entry", "zoo.layers", "zoo.registry"},
     "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.registry"},
     "zoo.timm": {"zoo", "zoo.backbone"},
-    "zoo.fusing": {"zoo.layers"},
+    "zoo.lean": {"zoo.layers"},
+    "zoo.fusing": {"zoo.layers", "zoo.lean"},
     "zoo.analysis": {
         "zoo.datasets",
         "zoo.escape",
@@ -137,6 +138,7 @@ MAY_IMPORT = {
         "zoo.files",
         "zoo.environment",
         "zoo.fusing",
+        "zoo.lean",
         "zoo.interrupts",
     },
     # Not the benchmark: the page shows lines, whoever wrote them.

@@ -222,6 +222,7 @@ def test_a_record_has_the_units_it_says() -> None:
         "layout": "contiguous",
         "compile": False,
         "fuse": False,
+        "lean": False,
     }
     assert (record["peak_memory"], record["rounds"], record["family"]) == (7, 3, "resnet")
     assert record["versions"]["torch"] == torch.__version__
@@ -407,6 +408,23 @@ def test_fused_nets_are_rows_of_evaluation_beside_plain_ones() -> None:
     rows = format_table(outcome.records).splitlines()
     assert "fused" in rows[0]
     assert [row.split()[3] for row in rows[2:]] == ["no", "yes"]
+
+
+def test_lean_nets_are_rows_of_training_beside_plain_ones() -> None:
+    asked = plan(
+        ["resnet20_cifar"], batch_sizes=[2], input_size=(3, 16, 16), lean=[False, True], compiled=[False, True]
+    )
+    found = [(case.mode, case.lean, case.compile) for case in asked]
+    assert found[:2] == [("eval", False, False), ("eval", False, True)]
+    assert found[2:] == [("train", False, False), ("train", False, True), ("train", True, False)]
+    assert "lean" not in asked[2].to_dict(), "or keys of stored lines would be others"
+    assert asked[4].to_dict()["lean"]
+    outcome = sweep([asked[2], asked[4]], repeats=2, memory=False)
+    assert not outcome.failures
+    assert [record["speed_ratio_to"]["lean"] for record in outcome.records] == [False, False]
+    assert [record["bound_calls"] for record in outcome.records] == [outcome.records[0]["bound_calls"]] * 2
+    rows = format_table(outcome.records).splitlines()
+    assert [row.split()[3] for row in rows] == ["lean", "-----", "no", "yes"] or "lean" in rows[0]
 
 
 # ---------------------------------------------------------------- the command

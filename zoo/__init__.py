@@ -22,11 +22,13 @@ __all__ = [
     "model_entry",
     "preprocessing_params",
     "save_for_hf",
+    "set_lean",
 ]
 
 from zoo.detection import detection_backbone
 from zoo.drawing import draw
 from zoo.fusing import fuse
 from zoo.hub import save_for_hf
+from zoo.lean import set_lean
 from zoo.registry import create_model, families, list_models, model_entry, preprocessing_params
 from zoo.weights.loading import checkpoint_filter_fn, load_weights

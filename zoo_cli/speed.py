@@ -36,6 +36,7 @@ examples:
   zoo speed 'resnet*_cifar' --batch-size 1 32 128 --mode eval
   zoo speed resnet50 fishnet99 --layout contiguous channels_last --threads 1
   zoo speed resnet50 --fuse --mode eval                    as it is, and what zoo.fuse makes of it
+  zoo speed fishnet150 --lean --mode train                 as it is, and after zoo.set_lean: look at MiB
   zoo speed resnet50 --compile --out results/speed.jsonl   plain and compiled, kept as JSON lines
   zoo speed resnet50 --device cuda --dtype bfloat16 --batch-size 1 256 --repeats 50
 
@@ -63,6 +64,7 @@ rounds."""
         help="memory format of images and weights (default: contiguous)",
     )
     parser.add_argument("--fuse", action="store_true", help="also measure each net after zoo.fuse (eval only)")
+    parser.add_argument("--lean", action="store_true", help="also measure each net after zoo.set_lean (train only)")
     parser.add_argument("--compile", action="store_true", help="also measure each net after torch.compile")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast type (default: float32)"
@@ -103,6 +105,7 @@ def run_speed(args: argparse.Namespace) -> int:
         layouts=args.layout,
         compiled=(False, True) if args.compile else (False,),
         fused=(False, True) if args.fuse else (False,),
+        lean=(False, True) if args.lean else (False,),
         dtype=args.dtype,
         device=choose_device(args.device),
     )

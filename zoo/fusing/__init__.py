@@ -21,6 +21,7 @@ from torch import nn
 
 from zoo.fusing.arithmetic import Bound
 from zoo.fusing.rewriting import Fusion, Report
+from zoo.lean import LEAN_HOOKS, set_lean
 
 __all__ = ["Bound", "Report", "fuse"]
 
@@ -47,7 +48,7 @@ def fuse(net: nn.Module) -> Any:
         ValueError: If the argument is no plain net, has no weights yet, is in training mode, or has hooks.
     """
     _check(net)
-    twin: Any = copy.deepcopy(net).requires_grad_(False)
+    twin: Any = set_lean(copy.deepcopy(net).requires_grad_(False), enable=False)
     fusion = Fusion(twin)
     fusion.fold_norms()
     fusion.bound_norms()
@@ -68,7 +69,8 @@ def _check(net: Any) -> None:
         place = name or type(net).__name__
         if module.training:
             raise ValueError(f"net must be in evaluation mode, and {place} is in training mode: call net.eval() first")
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if any(hook not in LEAN_HOOKS for hook in hooks) or "forward" in vars(module):
             raise ValueError(
                 f"net must have no hooks and no patched forward, as {place} has: they would see other maps in the "
                 "copy; take them off, and for taps use another feature_cls than 'hook'"

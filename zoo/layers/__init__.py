@@ -21,13 +21,14 @@ from zoo.layers.sampling import (
     max_pool_halving,
     upsample_like,
 )
-from zoo.layers.stage import Skippable, Stage, Sum, concatenate
+from zoo.layers.stage import Concat, Skippable, Stage, Sum, concatenate
 
 __all__ = [
     "ORDERS",
     "UPS",
     "BandConv2d",
     "ChannelSum",
+    "Concat",
     "Conv",
     "DeformConv2d",
     "DilatedAvgPool",

@@ -17,6 +17,14 @@ def concatenate(maps: list[Tensor]) -> Tensor:
     return torch.cat(maps, dim=1)
 
 
+class Concat(nn.Module):
+    """Concatenate maps along their channels."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Concatenate maps (N, C_i, H, W)."""
+        return concatenate(maps)
+
+
 class Sum(nn.Module):
     """Add two maps of one shape.
 

@@ -46,7 +46,17 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, StemSpec, cifar_task
-from zoo.layers import Conv, DropPath, Kit, Stage, avg_pool_halving, concatenate, run_checkpointed, sequence
+from zoo.layers import (
+    Concat,
+    Conv,
+    DropPath,
+    Kit,
+    Stage,
+    avg_pool_halving,
+    concatenate,
+    run_checkpointed,
+    sequence,
+)
 from zoo.layouts.densenet import LAYOUTS
 from zoo.strides import STEMS, halvings
 
@@ -114,12 +124,13 @@ class DenseLayer(nn.Module):
         convs = [Conv(out_chs=spec.growth_rate, kernel=3, dilation=dilation)]
         if spec.bottleneck:
             convs.insert(0, Conv(out_chs=spec.bottleneck * spec.growth_rate, kernel=1))
+        self.concat = Concat()
         self.branch = sequence(kit, in_chs, "nac" * len(convs), convs)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Compute (N, growth_rate, H, W) from a list of maps (N, C_i, H, W)."""
-        return self.drop_path(self.branch(concatenate(maps)))
+        return self.drop_path(self.branch(self.concat(maps)))
 
 
 class DenseStage(Stage):

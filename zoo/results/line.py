@@ -135,6 +135,7 @@ OPTIONAL: Mapping[str, Values] = {
     "case.dtype": WORDS,
     "case.compile": FLAG,
     "case.fuse": FLAG,
+    "case.lean": FLAG,
     "versions": OBJECT,
     "device": OBJECT,
     "device.name": WORDS,

@@ -22,6 +22,7 @@ from zoo.complexity import count
 from zoo.environment import describe_device, git_revision, versions
 from zoo.files import check_writable
 from zoo.fusing import fuse
+from zoo.lean import set_lean
 from zoo.results.line import SPEED
 from zoo.results.run import KEY_LENGTH
 from zoo.results.store import append, read_if_there
@@ -44,7 +45,7 @@ WARMUP = 2
 LEAST = 2
 """Smallest number of rounds for every net; fewer than two have no spread."""
 
-COMPARED = ("name", "layout", "compile", "fuse")
+COMPARED = ("name", "layout", "compile", "fuse", "lean")
 """Fields that a ratio names of the row that it refers to."""
 COUNTS = ("params", "macs", "fvcore_flops", "activations", "uncounted")
 
@@ -61,6 +62,7 @@ class Case:
         layout: Memory format of images and weights, a key of ``timing.LAYOUTS``.
         compile: Compile the net with `torch.compile` first.
         fuse: Measure the result of `zoo.fuse` instead of the net; only for ``eval``.
+        lean: Measure the net after `zoo.set_lean`; only for ``train``, and not compiled.
         dtype: Autocast type of the forward pass, a key of ``timing.DTYPES``.
         device: A torch device.
     """
@@ -72,19 +74,23 @@ class Case:
     layout: str = "contiguous"
     compile: bool = False
     fuse: bool = False
+    lean: bool = False
     dtype: str = "float32"
     device: str = "cpu"
 
     @property
     def display(self) -> str:
         """Description of the case in words."""
-        how = ", fused" * self.fuse + ", compiled" * self.compile
+        how = ", fused" * self.fuse + ", lean" * self.lean + ", compiled" * self.compile
         return f"{self.name}, {self.mode}, batch {self.batch_size}, {self.layout}{how}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields without name and device, in plain JSON types; ``fuse`` only if true, so older keys hold."""
+        """Return the fields without name and device, in plain JSON types.
+
+        ``fuse`` and ``lean`` are there only if true, so that the keys of older lines hold.
+        """
         fields = asdict(self) | {"input_size": list(self.input_size)}
-        absent = ("name", "device") if self.fuse else ("name", "device", "fuse")
+        absent = {"name", "device"} | {key for key in ("fuse", "lean") if not fields[key]}
         return {key: value for key, value in fields.items() if key not in absent}
 
 
@@ -148,13 +154,15 @@ def plan(
     layouts: Sequence[str] = ("contiguous",),
     compiled: Sequence[bool] = (False,),
     fused: Sequence[bool] = (False,),
+    lean: Sequence[bool] = (False,),
     dtype: str = "float32",
     device: str = "cpu",
 ) -> list[Case]:
     """Return the cases in the order of a round: nets that are compared are adjacent.
 
     A training step of one image is left out if there are other batch sizes: nobody trains like that, and norms of maps
-    with one pixel cannot do it. The training of fused nets is left out as well, because they are for inference.
+    with one pixel cannot do it. Fused nets are measured in inference alone, which they are for; lean ones in training
+    alone, and not compiled, because there the compiler decides what is kept.
 
     Args:
         names: Names of models, each once.
@@ -164,6 +172,7 @@ def plan(
         layouts: Some of ``timing.LAYOUTS``. Ratios refer to the first.
         compiled: False, True or both.
         fused: False, True or both.
+        lean: False, True or both.
         dtype: A key of ``timing.DTYPES``.
         device: A torch device.
 
@@ -185,6 +194,7 @@ def plan(
             layout=layout,
             compile=compiling,
             fuse=fusing,
+            lean=leaning,
             dtype=dtype,
             device=device,
         )
@@ -193,7 +203,10 @@ def plan(
         if mode == "eval" or batch_size > 1 or max(batch_sizes) == 1
         for fusing in dict.fromkeys(fused)
         if mode == "eval" or not fusing
+        for leaning in dict.fromkeys(lean)
+        if mode == "train" or not leaning
         for compiling in dict.fromkeys(compiled)
+        if not (compiling and leaning)
         for layout in dict.fromkeys(layouts)
         for name in sizes
     ]
@@ -359,6 +372,8 @@ def step_memory(case: Case) -> int | None:
 
 def _build(case: Case) -> nn.Module:
     net = _placed(_create(case.name), case)
+    if case.lean:
+        set_lean(net)
     return fuse(net.eval()) if case.fuse else net
 
 
@@ -459,4 +474,4 @@ def _step(net: nn.Module, case: Case) -> Step:
 
 def _task(case: Case) -> Case:
     """Return the part of a case that it shares with those it is compared with."""
-    return replace(case, name="", input_size=(0, 0, 0), layout="", compile=False, fuse=False)
+    return replace(case, name="", input_size=(0, 0, 0), layout="", compile=False, fuse=False, lean=False)

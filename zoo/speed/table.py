@@ -24,6 +24,7 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
         "input": lambda r: "x".join(map(str, r["case"]["input_size"])),
         "layout": lambda r: r["case"]["layout"],
         "fused": lambda r: "yes" if r["case"].get("fuse") else "no",
+        "lean": lambda r: "yes" if r["case"].get("lean") else "no",
         "compiled": lambda r: "yes" if r["case"]["compile"] else "no",
         "ms": lambda r: _number(r["step_ms"]["median"]),
         "quartiles": lambda r: _range(r["step_ms"], _number),
@@ -35,8 +36,9 @@ def format_table(records: Sequence[Mapping[str, Any]], style: str = "simple") ->
         "its quartiles": lambda r: _range(r["speed_ratio"], "{:.2f}".format) if r["speed_ratio"] else "-",
     }
     cells = {name: [text(record) for record in records] for name, text in columns.items()}
-    shown = {k: v for k, v in cells.items() if k not in ("input", "layout", "fused", "compiled") or len(set(v)) > 1}
-    align = ["left" if name in ("net", "mode", "input", "layout", "fused", "compiled") else "right" for name in shown]
+    optional = ("input", "layout", "fused", "lean", "compiled")
+    shown = {k: v for k, v in cells.items() if k not in optional or len(set(v)) > 1}
+    align = ["left" if name in ("net", "mode", *optional) else "right" for name in shown]
     return tabulate(shown, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
 
 
@@ -95,7 +97,8 @@ class SpeedProgress(Listener):
         """Write a line to a log. On a terminal the table follows soon enough."""
         if not self._stream.isatty():
             case, step = record["case"], record["step_ms"]
-            how = ", fused" * case.get("fuse", False) + ", compiled" * case["compile"]
+            how = ", fused" * case.get("fuse", False) + ", lean" * case.get("lean", False)
+            how += ", compiled" * case["compile"]
             what = f"{record['name']}, {case['mode']}, batch {case['batch_size']}, {case['layout']}{how}"
             self._line(f"{what}: {step['median']:.2f} ms ({step['low']:.2f} .. {step['high']:.2f})")
 
