@@ -224,7 +224,9 @@ def test_a_kept_net_of_every_family_runs_in_onnxruntime(name: str, tmp_path: Pat
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     [logits] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(logits), net(x), rtol=1e-3, atol=1e-4)
+        expected = net(x)
+        scale = float(expected.abs().max())  # kernels of another library: the last digits of the largest number
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4 * max(scale, 1.0))
 
 
 def test_a_net_of_timm_is_kept_and_says_nothing_of_weights_that_it_never_had(tmp_path: Path) -> None:
