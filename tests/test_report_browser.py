@@ -1,6 +1,9 @@
 """The report in a real browser: it opens, asks nobody, and its filter, headings, points and cards work."""
 
+import csv
+import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 from result_lines import RUN, run, write
 
+from zoo.results.topologies import MARKS, TOPOLOGIES, looks
 from zoo_cli import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -123,7 +127,7 @@ def test_filtering(browser: Any) -> None:
     choose(browser, "filter", "nothing like this")
     assert names(browser) == []
     choose(browser, "filter", "")
-    press(browser, "#families button")
+    press(browser, "#topologies button")
     assert sorted(names(browser)) == sorted([HOSTILE, *(f"net{n}" for n in range(12) if n % 3)])
 
 
@@ -241,3 +245,107 @@ def test_light_and_dark(browser: Any) -> None:
     press(browser, "#theme")
     assert colours() == bright
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_limit_that_is_none_is_told_with_the_accepted_words(browser: Any) -> None:
+    def told() -> str:
+        return browser.execute_script("return document.getElementById('filter-error').textContent")
+
+    everything = len(names(browser))
+    for wrong in ("weights<1M", "params<lots", "score>=9x"):
+        choose(browser, "filter", wrong)
+        assert told().startswith(f"No limit: {wrong.lower()}. A limit is one of params, macs, ")
+        assert len(names(browser)) == everything
+    choose(browser, "filter", "params<=40k")
+    few = sorted(names(browser))
+    assert 0 < len(few) < everything
+    for same in ("params <= 40k", "param<=40 k", "parameters <=40000"):
+        choose(browser, "filter", same)
+        assert sorted(names(browser)) == few
+        assert told() == ""
+    choose(browser, "filter", "score > 90 %")
+    assert 0 < len(names(browser)) < everything
+
+
+def test_the_address_restores_a_view(chromium: Any, page: Path) -> None:
+    show(chromium, page, 1280, 900)
+    choose(chromium, "filter", "net params>20k")
+    choose(chromium, "view", "log")
+    press(chromium, "#topologies button")
+    press(chromium, "[data-column=params]")
+    shown, address = names(chromium), chromium.current_url
+    hidden = chromium.execute_script("return document.querySelector('#topologies button').textContent")
+    assert "#" in address
+    chromium.get("about:blank")
+    chromium.get(address)
+    WebDriverWait(chromium, PATIENCE).until(lambda d: not d.find_elements(By.ID, "status"))
+    assert names(chromium) == shown
+    assert chromium.execute_script("return document.getElementById('view').value") == "log"
+    pressed = "const b = document.querySelector('#topologies button'); return [b.textContent, b.ariaPressed]"
+    assert chromium.execute_script(pressed) == [hidden, "false"]
+
+
+def test_the_export_is_the_table(browser: Any) -> None:
+    choose(browser, "filter", "fabric")
+    rows = list(csv.reader(io.StringIO(browser.execute_script("return csv()"))))
+    assert [row[0] for row in rows[1:]] == names(browser)
+    heads = [row.replace("\u25be", "").strip() for row in browser.execute_script(
+        "return [...document.querySelectorAll('#table th button')].map(b => b.textContent)"
+    )]  # fmt: skip
+    assert rows[0] == heads
+    assert float(rows[1][heads.index("params")]) >= 20_000
+    choose(browser, "filter", "")
+    hostile = browser.execute_script("state.table = [['=1+1', -2, 'a,b']]; return csv()")
+    assert hostile == '\'=1+1,-2,"a,b"\r\n'
+
+
+def test_colours_and_marks_are_those_of_the_pictures(browser: Any) -> None:
+    looked = browser.execute_script("return data.looks")
+    assert "ResNet" in looked
+    for name, look in looks(TOPOLOGIES).items():
+        assert looked.get(name, [look.colour, look.mark]) == [look.colour, look.mark]
+    marks = "return [...new Set(plots.params.data.flatMap(t => t.marker ? [t.marker.symbol] : []))]"
+    assert set(browser.execute_script(marks)) <= set(MARKS)
+
+
+def test_a_budget_leaves_what_is_affordable(browser: Any) -> None:
+    everything = set(names(browser))
+    choose(browser, "budget-params", "50")
+    few = set(names(browser))
+    assert few < everything
+    assert "net0" in few
+    most = browser.execute_script("return document.getElementById('most-params').textContent")
+    assert re.fullmatch(r"[\d.]+ [kM]", most)
+    counts = browser.execute_script("return data.rows.filter(r => r.group === 'digits').map(r => [r.name, r.params])")
+    limit = float(most.split()[0]) * {"k": 1e3, "M": 1e6}[most.split()[1]]
+    assert few == {name for name, params in counts if params <= 1.001 * limit}
+    choose(browser, "budget-params", "100")
+    assert set(names(browser)) == everything
+
+
+def test_targets_are_large_on_a_phone(chromium: Any, page: Path) -> None:
+    chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        show(chromium, page, 390, 900)
+        low = chromium.execute_script(
+            "return [...document.querySelectorAll('button, select, input:not([type=checkbox]), label.check')]"
+            ".filter(e => e.offsetHeight && e.offsetHeight < 44).map(e => e.outerHTML)"
+        )
+        assert low == []
+        assert chromium.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_every_net_is_reached_by_the_keyboard(browser: Any) -> None:
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#table tbody button")
+    assert all(button.get_attribute("tabindex") in (None, "0") for button in buttons)
+    browser.execute_script("arguments[0].focus()", buttons[0])
+    browser.switch_to.active_element.send_keys("\ue007")  # Enter
+    card = browser.find_element(By.ID, "card")
+    assert card.is_displayed()
+    browser.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert not card.is_displayed()
+    for _ in range(2):
+        browser.switch_to.active_element.send_keys("\ue004")  # Tab
+    assert browser.switch_to.active_element.tag_name == "button"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import files
 from zoo.escape import for_csv, for_picture
-from zoo.results.plot import COLOURS, MARKERS, STYLE
+from zoo.results.plot import STYLE
+from zoo.results.topologies import COLOURS, MARKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,8 @@ class Outcome:
 def styles(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each name with arguments for a line of its own: label, colour, marker."""
     for i, name in enumerate(names):
-        looks = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
+        marks = list(MARKS.values())
+        looks = {"color": COLOURS[i % len(COLOURS)], "marker": marks[i % len(marks)], "markersize": 3.5}
         yield name, {"label": for_picture(name), "linewidth": 1.2, **looks}
 
 

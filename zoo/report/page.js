@@ -9,10 +9,8 @@ const AXES = {
   throughput: { title: "images a second", sign: -1 }, // the only cost of which more is better
   memory: { title: "peak memory [bytes]", sign: 1 },
 };
-// Okabe and Ito 2008, told apart by readers with any common kind of colour blindness, as in zoo.results.plot; the markers
-// tell the same. Seven colours with nine markers make 63 families before a pair comes again.
+// Okabe and Ito 2008, for the seeds of a net. Colours and marks of topologies come with the data (zoo.results.topologies).
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933"];
-const MARKERS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "triangle-left", "star"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const SVG_DASHES = ["", "6 3", "2 2", "6 2 2 2", "9 3", "9 2 2 2"];
 const UNITS = { k: 1e3, m: 1e6, g: 1e9, t: 1e12 };
@@ -47,16 +45,19 @@ async function main() {
     $("group").append(make("option", { value: group.id }, `${group.id}: ${group.metric}`));
   for (const axis in AXES) plots[axis] = make("div", { className: "plot", id: `plot-${axis}` });
   $("plots").prepend(...Object.values(plots));
-  for (const id of ["view", "bars", "condition", "front", "filter"]) $(id).addEventListener("input", draw);
-  $("group").addEventListener("input", enterGroup);
+  for (const id of ["view", "bars", "condition", "front", "filter", "budget-params", "budget-macs"]) $(id).addEventListener("input", draw);
+  $("group").addEventListener("input", () => enterGroup());
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("clear").addEventListener("click", () => select(null));
+  $("csv").addEventListener("click", saveTable);
   $("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
   $("card").addEventListener("click", (event) => event.target === $("card") && $("card").close()); // the backdrop
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme());
   drawProvenance();
   $("main").hidden = false; // plots ask for their size
-  enterGroup();
+  const view = new URLSearchParams(location.hash.slice(1));
+  restore(view, ["group"]);
+  enterGroup(view);
   setTheme();
   $("status").remove();
 }
@@ -87,14 +88,11 @@ function short(number) {
 const percent = (number) => (number == null ? "-" : number.toFixed(2));
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const isDark = () => style("color-scheme") === "dark";
-const look = (family) => {
-  const i = data.families.indexOf(family);
-  return { colour: COLOURS[i % COLOURS.length], marker: MARKERS[i % MARKERS.length] };
-};
+const look = (topology) => ({ colour: data.looks[topology][0], marker: data.looks[topology][1] });
 
 /** A marker as in the plots, for legends and the table. */
-function glyph(family, hollow) {
-  const { colour, marker } = look(family);
+function glyph(topology, hollow) {
+  const { colour, marker } = look(topology);
   const shapes = {
     circle: "M7 2a5 5 0 1 0 .01 0z",
     square: "M2.5 2.5h9v9h-9z",
@@ -102,6 +100,14 @@ function glyph(family, hollow) {
     diamond: "M7 1L13 7L7 13L1 7z",
     "triangle-down": "M7 12L12.5 2.5H1.5z",
     "triangle-left": "M2 7L11.5 1.5V12.5z",
+    "triangle-right": "M12 7L2.5 1.5V12.5z",
+    "triangle-ne": "M2 2H12V12z",
+    "diamond-tall": "M7 1L10.5 7L7 13L3.5 7z",
+    "diamond-wide": "M1 7L7 3.5L13 7L7 10.5z",
+    hourglass: "M2 2H12L2 12H12z",
+    bowtie: "M2 2V12L12 2V12z",
+    "star-diamond": "M7 .5L8.7 5.3L13.5 7L8.7 8.7L7 13.5L5.3 8.7L.5 7L5.3 5.3z",
+    pentagon: "M7 1L13 5.4L10.7 12.4H3.3L1 5.4z",
     cross: "M5 1.5h4V5h3.5v4H9v3.5H5V9H1.5V5H5z",
     x: "M4 1.5L7 4.5L10 1.5L12.5 4L9.5 7L12.5 10L10 12.5L7 9.5L4 12.5L1.5 10L4.5 7L1.5 4z",
     star: "M7 .8L8.8 5H13.3L9.7 7.8L11 12.5L7 9.7L3 12.5L4.3 7.8L.7 5H5.2z",
@@ -133,16 +139,40 @@ function cost(row, axis) {
   return row[axis];
 }
 
-/** A test for what the reader typed: words that the row's texts hold, and limits such as params<1M. */
+/** The largest count that a slider admits: from the least count of the group, on a log scale; at its end no limit. */
+function budget(axis) {
+  const slider = $(`budget-${axis}`);
+  const counts = inGroup()
+    .map((row) => row[axis])
+    .filter((count) => count > 0);
+  const [low, high] = [Math.min(...counts), Math.max(...counts)];
+  const most = +slider.value < +slider.max && counts.length ? low * (high / low) ** (slider.value / slider.max) : Infinity;
+  $(`most-${axis}`).textContent = most < Infinity ? short(most) : "any";
+  slider.setAttribute("aria-valuetext", $(`most-${axis}`).textContent);
+  return most;
+}
+
+/**
+ * A test for what the reader typed: words that the row's texts hold, and limits such as params < 1M. What looks like a
+ * limit and is none is told below the field, and filters nothing.
+ */
 function matcher(text) {
+  const wrong = [];
   const tests = text
     .toLowerCase()
+    .replace(/\s*(<=|>=|[<>=])\s*/g, "$1")
+    .replace(/(\d)\s+([kmgt%])(?=\s|$)/g, "$1$2")
     .split(/\s+/)
     .filter(Boolean)
     .map((term) => {
-      const limit = /^(\w+)(<=|>=|<|>|=)([\d.]+)([kmgt]?)$/.exec(term);
-      const key = limit && NUMBERS.find((column) => column === limit[1]);
-      if (!key) return (row) => row.words.includes(term);
+      const isWord = !/[<>=]/.test(term) || data.rows.some((row) => row.words.includes(term)); // names hold anything
+      if (isWord) return (row) => row.words.includes(term);
+      const limit = /^(\w+)(<=|>=|<|>|=)(\d+\.?\d*|\.\d+)([kmgt%]?)$/.exec(term);
+      const key = limit && NUMBERS.find((column) => [column, column.replace(/s$/, ""), ALIASES[column]].includes(limit[1]));
+      if (!key) {
+        wrong.push(term);
+        return () => true;
+      }
       const bound = limit[3] * (UNITS[limit[4]] || 1);
       const holds = {
         "<": (v) => v < bound,
@@ -153,9 +183,15 @@ function matcher(text) {
       };
       return (row) => number(row, key) != null && holds[limit[2]](number(row, key));
     });
+  $("filter-error").textContent = wrong.length
+    ? `No limit: ${wrong.join(" ")}. A limit is one of ${NUMBERS.join(", ")}, then <, <=, =, >= or >, then a number, ` +
+      "perhaps with k, M, G, T or %: params < 1M"
+    : "";
+  $("filter").setAttribute("aria-invalid", wrong.length > 0);
   return (row) => tests.every((test) => test(row));
 }
 
+const ALIASES = { score: "accuracy", macs: "flops", params: "parameters" };
 const NUMBERS = ["params", "macs", "activations", "throughput", "memory", "score", "error", "seeds"];
 const number = (row, key) => (key === "error" ? 100 - row.score : key in AXES ? cost(row, key) : row[key]);
 
@@ -186,11 +222,17 @@ function fronts(rows, axis) {
 
 function draw() {
   for (const row of data.rows)
-    row.words ||= [row.name, row.card, row.family, row.kind, data.series[row.series].title, row.source, row.note]
+    row.words ||= [row.name, row.card, row.topology, row.family, row.kind, data.series[row.series].title, row.source, row.note]
       .join(" ")
       .toLowerCase();
   const matches = matcher($("filter").value);
-  let rows = inGroup().filter((row) => state.series.has(row.series) && !state.hidden.has(row.family) && matches(row));
+  const most = { params: budget("params"), macs: budget("macs") };
+  // A count that is not known may be any: it is left out only while there is a limit.
+  const affordable = (row) =>
+    Object.entries(most).every(([axis, limit]) => limit === Infinity || row[axis] <= limit * 1.0001);
+  let rows = inGroup().filter(
+    (row) => state.series.has(row.series) && !state.hidden.has(row.topology) && affordable(row) && matches(row),
+  );
   const front = {};
   for (const row of rows) row.fronts = [];
   for (const axis in AXES) {
@@ -214,6 +256,40 @@ function draw() {
     rows.length,
   );
   $("clear").hidden = !state.selected;
+  keepInAddress();
+}
+
+// ---- the view in the address, so that it can be sent
+
+const CONTROLS = ["view", "bars", "condition", "filter", "budget-params", "budget-macs"];
+
+function keepInAddress() {
+  const view = new URLSearchParams();
+  for (const id of ["group", ...CONTROLS]) if ($(id).value) view.set(id, $(id).value);
+  if ($("front").checked) view.set("front", "1");
+  view.set("sort", (state.down ? "-" : "") + state.sort);
+  for (const topology of state.hidden) view.append("without", topology);
+  for (const series of state.series)
+    if (inGroup().some((row) => row.series === series)) view.append("series", data.series[series].title);
+  history.replaceState(null, "", `#${view}`);
+}
+
+/** Set controls from an address; values that this page does not have are left alone. */
+function restore(view, ids) {
+  for (const id of ids) {
+    const options = $(id).options && [...$(id).options].map((option) => option.value);
+    if (view.has(id) && (!options || options.includes(view.get(id)))) $(id).value = view.get(id);
+  }
+  if (ids !== CONTROLS) return;
+  $("front").checked = view.has("front");
+  const [, down, sort] = /^(-?)(.*)$/.exec(view.get("sort") || "");
+  if (COLUMNS.some((column) => column.key === sort)) [state.sort, state.down] = [sort, down === "-"];
+  for (const topology of view.getAll("without")) if (topology in data.looks) state.hidden.add(topology);
+  if (view.has("series"))
+    for (const row of inGroup())
+      view.getAll("series").includes(data.series[row.series].title)
+        ? state.series.add(row.series)
+        : state.series.delete(row.series);
 }
 
 function drawPlot(axis, rows, front) {
@@ -228,15 +304,18 @@ function drawPlot(axis, rows, front) {
       traces.push({
         x: own.map((row) => cost(row, axis)),
         y: own.map(vertical),
-        mode: "lines",
+        mode: "lines+text",
+        text: own.map((row, i) => (i && own[i - 1].topology === row.topology ? "" : plain(row.topology))),
+        textposition: "top left",
+        textfont: { size: 10 },
         hoverinfo: "skip",
         line: { shape: side, width: 1.3, color: style("--faint"), dash: DASHES[places.get(series) % DASHES.length] },
       });
   const bars = $("bars").value;
   for (const kind of ["published", "measured"]) {
-    for (const family of new Set(rows.filter((row) => row.kind === kind).map((row) => row.family))) {
-      const own = rows.filter((row) => row.kind === kind && row.family === family);
-      const { colour, marker } = look(family);
+    for (const topology of new Set(rows.filter((row) => row.kind === kind).map((row) => row.topology))) {
+      const own = rows.filter((row) => row.kind === kind && row.topology === topology);
+      const { colour, marker } = look(topology);
       const filled = kind === "measured";
       traces.push({
         x: own.map((row) => cost(row, axis)),
@@ -430,7 +509,7 @@ function seriesPlaces() {
   return new Map(all.map((series, i) => [series, i]));
 }
 
-function enterGroup() {
+function enterGroup(view) {
   const rows = inGroup();
   state.selected = null;
   const errors = rows.map((row) => 100 - row.score).filter((error) => error > 0);
@@ -447,12 +526,13 @@ function enterGroup() {
   if (!known.size) $("condition").append(make("option", { value: "" }, "nothing measured for these images"));
   // With one seed each there is no deviation; then the test images' standard error is what there is.
   $("bars").value = rows.some((row) => row.spread != null) ? "spread" : "error";
-  const families = data.families.filter((family) => rows.some((row) => row.family === family));
-  const hollow = (family) => !rows.some((row) => row.family === family && row.kind === "measured");
-  $("families").replaceChildren(
-    ...families.map((family) =>
-      chip(family, glyph(family, hollow(family)), !state.hidden.has(family), (on) =>
-        on ? state.hidden.delete(family) : state.hidden.add(family),
+  if (view) restore(view, CONTROLS);
+  const topologies = Object.keys(data.looks).filter((topology) => rows.some((row) => row.topology === topology));
+  const hollow = (topology) => !rows.some((row) => row.topology === topology && row.kind === "measured");
+  $("topologies").replaceChildren(
+    ...topologies.map((topology) =>
+      chip(topology, glyph(topology, hollow(topology)), !state.hidden.has(topology), (on) =>
+        on ? state.hidden.delete(topology) : state.hidden.add(topology),
       ),
     ),
   );
@@ -504,7 +584,7 @@ const COLUMNS = [
   { key: "name", title: "net", text: true },
   { key: "score", title: () => `${metric()} [%]`, format: percent },
   { key: "spread", title: "seed dev.", format: percent },
-  { key: "error", title: "std. error", format: percent },
+  { key: "error", title: "standard error", format: percent },
   { key: "seeds", title: "seeds" },
   {
     key: "gap",
@@ -518,6 +598,7 @@ const COLUMNS = [
   { key: "memory", title: "memory", format: short, value: (row) => cost(row, "memory") },
   { key: "seconds", title: "train s", format: short },
   { key: "fronts", title: "on the front of", text: true, value: (row) => row.fronts.join(" ") },
+  { key: "topology", title: "topology", text: true },
   { key: "family", title: "family", text: true },
   { key: "series", title: "series", text: true, value: (row) => data.series[row.series].title },
 ];
@@ -555,7 +636,7 @@ function drawTable(rows, shown) {
           const open = make(
             "button",
             { type: "button", title: row.name },
-            glyph(row.family, row.kind === "published"),
+            glyph(row.topology, row.kind === "published"),
             make("span", {}, row.name),
           );
           open.addEventListener("click", () => openCard(row));
@@ -573,11 +654,31 @@ function drawTable(rows, shown) {
     line.addEventListener("mouseleave", () => highlight(null, null));
     return line;
   });
+  state.table = [
+    columns.map((own) => (typeof own.title === "function" ? own.title() : own.title)),
+    ...rows.map((row) => columns.map((own) => valueOf(row, own))),
+  ];
   $("table").tHead.replaceChildren(make("tr", {}, ...head));
   $("table").tBodies[0].replaceChildren(...lines);
   const of = state.selected ? `${rows.length} selected of ${shown}` : `${rows.length}`;
   $("count").textContent =
     `${of} shown, of ${inGroup().length} for these images. Click a heading to sort, a net for its card.`;
+}
+
+/** The shown table as CSV, in whole numbers; no spreadsheet reads a text of it as a formula. */
+function csv() {
+  const cell = (value) => {
+    if (typeof value === "number") return String(value);
+    const text = String(value ?? "").replace(/(^|;)([ '"]*[=+@\uff0b\uff0d\uff1d\uff20-])/g, "$1'$2");
+    return /[",\n;]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return state.table.map((row) => row.map(cell).join(",") + "\r\n").join("");
+}
+
+function saveTable() {
+  const link = make("a", { href: URL.createObjectURL(new Blob([csv()], { type: "text/csv" })), download: "table.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 // ---- cards and provenance
@@ -594,7 +695,7 @@ function openCard(row) {
     make(
       "header",
       {},
-      make("h1", { id: "card-title" }, glyph(row.family, row.kind === "published"), " ", row.card),
+      make("h1", { id: "card-title" }, glyph(row.topology, row.kind === "published"), " ", row.card),
       close,
     ),
     facts({
@@ -766,7 +867,7 @@ function tabled(head, lines) {
     );
   return make(
     "div",
-    { className: "scroll" },
+    { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `table of ${head.join(", ")}` },
     make(
       "table",
       {},

@@ -23,6 +23,7 @@ from zoo.results.line import score_key
 from zoo.results.metrics import METRICS
 from zoo.results.run import CLASSIFY
 from zoo.results.store import Results
+from zoo.results.topologies import looks, topology_of
 
 Record = dict[str, Any]
 
@@ -59,12 +60,13 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
     groups = {row["group"]: {"id": row["group"], "metric": row.pop("metric")} for row in rows[::-1]}
     for row in rows:
         row.pop("metric", None)
+    shown_topologies = [row["topology"] for row in rows]
     return {
         "groups": [groups[name] for name in dict.fromkeys(row["group"] for row in rows)],
         "rows": rows,
         "series": list(series.values()),
         "conditions": [{"id": key, "title": title} for key, title in conditions.items()],
-        "families": list(dict.fromkeys(row["family"] for row in rows)),
+        "looks": {name: [look.colour, look.mark] for name, look in looks(dict.fromkeys(shown_topologies)).items()},
         "cards": _cards(rows, runs, count_stages),
         "runs": [run["shown"] for run in runs],
         "failures": [
@@ -129,6 +131,7 @@ def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any])
         "name": net.net,
         "card": net.net,
         "family": net.family,
+        "topology": net.topology,
         "group": comparison.title,
         "metric": comparison.metric.title,
         "series": f"measured, {net.recipe}" if net.recipe else "measured",
@@ -161,13 +164,15 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
     own = figure.entry or f"{figure.model} (published)"
     sides = (figure.input_size, figure.input_size)
     departures = "".join(f"; {part}" for part in figure.departures)
+    family = entry.family if entry else families.get(figure.family, figure.family)
     plain = figure.view in published.ONE_VIEW and not figure.departures
     return {
         "kind": "published",
         "shown": plain and figure.series in (published.PAPER, published.AUTHORS),
         "name": figure.model,
         "card": own,
-        "family": entry.family if entry else families.get(figure.family, figure.family),
+        "family": family,
+        "topology": topology_of(family, entry.spec.to_dict(), entry.name) if entry else topology_of(family, None),
         "group": figure.dataset,
         "metric": METRICS[CLASSIFY].title,
         "series": f"{figure.series}, {figure.view}{departures}",
