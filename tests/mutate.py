@@ -28,7 +28,19 @@ SHARED = ("golden", "sizes", "parity", "contract")
 AREAS: dict[str, tuple[list[str], list[str]]] = {
     "layers": (
         ["zoo/layers/*.py"],
-        ["layers", "golden_nets", "structure", "densenet", "highway", "fabric", "frrn", "plain", "contract", "tools"],
+        [
+            "layers",
+            "golden_nets",
+            "structure",
+            "densenet",
+            "highway",
+            "fabric",
+            "frrn",
+            "plain",
+            "fusing",
+            "contract",
+            "tools",
+        ],
     ),
     "backbone": (
         ["zoo/backbone.py", "zoo/entry.py", "zoo/features.py", "zoo/arguments.py"],
