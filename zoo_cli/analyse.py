@@ -9,9 +9,10 @@ from zoo_cli.common import Parser, parse_size, print_json, print_table, tell, te
 
 ANALYSES = {
     "receptive-field": "pixels that each map depends on, and the memory of the maps on the way there",
+    "paths": "number of paths from image to features, by length",
 }
 """Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
-NUMBERS = ("channels", "map", "field", "rows", "columns")
+NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest")
 FOLDER = Path("results") / "analyses"
 
 
@@ -29,7 +30,8 @@ docs/analyses.md describes each with its formulas and the figure of its paper.""
 examples:
   zoo analyse receptive-field resnet50 fishnet99 vgg16
   zoo analyse receptive-field timm:convnext_tiny --input-size 256
-  zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields"""
+  zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields
+  zoo analyse paths preresnet110_cifar fishnet58_cifar --counted convolutions"""
     parser.add_argument("what", choices=tuple(ANALYSES), metavar="WHAT", help="one of the analyses above")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="models of the zoo or of timm, patterns, or folders of trained nets"
@@ -40,6 +42,12 @@ examples:
         choices=("constant", "whole"),
         default="constant",
         help="receptive-field: leave gates out, or follow them to the whole image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--counted",
+        choices=("units", "convolutions"),
+        default="units",
+        help="paths: what the length of a path counts (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights and of draws (default: %(default)s)")
     parser.add_argument(
@@ -56,7 +64,9 @@ def run_analyse(args: argparse.Namespace) -> int:
     from zoo.files import check_writable
 
     check_writable("out", args.out, folder=True)
-    outcome = analyse(args.what, args.names, Options(input_size=size, gates=args.gates, seed=args.seed))
+    outcome = analyse(
+        args.what, args.names, Options(input_size=size, gates=args.gates, counted=args.counted, seed=args.seed)
+    )
     if args.json:
         print_json(list(outcome.rows))
     else:

@@ -145,7 +145,7 @@ def _back(flow: Flow, value: int, box: Box, gates: str, *, clip: bool) -> tuple[
                 continue
             for source, read in reads(op, output, boxes[number], flow.shapes):
                 shape = flow.shapes[source]
-                if gates == "constant" and op.pointwise and _is_gate(shape, flow.shapes[number]):
+                if gates == "constant" and op.pointwise and is_gate(shape, flow.shapes[number]):
                     continue
                 if None in read[2:] and len(shape) == 4 and prod(shape[2:]) > 1:
                     through[op.module or op.name] = None
@@ -160,7 +160,8 @@ def _back(flow: Flow, value: int, box: Box, gates: str, *, clip: bool) -> tuple[
     return boxes[0], tuple(through)
 
 
-def _is_gate(shape: tuple[int, ...], result: tuple[int, ...]) -> bool:
+def is_gate(shape: tuple[int, ...], result: tuple[int, ...]) -> bool:
+    """Return True if a factor of one number a channel meets a map."""
     return len(shape) == len(result) == 4 and prod(shape[2:]) == 1 < prod(result[2:])
 
 
