@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo import registry
-from zoo.datasets.built_in import load_dataset
 from zoo.escape import for_terminal
 from zoo.keeping import CONFIG
 
@@ -23,29 +22,13 @@ class Options:
         input_size: Channels, height and width of the image. Default: each net's own.
         gates: Treatment of gates in receptive fields, see `zoo.analysis.field.GATES`.
         counted: Steps of a path, see `zoo.analysis.paths.LENGTHS`.
-        dataset: Built-in image set whose test images the net sees.
-        images: Number of those images.
-        draws: Number of random draws for each number of units.
         seed: Seed of fresh weights, and of what is drawn.
     """
 
     input_size: tuple[int, int, int] | None = None
     gates: str = "constant"
     counted: str = "units"
-    dataset: str = "digits"
-    images: int = 900
-    draws: int = 10
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: If there are no images or no draws.
-        """
-        for name in ("images", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @contextmanager
@@ -104,26 +87,3 @@ def own_size(net: Any) -> tuple[int, int, int]:
     """Return the image size that a net was made for: channels, height, width."""
     _, height, width = getattr(net, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     return getattr(net, "in_chans", 3), height, width
-
-
-def images_and_labels(options: Options) -> tuple[Tensor, Tensor]:
-    """Return the first test images of the image set, as a net sees them, and their labels."""
-    batches = list(load_dataset(options.dataset).test_batches())
-    images, labels = (torch.cat(parts)[: options.images] for parts in zip(*batches, strict=True))
-    return images, labels
-
-
-def open_classifier(name: str, images: Tensor, labels: Tensor, *, seed: int = 0) -> Any:
-    """Return a net that names the classes of these images; one with fresh weights is made for them.
-
-    Raises:
-        ValueError: If a trained net has other classes or takes other images.
-    """
-    if not Path(name).is_dir():
-        return open_net(name, seed=seed, num_classes=int(labels.max()) + 1, in_chans=images.shape[1])
-    net = open_net(name)
-    if net.num_classes <= int(labels.max()):
-        raise ValueError(
-            f"{for_terminal(name)!r} has {net.num_classes} classes, the images have {int(labels.max()) + 1}"
-        )
-    return net

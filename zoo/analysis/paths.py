@@ -94,7 +94,7 @@ def _tensor_inputs(node: torch.fx.Node) -> set[torch.fx.Node]:
 
 
 LENGTHS = ("units", "convolutions")
-"""What the length of a path counts: branches of units, or convolutions."""
+"""Steps that the length of a path counts: branches of units, or convolutions."""
 CONVOLUTIONS = ("convolution", "deform_conv2d")
 
 
