@@ -25,7 +25,11 @@ def test_the_whole_line_up_is_recorded() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"lr": 0.105}, {"max_shift": 1}, {"momentum": 0.85}],
+    [
+        {"lr": 0.105},
+        pytest.param({"max_shift": 1}, marks=pytest.mark.slow),
+        pytest.param({"momentum": 0.85}, marks=pytest.mark.slow),
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_small_change_is_seen(change: dict[str, Any]) -> None:
