@@ -191,6 +191,23 @@ def test_a_forced_run_replaces_the_folder(out: Path, tmp_path: Path) -> None:
     assert (only(tmp_path / "again") / "README.md").read_text() != "old"
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net: Any = zoo.create_model("lenet_test", num_classes=7).eval()
+    folder, rename = keep(net, line_for("lenet_test"), tmp_path), Path.rename
+    (folder / "README.md").write_text("old")
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == folder and not path.name.endswith(".former"):
+            raise OSError("no room")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no room"):
+        keep(net, line_for("lenet_test"), tmp_path)
+    assert (folder / "README.md").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
 @pytest.mark.parametrize("name", one_a_family(zoo.list_models("*_test")))
 def test_a_net_of_every_family_opens_in_timm_and_transformers(name: str, tmp_path: Path) -> None:
     import transformers

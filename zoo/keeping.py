@@ -65,9 +65,15 @@ def keep(model: nn.Module, line: Mapping[str, Any], folder: Path) -> Path:
     fresh = folder / f".{place.name}.{secrets.token_hex(4)}"
     try:
         _fill(fresh, model, line, place.name)
+        former = folder / f".{place.name}.former"
         if place.exists():
-            place.rename(folder / f".{place.name}.former")
-        fresh.rename(place)
+            place.rename(former)
+        try:
+            fresh.rename(place)
+        except OSError:
+            if former.exists():
+                former.rename(place)
+            raise
     finally:
         for remains in folder.glob(f".{place.name}.*"):
             shutil.rmtree(remains, ignore_errors=True)
