@@ -34,18 +34,9 @@ MIB = 2**20
 
 def kept_bytes(net: nn.Module, images: Tensor) -> int:
     """Bytes that autograd keeps of a forward pass."""
-    owned = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
-    kept: dict[int, Any] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage
-        return value.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+    with measure.kept_bytes(net) as kept:
         net(images)
-    return sum(storage.nbytes() for storage in kept.values())
+    return kept()
 
 
 def measure_net(name: str, args: argparse.Namespace) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ more; whether a tuple is empty, constant or varied; further the number of taps, 
 differ in larger numbers only (depths, widths) run the same code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from torch import Tensor
 
 import zoo
 
@@ -90,3 +92,12 @@ def one_a_family(names: Iterable[str]) -> list[str]:
     for name in sorted(names, key=lambda name: (-zoo.model_entry(name).params, name)):
         smallest[zoo.model_entry(name).family] = name
     return sorted(smallest.values())
+
+
+def tensors(out: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an output, at any depth."""
+    if isinstance(out, Tensor):
+        yield out
+    else:
+        for part in out.values() if isinstance(out, dict) else out:
+            yield from tensors(part)

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from structures import FABRIC, FORWARDS, SMALL_NETS, small_net_title
+from structures import FABRIC, FORWARDS, SMALL_NETS, small_net_title, tensors
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -53,14 +52,6 @@ def images(net_name: str, dtype: torch.dtype = torch.float64, extra: int = 5) ->
     """Two images, not square and of odd sizes."""
     side = zoo.model_entry(net_name).input_size[-1] + extra
     return torch.randn(2, 3, side, side + 6, dtype=dtype)
-
-
-def tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    else:
-        for part in out.values() if isinstance(out, dict) else out:
-            yield from tensors(part)
 
 
 def check_equal(ours: Any, theirs: Any, tolerance: float) -> None:

@@ -5,7 +5,7 @@ import gc
 import io
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import timm
 import torch
 import torch.distributed
 import torchvision
-from structures import FORWARDS
+from structures import FORWARDS, tensors
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import zoo
 from zoo.layers import Sum
+from zoo.speed.timing import kept_bytes
 
 STRUCTURES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in zoo.list_models("*_test")),
@@ -67,34 +68,17 @@ def images(name: str, size: tuple[int, int] = (37, 43)) -> Tensor:
     return torch.randn(3, 3, *(max(side, least) for side in size), generator=torch.Generator().manual_seed(1))
 
 
-def tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    else:
-        for part in out.values() if isinstance(out, dict) else out:
-            yield from tensors(part)
-
-
 def loss_of(out: Any) -> Tensor:
     return torch.stack([part.float().square().mean() for part in tensors(out)]).sum()
 
 
 def train(net: Any, run: Callable[[], Any]) -> tuple[dict[str, Any], int]:
     """Run a net forward and backward; return all that comes of it, and the bytes that were kept in between."""
-    owned = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
-    kept: dict[int, Any] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage
-        return value.detach()
-
     net.zero_grad()
     torch.manual_seed(3)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+    with kept_bytes(net) as kept:
         out = run()
-    size = sum(storage.nbytes() for storage in kept.values())
+    size = kept()
     loss_of(out).backward()
     found = {f"output {i}": part.detach() for i, part in enumerate(tensors(out))}
     found |= {f"gradient of {key}": p.grad.clone() for key, p in net.named_parameters() if p.grad is not None}

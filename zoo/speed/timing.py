@@ -10,7 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,6 +180,31 @@ def _tensors(out: Any) -> Iterator[Tensor]:
     else:
         for part in out:
             yield from _tensors(part)
+
+
+@contextmanager
+def kept_bytes(net: nn.Module) -> Generator[Callable[[], int]]:
+    """Count the bytes that autograd keeps for the backward pass of what runs inside this context.
+
+    Each storage counts once; parameters and buffers of the net do not count.
+
+    Args:
+        net: The net that runs.
+
+    Yields:
+        A function that returns the bytes so far.
+    """
+    owned = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    kept: dict[int, Any] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage
+        return value.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        yield lambda: sum(storage.nbytes() for storage in kept.values())
 
 
 def added_memory(make: Callable[[], Step], rehearse: Step, device: torch.device) -> int | None:
