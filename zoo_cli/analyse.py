@@ -49,6 +49,17 @@ examples:
         default="units",
         help="paths: what the length of a path counts (default: %(default)s)",
     )
+    parser.add_argument(
+        "--dataset", help="image set, as in zoo bench (default: what the net was trained on, or digits)"
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the set; not for built-in sets")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="largest number of images from each half of the set (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights and of draws (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=FOLDER, metavar="FOLDER", help="folder for the files (default: %(default)s)"
@@ -64,9 +75,16 @@ def run_analyse(args: argparse.Namespace) -> int:
     from zoo.files import check_writable
 
     check_writable("out", args.out, folder=True)
-    outcome = analyse(
-        args.what, args.names, Options(input_size=size, gates=args.gates, counted=args.counted, seed=args.seed)
+    options = Options(
+        input_size=size,
+        gates=args.gates,
+        counted=args.counted,
+        seed=args.seed,
+        dataset=args.dataset or "",
+        data_dir=args.data_dir,
+        images=args.images,
     )
+    outcome = analyse(args.what, args.names, options)
     if args.json:
         print_json(list(outcome.rows))
     else:

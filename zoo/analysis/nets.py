@@ -1,17 +1,24 @@
-"""Nets that an analysis is asked for: by name with fresh weights, or trained ones in a folder."""
+"""Nets and images that an analysis is asked for: nets by name with fresh weights, or trained ones in a folder."""
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo import registry
+from zoo.datasets.built_in import dataset_row, load_dataset
+from zoo.datasets.external import DataLocation, is_external, open_set
+from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.escape import for_terminal
-from zoo.keeping import CONFIG
+from zoo.keeping import CONFIG, kept_line
+
+DIGITS = "digits"
+"""The image set of nets that were not trained on one that comes with the package."""
+HALVES = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +30,18 @@ class Options:
         gates: Treatment of gates in receptive fields, see `zoo.analysis.field.GATES`.
         counted: Steps of a path, see `zoo.analysis.paths.LENGTHS`.
         seed: Seed of fresh weights, and of what is drawn.
+        dataset: Image set, as in ``zoo bench``. Default: the one that the net was trained on, or digits.
+        data_dir: Folder of the set, if it is not built in.
+        images: Largest number of images that are taken from each half of the set, evenly.
     """
 
     input_size: tuple[int, int, int] | None = None
     gates: str = "constant"
     counted: str = "units"
     seed: int = 0
+    dataset: str = ""
+    data_dir: Path | None = None
+    images: int = 1000
 
 
 @contextmanager
@@ -87,3 +100,48 @@ def own_size(net: Any) -> tuple[int, int, int]:
     """Return the image size that a net was made for: channels, height, width."""
     _, height, width = getattr(net, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     return getattr(net, "in_chans", 3), height, width
+
+
+def open_images(name: str, options: Options) -> ImageSet:
+    """Return the image set for a net.
+
+    Args:
+        name: Model, or folder of a trained net, whose set is the default.
+        options: ``dataset`` and ``data_dir``.
+
+    Raises:
+        ValueError: If the set does not exist, or needs a folder.
+    """
+    line = kept_line(name) if Path(name).is_dir() else None
+    dataset = options.dataset or (line["dataset"]["name"] if line else DIGITS)
+    if is_external(dataset):
+        return open_set(dataset, DataLocation(folder=options.data_dir))
+    if options.data_dir is not None and not dataset_row(dataset).located:
+        raise ValueError(f"data-dir was given, but {dataset} is built in: leave it out, or name another --dataset")
+    return load_dataset(dataset, options.data_dir)
+
+
+def sample(images: Any, half: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return images of a half, normalised as in a test, and their classes.
+
+    Args:
+        images: The set.
+        half: One of ``HALVES``.
+        count: Largest number of images; fewer are taken evenly.
+
+    Returns:
+        Images (n, C, H, W) and classes (n,).
+
+    Raises:
+        ValueError: If the half is unknown, or ``count`` is below 1.
+    """
+    if half not in HALVES:
+        raise ValueError(f"half ({half!r}) must be one of {', '.join(HALVES)}")
+    if count < 1:
+        raise ValueError(f"images ({count}) must be at least 1")
+    if half == "train" and isinstance(images, Dataset):
+        images = replace(images, test_images=images.train_images, test_labels=images.train_labels)
+    elif half == "train":
+        images = replace(images, test=images.train, test_labels=torch.from_numpy(images.train.labels))
+    batches = list(images.test_batches(of=-(-images.test_size // count)))
+    return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
