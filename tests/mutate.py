@@ -83,7 +83,7 @@ SIGNS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.FloorDiv: "*", ast.Div: 
 PATIENCE = 4
 """Times that the tests of an area may take what they take unbroken: some changes make an endless loop."""
 COPIED = ("zoo", "zoo_cli", "tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CONTRIBUTING.md", "Makefile")
-COPIED += ("CHANGELOG.md", "mkdocs.yml", "hubconf.py")
+COPIED += ("CHANGELOG.md", "changes", "mkdocs.yml", "hubconf.py")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zoo.datasets.built_in import DATASETS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+PAGES = sorted(page for folder in (".", "docs", "benchmarks", "changes") for page in (ROOT / folder).glob("*.md"))
 CATALOGUE = runpy.run_path(str(DOCS / "catalogue.py"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -218,7 +218,7 @@ TEXT = {
     ".txt",
     ".yml",
 }
-BUILT = {".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
+BUILT = {".cache", ".git", ".venv", "results", "site", "build", "dist", "__pycache__", ".hypothesis"}
 CITED = {"www.apache.org", "arxiv.org", "doi.org"}
 # Hosts that one file alone may name: where trained weights are published is a fact about them, and SVG has a name.
 PUBLIC = {
