@@ -128,6 +128,7 @@ MAY_IMPORT = {
         "zoo.files",
         "zoo.registry",
         "zoo.results",
+        "zoo.speed",
     },
     # Not the benchmark: what times nets trains none.
     "zoo.speed": {

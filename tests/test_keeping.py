@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,13 @@ PREPARED = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "b
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny() -> Iterator[None]:
+    """See `tiny_set`."""
+    with tiny_set():
+        yield
+
+
+@contextmanager
+def tiny_set() -> Iterator[None]:
     """A set of a few digits, eight pixels wide."""
     digits = load_dataset("digits")
     images = {name: getattr(digits, name)[:60, :, ::4, ::4] for name in ("train_images", "test_images")}

@@ -1,16 +1,26 @@
 """A race of nets: rounds, budget, decisions, and that a race which was stopped goes on."""
 
 import json
+import os
+import random
+import re
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from processes import FORK
 from result_lines import stored
-from test_keeping import request
+from test_keeping import SMALL, request, tiny_set
 from test_keeping import tiny as tiny  # an automatic fixture
 
+import zoo
 from zoo import racing
-from zoo.racing import KEPT, Outcome, Round, candidates, fit_budget, race, rounds_of, seconds
+from zoo.racing import KEPT, Limits, Outcome, Round, candidates, fit_budget, race, rounds_of, seconds
+from zoo.results.topologies import topology_of
 from zoo_cli import main
 from zoo_cli.race import span
 
@@ -43,17 +53,51 @@ def test_a_budget_holds_what_the_estimate_says() -> None:
         fit_budget(costs, 9, 5.0)
 
 
-def test_one_net_of_each_family_fits_the_limits() -> None:
-    import zoo
-
-    names = candidates((3, 32, 32), max_params=3e5)
-    families = [zoo.model_entry(name).family for name in names]
-    assert len(set(families)) == len(names) >= 4
-    assert all(zoo.model_entry(name).params <= 3e5 and zoo.model_entry(name).input_size[-1] <= 96 for name in names)
-    assert "lenet5_cifar" in candidates((3, 32, 32), max_params=7e4, max_macs=1e6)
-    assert "frrn_small_cifar" not in candidates((3, 32, 32), max_params=7e4, max_macs=1e6)
+def test_one_net_of_each_topology_fits_the_limits() -> None:
+    names = candidates((3, 32, 32), Limits(params=3e5))
+    entries = [zoo.model_entry(name) for name in names]
+    topologies = [topology_of(entry.family, entry.spec.to_dict(), entry.name) for entry in entries]
+    assert len(set(topologies)) == len(names)
+    assert {"plain", "ResNet", "pre-activation", "ResNeXt", "squeeze-excite", "fabric", "LeNet"} <= set(topologies)
+    assert all(entry.params <= 3e5 and entry.input_size[-1] <= 96 for entry in entries)
+    assert candidates((3, 32, 32), Limits(params=7e4, macs=1e6)) == ["lenet5_cifar"]
     with pytest.raises(ValueError, match="no net of the zoo has at most 10 parameters"):
-        candidates((3, 32, 32), max_params=10)
+        candidates((3, 32, 32), Limits(params=10))
+
+
+def test_a_limit_on_latency_takes_the_next_smaller_net() -> None:
+    asked: list[str] = []
+
+    def latency(name: str) -> float:
+        asked.append(name)
+        return zoo.model_entry(name).params / 1e5
+
+    names = candidates((3, 32, 32), Limits(params=9e5, latency=4.5), latency)
+    assert "lenet5_cifar" in names
+    assert {name: zoo.model_entry(name).params <= 4.5e5 for name in names} == dict.fromkeys(names, True)
+    assert len(asked) == len(set(asked)), "each once"
+    assert set(names) <= set(asked)
+
+
+def test_latencies_are_measured_once_and_are_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, told = {"preresnet20_cifar": 1.0, "resnet20_cifar": 2.0, "resnet56_cifar": 9.0}, []
+    with monkeypatch.context() as patch:
+        patch.setattr(racing, "measure_latency", lambda name, *_: taken[name])
+        first = race(quick(tmp_path, models=[*taken]), limits=Limits(latency=5), tell=told.append)
+    assert told[0] == "left out by the limits: resnet56_cifar (9 ms)"
+    assert {row["net"]: row["latency"] for row in first.table()} == {"preresnet20_cifar": 1.0, "resnet20_cifar": 2.0}
+    monkeypatch.setattr(racing, "measure_latency", lambda *_: pytest.fail("it is stored"))
+    assert race(quick(tmp_path, models=[*taken]), limits=Limits(latency=5), tell=told.append) == first
+    with pytest.raises(ValueError, match=r"no named net keeps the limits: .*resnet20_cifar \([0-9,]+ parameters\)"):
+        race(quick(tmp_path, models=["resnet20_cifar"]), limits=Limits(params=5))
+    with pytest.raises(ValueError, match="vary is not for a race"):
+        race(quick(tmp_path, vary={"order": ["pre", "post"]}))
+
+
+def test_a_latency_is_that_of_one_image() -> None:
+    threads = torch.get_num_threads()
+    assert 0 < racing.measure_latency("preresnet20_cifar", SMALL, (3, 8, 8), "cpu", 1) < 10_000
+    assert torch.get_num_threads() == threads
 
 
 def test_a_race_ends_with_a_trained_net(tmp_path: Path) -> None:
@@ -99,6 +143,72 @@ def test_a_race_that_is_stopped_goes_on_and_trains_nothing_twice(
     assert len(set(keys)) == len(keys) == len(stored(whole.path))
     assert parts.winner == whole.winner
     assert parts.rounds == whole.rounds
+
+
+def race_until_killed(out: str, files: str, last: int | None, sender: Any) -> None:
+    """A race that sends how many lines of some of the zoo's files it runs, and is killed at the last of them."""
+    torch.set_num_threads(1)
+    ran, trained = 0, []
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        nonlocal ran
+        if not re.search(files, frame.f_code.co_filename):
+            return None
+        ran += event == "line"
+        if ran == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    class Watch(racing.Listener):
+        def on_epoch(self, run: Any, metrics: Any) -> None:
+            trained.append((run.key, metrics.epoch))
+            sender.send(trained[-1])
+
+        def on_warning(self, text: str) -> None:
+            """Of a line that the last kill has cut off."""
+
+    with tiny_set():
+        asked = quick(Path(out), models=NAMES[:3])
+        sys.settrace(count)
+        outcome = race(asked, listener=Watch(), tell=lambda _: None)
+        sys.settrace(None)
+    sender.send((outcome.winner, outcome.rounds, ran))
+
+
+def raced(out: Path, files: str, last: int | None) -> tuple[int | None, list[Any]]:
+    """Race in a process of its own; return its status and what it has sent."""
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=race_until_killed, args=(str(out), files, last, sender))
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    sent = []
+    with suppress(EOFError):
+        while True:
+            sent.append(receiver.recv())
+    process.join()
+    return process.exitcode, sent
+
+
+@pytest.mark.slow  # a race that is stopped is above, and a sweep that is killed in test_engines
+def test_a_race_that_is_killed_at_any_moment_has_the_same_winner_and_trains_nothing_twice(tmp_path: Path) -> None:
+    files = "/zoo/(racing|keeping|files|bench/.*|results/.*)[.]py$"
+    status, [*epochs, (winner, rounds, length)] = raced(tmp_path / "whole", files, None)
+    assert status == 0
+    out, chance, killed, trained = tmp_path / "killed", random.Random(0), 0, []
+    while True:
+        last = chance.randint(1, length // 2) if killed < 4 else None
+        status, sent = raced(out, files, last)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        killed, trained = killed + 1, trained + sent
+    assert killed >= 3
+    assert sent[-1][:2] == (winner, rounds)
+    trained += sent[:-1]
+    # An epoch is told when its state is on disk.
+    assert sorted(trained) == sorted(epochs), "each epoch once, though the race was killed"
+    keys = [line["key"] for line in stored(out / "results.jsonl")]
+    assert len(set(keys)) == len(keys) == len(stored(tmp_path / "whole/results.jsonl")) == 4
 
 
 @pytest.mark.slow
@@ -171,6 +281,7 @@ def test_the_command_races(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--budget", "soon"], "budget 'soon' must be a time, such as 90s, 30m or 2h"),
         (["--budget", "0"], "budget '0' must be a time"),
         (["--max-params", "few"], "max-params 'few' must be a number"),
+        (["--max-latency", "0"], "limit latency must be positive, got 0"),
         (["--recipe", "a", "--recipe", "b"], "recipe 'a' and recipe 'b' were given: choose one"),
         (["--validation", "2"], "validation must be a share"),
     ],

@@ -14,9 +14,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from zoo.results.line import Line
 from zoo.results.plot import STYLE
 from zoo.results.run import Run
 from zoo.results.store import read_if_there
+from zoo.results.topologies import TOPOLOGIES, topology_of
+from zoo.speed.timing import stopwatch
 
 KEPT = 3
 """One net in so many goes on to the next round, which has as many times the epochs."""
@@ -47,7 +51,56 @@ SMALL = 96
 """Largest side of images that nets for small images are made for."""
 MOST_PARAMS = 1e6, 30e6
 """Default limits on parameters, for small images and for others."""
+PASSES = 2, 9
+"""Number of forward passes before a latency is measured, and of those whose median it is."""
 PLAN = "race.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits on the nets of a race; None is no limit.
+
+    Attributes:
+        params: Largest number of parameters. None for `MOST_PARAMS` where the race chooses the nets itself.
+        macs: Largest number of multiply-adds for one image.
+        latency: Longest time for one image in milliseconds, on the device of the race.
+
+    Raises:
+        ValueError: If a limit is not positive.
+    """
+
+    params: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise ValueError(f"limit {name} must be positive, got {value}")
+
+    def exceeded(
+        self, name: str, overrides: Mapping[str, Any], size: Sequence[int], latency: Callable[[str], float]
+    ) -> str:
+        """Return the figure of a net that is above its limit, in words; an empty text if it keeps all limits.
+
+        Args:
+            name: Name of the net.
+            overrides: Changed fields of its specification.
+            size: Channels, height and width of an image.
+            latency: Measures the milliseconds of a net; called last, and only if there is such a limit.
+        """
+        net = registry.create_model(name, device="meta", **overrides)
+        params = sum(parameter.numel() for parameter in net.parameters())
+        if self.params is not None and params > self.params:
+            return f"{params:,} parameters"
+        macs = 0 if self.macs is None else count(net, (size[0], size[1], size[2])).macs
+        if self.macs is not None and macs > self.macs:
+            return f"{macs:,} multiply-adds"
+        taken = 0.0 if self.latency is None else latency(name)
+        return f"{taken:.3g} ms" if self.latency is not None and taken > self.latency else ""
+
+
+FREE = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +129,14 @@ class Outcome:
         winner: The net that went to the end.
         line: Result line of its last run, with its test accuracy and the folder of its weights.
         path: The results file.
+        latencies: Milliseconds for one image by net, measured before the race; empty without a limit on them.
     """
 
     rounds: tuple[Round, ...]
     winner: str
     line: Line
     path: Path
+    latencies: Mapping[str, float] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each net, the winner first: rounds, last score, and points behind the last that stayed."""
@@ -100,6 +155,7 @@ class Outcome:
                         "epochs": own.epochs,
                         "validation": None if score is None else 100 * score,
                         "behind": behind,
+                        **({"latency": self.latencies[name]} if self.latencies else {}),
                     }
                 )
         return rows
@@ -119,33 +175,57 @@ class Outcome:
         return f"{self.winner} ran alone"
 
 
-def candidates(size: Sequence[int], *, max_params: float | None = None, max_macs: float | None = None) -> list[str]:
-    """Return one net of each family: the largest that fits the limits and takes the images.
+def candidates(size: Sequence[int], limits: Limits = FREE, latency: Callable[[str], float] | None = None) -> list[str]:
+    """Return one net of each topology: the largest that keeps the limits and takes the images.
 
     Args:
         size: Channels, height and width of the images. Up to `SMALL` pixels nets for small images are taken.
-        max_params: Largest number of parameters; None for a million, or 30 million for larger images.
-        max_macs: Largest number of multiply-adds for one such image; None for any.
+        limits: Limits; without one on parameters it is a million, or 30 million for larger images.
+        latency: Measures the milliseconds of a net for one image. Default: `measure_latency` on the CPU.
 
     Raises:
         ValueError: If no net fits.
     """
+    latency = latency or (lambda name: measure_latency(name, {}, size, "cpu", cores()))
     small = max(size[1:]) <= SMALL
-    most = max_params or MOST_PARAMS[not small]
-    found = []
-    for family in registry.families():
-        entries = [registry.model_entry(name) for name in registry.list_models(family=family)]
-        entries = [e for e in entries if (e.input_size[-1] <= SMALL) is small and not e.name.endswith("_test")]
-        for entry in sorted(entries, key=lambda e: (-e.params, e.name)):
-            if entry.params > most or min(size[1:]) < entry.spec.smallest()[-1]:
-                continue
-            net = registry.create_model(entry.name, device="meta")
-            if max_macs is None or count(net, (size[0], size[1], size[2])).macs <= max_macs:
-                found.append(entry.name)
-                break
+    most = limits.params or MOST_PARAMS[not small]
+    entries = [registry.model_entry(name) for name in registry.list_models()]
+    found: dict[str, str] = {}
+    for entry in sorted(entries, key=lambda e: (-e.params, e.name)):
+        topology = topology_of(entry.family, entry.spec.to_dict(), entry.name)
+        if topology in found or (entry.input_size[-1] <= SMALL) is not small or entry.name.endswith("_test"):
+            continue
+        # The row's own figure first, for a net of a thousand layers takes a second to build.
+        if entry.params > most or min(size[1:]) < entry.spec.smallest()[-1]:
+            continue
+        if not limits.exceeded(entry.name, {}, size, latency):
+            found[topology] = entry.name
     if not found:
         raise ValueError(f"no net of the zoo has at most {most:,.0f} parameters and fits the other limits: name nets")
-    return found
+    return [found[topology] for topology in sorted(found, key=TOPOLOGIES.index)]
+
+
+def measure_latency(name: str, overrides: Mapping[str, Any], size: Sequence[int], device: str, threads: int) -> float:
+    """Return the median time of a net for one image, in milliseconds, in evaluation mode without fusing or compiling.
+
+    Args:
+        name: Name of the net.
+        overrides: Changed fields of its specification.
+        size: Channels, height and width of the image.
+        device: Device of the measurement.
+        threads: CPU threads.
+    """
+    place = torch.device(device)
+    net = registry.create_model(name, **overrides).to(place).eval()
+    image, watch, before = torch.zeros(1, *size, device=place), stopwatch(place), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for _ in range(PASSES[0]):
+                net(image)
+            return 1000 * statistics.median(watch(lambda: net(image)) for _ in range(PASSES[1]))
+    finally:
+        torch.set_num_threads(before)
 
 
 def rounds_of(nets: int, epochs: int) -> list[tuple[int, int]]:
@@ -226,8 +306,7 @@ def race(
     request: Request,
     *,
     budget: float | None = None,
-    max_params: float | None = None,
-    max_macs: float | None = None,
+    limits: Limits = FREE,
     listener: Listener | None = None,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
@@ -237,19 +316,35 @@ def race(
         request: Nets (`candidates` if it names none), images, recipe and place; a validation half of 0.1 if it asks for
             none. Its first seed counts.
         budget: Seconds that the race may take by its estimate; None for all epochs of the recipe.
-        max_params: See `candidates`.
-        max_macs: See `candidates`.
+        limits: Limits on the nets. A named net that exceeds one is left out, and told.
         listener: Receives the events of the sweeps.
-        tell: Receives a line before the first run, and one after each round.
+        tell: Receives lines before the first run, and one after each round.
 
     Raises:
-        ValueError: If the request is wrong, the budget holds no race, or all runs of a round fail.
+        ValueError: If the request is wrong, no net keeps the limits, the budget holds no race, or all runs of a round
+            fail.
     """
+    if request.vary:
+        raise ValueError("vary is not for a race, whose nets are told by name: leave it out")
     asked = replace(request, validation=request.validation or 0.1, seeds=request.seeds[:1])
-    if not asked.models:
-        first = prepare(replace(asked, models=["lenet_test"]))
-        names = candidates(first.images.input_size, max_params=max_params, max_macs=max_macs)
-        asked = replace(asked, models=names, lineup="")
+    first = prepare(asked if asked.models else replace(asked, models=["lenet_test"], overrides={}))
+    latencies = _Latencies(first)
+    size = first.images.input_size
+    if asked.models:
+        names = list(dict.fromkeys(run.name for run in first.runs))
+        above = (
+            {name: limits.exceeded(name, asked.overrides, size, latencies) for name in names} if limits != FREE else {}
+        )
+        names = [name for name in names if not above.get(name)]
+        told = ", ".join(f"{name} ({figure})" for name, figure in above.items() if figure)
+        if not names:
+            raise ValueError(f"no named net keeps the limits: {told}")
+        if told:
+            tell(f"left out by the limits: {told}")
+    else:
+        names = candidates(size, limits, latencies)
+    asked = replace(asked, models=names, lineup="")
+    latencies.store()
     prepared = prepare(asked)
     epochs, costs = _plan(prepared, budget)
     names = list(costs)
@@ -271,7 +366,8 @@ def race(
         names = list(own.kept)
     [run] = part.runs
     [line] = [line for line in read_if_there(part.path).trainings if line["key"] == run.key]
-    return Outcome(rounds=tuple(rounds), winner=run.name, line=line, path=part.path)
+    taken = {} if limits.latency is None else latencies.of(costs)
+    return Outcome(rounds=tuple(rounds), winner=run.name, line=line, path=part.path, latencies=taken)
 
 
 def draw(outcome: Outcome, path: Path) -> Path:
@@ -305,11 +401,11 @@ def _plan(prepared: Prepared, budget: float | None) -> tuple[int, dict[str, floa
     """Return epochs of the last round, and seconds of an epoch by net; those of an earlier call that asked the same."""
     path = prepared.path.parent / PLAN
     asked = {"runs": [run.key for run in prepared.runs], "budget": budget, "device": prepared.placement.device}
+    stored = _stored(path)
     try:
-        stored = json.loads(path.read_bytes())
         if stored["asked"] == asked:
             return int(stored["epochs"]), {str(name): float(cost) for name, cost in stored["seconds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass  # none, or not ours: it is made anew
     request, before = prepared.request, torch.get_num_threads()
     torch.set_num_threads(request.threads or max(1, cores() // (request.jobs or 1)))
@@ -318,9 +414,57 @@ def _plan(prepared: Prepared, budget: float | None) -> tuple[int, dict[str, floa
     finally:
         torch.set_num_threads(before)
     epochs = fit_budget(costs, prepared.recipe.epochs, budget, request.jobs or 1)
-    content = {"asked": asked, "epochs": epochs, "seconds": costs}
-    write_in_folder(path, (json.dumps(content, indent=1) + "\n").encode())
+    _store(path, asked=asked, epochs=epochs, seconds=costs)
     return epochs, costs
+
+
+class _Latencies:
+    """Milliseconds of nets for one image. Each is measured once; the file of the plan holds them."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._path = prepared.path.parent / PLAN
+        self._overrides = prepared.request.overrides
+        self._size, self._device = prepared.images.input_size, prepared.placement.device
+        self._threads = prepared.request.threads or cores()
+        self._asked = {
+            "size": list(self._size),
+            "overrides": json.loads(json.dumps(dict(self._overrides))),  # as the file gives it
+            "device": self._device,
+            "threads": self._threads,
+        }
+        self._taken: dict[str, float] = {}
+        stored: Any = _stored(self._path).get("latency")
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # none, or not ours
+            if stored["asked"] == self._asked:
+                self._taken = {str(name): float(value) for name, value in stored["ms"].items()}
+
+    def __call__(self, name: str) -> float:
+        """Return the milliseconds of a net."""
+        if name not in self._taken:
+            self._taken[name] = measure_latency(name, self._overrides, self._size, self._device, self._threads)
+        return self._taken[name]
+
+    def of(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the milliseconds of nets."""
+        return {name: self(name) for name in names}
+
+    def store(self) -> None:
+        """Write what was measured beside the plan."""
+        if self._taken:
+            _store(self._path, latency={"asked": self._asked, "ms": self._taken})
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Return the content of the file of a plan; nothing if there is none, or it is not ours."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _store(path: Path, **fields: Any) -> None:
+    write_in_folder(path, (json.dumps(_stored(path) | fields, indent=1) + "\n").encode())
 
 
 def _number(number: int, what: str) -> str:

@@ -19,26 +19,31 @@ Find which of several nets learns a set of pictures best, within a time. All net
 goes on to three times as many, and so on; the last one trains to the end, and its weights are kept. Nets are compared
 on images that are held out of the training half; the test images are never asked which net to keep.
 
-Without names one net of every family takes part: the largest within --max-params and --max-macs. The time of an epoch
-of each net is measured first. If --budget does not hold all epochs of the recipe, fewer are trained, and it is said
-before the race starts; a budget that holds no race at all is an error. It is kept by estimate: on a machine with other
-work a race takes longer.
+Without names one net of every topology takes part (plain, residual, pre-activation, wide, ResNeXt, DenseNet, FishNet,
+...): the largest within --max-params, --max-macs and --max-latency. Of named nets those that exceed a limit are left
+out, and it is said. A latency is the median time of a net for one image, in evaluation, neither fused nor compiled; it
+is measured here, once for each net, and is in the table.
+
+The time of an epoch of each net is measured first. If --budget does not hold all epochs of the recipe, fewer are
+trained, and it is said before the race starts; a budget that holds no race at all is an error. It is kept by estimate:
+on a machine with other work a race takes longer.
 
 The same command goes on where a race was stopped. Every run of it is a line in OUT/results.jsonl, as those of zoo bench
 are."""
     parser.epilog = """\
 examples:
   zoo race data/flowers --budget 30m
-  zoo race digits --budget 5m --max-params 300k
+  zoo race digits --budget 5m --max-params 300k --max-latency 20
   zoo race fashion preresnet20_cifar densenet40_k12_bc_cifar fishnet58_cifar --recipe epochs=9
   zoo race torch/cifar10 --data-dir data --budget 2h --device cuda"""
     parser.add_argument("pictures", metavar="FOLDER|DATASET", help="folder with both halves, or a set's name")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="nets, or patterns (default: one of every family)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="nets, or patterns (default: one of every topology)")
     parser.add_argument("--budget", metavar="TIME", help="time that the race may take, such as 90s, 30m or 2h")
     parser.add_argument(
-        "--max-params", metavar="N", help="most parameters, without names (default: 1M; 30M over 96 px)"
+        "--max-params", metavar="N", help="most parameters (default, without names: 1M; 30M over 96 px)"
     )
-    parser.add_argument("--max-macs", metavar="N", help="most multiply-adds an image without names (default: any)")
+    parser.add_argument("--max-macs", metavar="N", help="most multiply-adds an image (default: any)")
+    parser.add_argument("--max-latency", metavar="MS", help="most milliseconds for one image on this machine")
     parser.add_argument(
         "--validation",
         type=float,
@@ -67,12 +72,14 @@ def run_race(args: argparse.Namespace) -> int:
     request, limits = to_request(args)
     try:
         with ProgressBar() as listener:
-            outcome = race(request, **limits, listener=listener, tell=tell)
+            outcome = race(request, budget=span(args.budget), limits=limits, listener=listener, tell=tell)
     except KeyboardInterrupt:
         tell("interrupted: the same command goes on")
         return 130
-    print_table([_cells(row) for row in outcome.table()], ("epochs", "validation [%]", "behind"))
+    print_table([_cells(row) for row in outcome.table()], ("epochs", "validation [%]", "behind", "latency [ms]"))
     line = outcome.line
+    if outcome.latencies:
+        print("\nLatency: median time for one image, measured on this machine before the race.")
     test, error = 100 * line["test_accuracy"], 100 * line["standard_error"]
     print()
     print(printable(f"{outcome.confidence()}."))
@@ -83,13 +90,14 @@ def run_race(args: argparse.Namespace) -> int:
     return 0
 
 
-def to_request(args: argparse.Namespace) -> tuple[Any, dict[str, float | None]]:
+def to_request(args: argparse.Namespace) -> tuple[Any, Any]:
     """Return the request of the arguments, and the limits.
 
     Raises:
         ValueError: If they are wrong.
     """
     from zoo.bench.request import Request
+    from zoo.racing import Limits
     from zoo_cli.choose import amount
 
     folder = Path(args.pictures)
@@ -114,8 +122,9 @@ def to_request(args: argparse.Namespace) -> tuple[Any, dict[str, float | None]]:
         jobs=args.jobs,
         out=args.out or Path("results") / f"race-{last}",
     )
-    limits = {name: amount(name.replace("_", "-"), getattr(args, name)) for name in ("max_params", "max_macs")}
-    return request, limits | {"budget": span(args.budget)}
+    span(args.budget)  # a wrong one is an error before the pictures are opened
+    most = {name: amount(f"max-{name}", getattr(args, f"max_{name}")) for name in ("params", "macs", "latency")}
+    return request, Limits(**most)
 
 
 def span(text: str | None) -> float | None:
@@ -142,4 +151,5 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "epochs": str(row["epochs"]),
         "validation [%]": number(row["validation"]),
         "behind": number(row["behind"]),
+        **({"latency [ms]": f"{row['latency']:.3g}"} if "latency" in row else {}),
     }
