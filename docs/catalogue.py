@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo.analysis.field import known_fields
 from zoo.entry import Entry
 from zoo.papers import KINDS, SYSTEMS
 
@@ -23,7 +24,8 @@ HEAD = """\
 
 Every name works in `zoo.create_model` and on the command line. In `timm.create_model` it works as it stands, or as
 `zoo_<name>` where timm has a net of that name; the third column shows those. Taps are `channels/stride`, from fine to
-coarse: what `features_only=True` returns. The reference is the implementation that the tests hold the net against.
+coarse: what `features_only=True` returns. The field is the receptive field of the last tap, in pixels, gates left out
+([Analyses](analyses.md#receptive-field)). The reference is the implementation that the tests hold the net against.
 """
 PAPERS_HEAD = """\
 # Papers
@@ -34,7 +36,7 @@ What the papers describe, and where it is to be found: architectures, units, ana
 same, `zoo list --papers planned` what is still to come. The kinds:
 
 """
-COLUMNS = ("model", "parameters", "name in timm", "input", "taps", "paper", "reference", "line-up")
+COLUMNS = ("model", "parameters", "name in timm", "input", "taps", "field", "paper", "reference", "line-up")
 
 
 def catalogue() -> str:
@@ -48,7 +50,7 @@ def catalogue() -> str:
 
 
 def _table(entries: list[Entry]) -> str:
-    head = f"| {' | '.join(COLUMNS)} |\n|---|--:{'|---' * (len(COLUMNS) - 2)}|\n"
+    head = f"| {' | '.join(COLUMNS)} |\n|---|--:{'|---' * 3}|--:{'|---' * (len(COLUMNS) - 6)}|\n"
     return head + "".join(
         f"| {' | '.join(cells(entry, zoo.create_model(entry.name, device='meta')))} |\n" for entry in entries
     )
@@ -62,6 +64,7 @@ def cells(entry: Entry, net: Any) -> tuple[str, ...]:
         f"`{entry.timm_name}`" if entry.timm_name != entry.name else "",
         "x".join(map(str, entry.input_size)),
         " ".join(f"{tap['num_chs']}/{tap['reduction']}" for tap in net.feature_info),
+        known_fields()[entry.name][-1],
         entry.paper,
         entry.reference or "none",
         ", ".join(entry.lineups),

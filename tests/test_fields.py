@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 import zoo
 import zoo_cli.analyse
-from zoo.analysis.field import effective_field, receptive_fields, stacked_maps
+from zoo.analysis.effective import effective_field
+from zoo.analysis.field import known_fields, receptive_fields, stacked_maps, tap_fields
 from zoo.analysis.flow import record
-from zoo.analysis.nets import Options
+from zoo.analysis.nets import Options, open_net
 from zoo.analysis.run import ANALYSES, analyse
 from zoo_cli import main
 
@@ -211,6 +212,23 @@ def test_the_effective_field_of_random_convolutions_is_inside_of_the_field_and_g
     assert sides[1] < 0.75 * sides[0], "the share of the field that matters shrinks with depth"
 
 
+def test_the_analysis_of_effective_fields(tmp_path: Path) -> None:
+    outcome = analyse("effective-field", ["resnet_test"], Options(input_size=(3, 64, 64), images=4, module="stage1"))
+    [row] = outcome.rows
+    net = open_net("resnet_test")
+    noise = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    seen, side = effective_field(net, noise, "stage1")
+    [field] = receptive_fields(net, ["stage1"], input_size=SIZE)
+    assert row["effective"] == round(side, 2)
+    assert row["field"] == f"{field.size[0]}x{field.size[1]}"
+    lit = torch.nonzero(seen.sum(1)).flatten()
+    assert field.rows[0] <= int(lit[0]) <= int(lit[-1]) <= field.rows[1]
+    with pytest.raises(ValueError, match=r"module \('stage9'\) is not a module of the net"):
+        effective_field(net, noise, "stage9")
+    with pytest.raises(ValueError, match="a field belongs to a map"):
+        effective_field(net, noise, "classifier")
+
+
 def test_mistakes_are_explained() -> None:
     net = dilated(1)
     with pytest.raises(ValueError, match=r"gates \('open'\) must be one of constant, whole"):
@@ -247,8 +265,18 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     assert (
         json.loads(capsys.readouterr().out) == analyse("receptive-field", ["lenet_test"], Options(input_size=SIZE)).rows
     )
-    assert main(["info", "lenet_test", "--fields"]) == 0
+    assert main(["info", "lenet_test"]) == 0
     assert "  field\n" in capsys.readouterr().out
+
+
+@pytest.mark.only(name=("alexnet", "fabric_test", "fishnet_test", "googlenet_test", "resnet_test", "vgg11"))
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_known_fields_are_those_that_are_measured(name: str) -> None:
+    assert known_fields()[name] == tap_fields(name), "python docs/fields.py"
+
+
+def test_fields_are_known_of_all_models() -> None:
+    assert list(known_fields()) == zoo.list_models()
 
 
 def test_every_analysis_is_a_word_of_the_command_line() -> None:

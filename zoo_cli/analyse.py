@@ -9,10 +9,11 @@ from zoo_cli.common import Parser, parse_size, print_json, print_table, tell, te
 
 ANALYSES = {
     "receptive-field": "pixels that each map depends on, and the memory of the maps on the way there",
+    "effective-field": "part of the field whose pixels matter, of fresh nets and trained ones",
     "paths": "number of paths from image to features, by length",
 }
 """Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
-NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest")
+NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest", "effective", "share")
 FOLDER = Path("results") / "analyses"
 
 
@@ -31,6 +32,7 @@ examples:
   zoo analyse receptive-field resnet50 fishnet99 vgg16
   zoo analyse receptive-field timm:convnext_tiny --input-size 256
   zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields
+  zoo analyse effective-field plain20_cifar results/digits/weights/resnet20_cifar-seed0-8deb2467
   zoo analyse paths preresnet110_cifar fishnet58_cifar --counted convolutions"""
     parser.add_argument("what", choices=tuple(ANALYSES), metavar="WHAT", help="one of the analyses above")
     parser.add_argument(
@@ -48,6 +50,9 @@ examples:
         choices=("units", "convolutions"),
         default="units",
         help="paths: what the length of a path counts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--module", metavar="NAME", help="module whose map is looked at (default: see docs/analyses.md)"
     )
     parser.add_argument(
         "--dataset", help="image set, as in zoo bench (default: what the net was trained on, or digits)"
@@ -83,6 +88,7 @@ def run_analyse(args: argparse.Namespace) -> int:
         dataset=args.dataset or "",
         data_dir=args.data_dir,
         images=args.images,
+        module=args.module or "",
     )
     outcome = analyse(args.what, args.names, options)
     if args.json:

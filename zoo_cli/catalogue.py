@@ -98,28 +98,24 @@ def add_info(parser: Parser) -> None:
     parser.epilog = """\
 examples:
   zoo info fishnet99
-  zoo info fishnet99 --fields         taps with their receptive fields
   zoo info resnet20_cifar --json"""
     parser.add_argument("name", metavar="NAME", help="a model of the zoo")
-    parser.add_argument("--fields", action="store_true", help="add the receptive fields of the taps (some seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Print the facts about one model."""
     from zoo import create_model, model_entry
+    from zoo.analysis.field import known_fields
     from zoo.complexity import count
 
     entry = model_entry(args.name)
     model: Any = create_model(entry.name, device="meta")
     counts = count(model, entry.input_size).to_dict()
-    taps = [{"module": t["module"], "channels": t["num_chs"], "stride": t["reduction"]} for t in model.feature_info]
-    if args.fields:
-        from zoo.analysis.field import receptive_fields
-
-        fields = receptive_fields(model, [tap["module"] for tap in taps], input_size=entry.input_size)
-        for tap, field in zip(taps, fields, strict=True):
-            tap["field"] = field.row()["field"]
+    taps = [
+        {"module": tap["module"], "channels": tap["num_chs"], "stride": tap["reduction"], "field": field}
+        for tap, field in zip(model.feature_info, known_fields()[entry.name], strict=True)
+    ]
     facts = {
         "name": entry.name,
         "timm_name": entry.timm_name,

@@ -8,17 +8,20 @@ whole strides only. Two things widen the rectangle: a map that is flattened to a
 and an operator without a rule (`zoo.analysis.reads.RULES`) by the whole map, which the result says.
 """
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from itertools import accumulate
 from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo import registry
 from zoo.analysis.flow import Flow, Op, record
-from zoo.analysis.nets import Options, expand, open_net, own_size, title, untouched
+from zoo.analysis.nets import Options, expand, open_net, own_size, title
 from zoo.analysis.outcome import Outcome, finish, plain, styles
 from zoo.analysis.reads import Box, reads
 
@@ -169,6 +172,21 @@ def _hull(one: Box, other: Sequence[Any]) -> Box:
     return tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(one, other, strict=True))  # ty: ignore
 
 
+def tap_fields(name: str) -> tuple[str, ...]:
+    """Return the fields of a model's taps as texts: the side, ``HxW`` where sides differ, ``image`` for the whole."""
+    net: Any = registry.create_model(name, features_only=True, device="meta")
+    flow = record(net, registry.model_entry(name).input_size)
+    found = (field_of(flow, flow.output_of(module), module) for module in net.feature_info.module_name())
+    return tuple("image" if f.whole else "x".join(map(str, dict.fromkeys(f.size))) for f in found)
+
+
+@cache
+def known_fields() -> Mapping[str, tuple[str, ...]]:
+    """Return the fields of the taps of all models, as `tap_fields` has measured them once (``docs/fields.py``)."""
+    text = resources.files("zoo").joinpath("data", "fields.csv").read_text(encoding="ascii")
+    return {row["name"]: tuple(row["fields"].split()) for row in csv.DictReader(text.splitlines())}
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """A convolution with the memory that its output needs and the field so far.
@@ -209,59 +227,6 @@ def _convolutions(flow: Flow) -> Iterator[Op]:
     return (
         op for op in flow.ops if op.name in ("convolution", "deform_conv2d") and len(flow.shapes[op.outputs[0]]) == 4
     )
-
-
-def effective_field(
-    net: nn.Module,
-    images: Tensor,
-    module: str = FEATURES,
-) -> tuple[Tensor, float]:
-    """Return the mean absolute gradient of a map's centre, and the side of the effective receptive field.
-
-    The procedure of Luo et al. 2016 (arXiv:1701.04128, section 2): one at the centre of the map in all channels, zero
-    elsewhere, propagated back to the image, averaged over images. The side is the square root of the number of pixels
-    with at least 4.55 % (1 - 95.45 %) of the largest value.
-
-    Args:
-        net: The net. It runs in evaluation and stays as it is.
-        images: Images as the net expects them, (N, C, H, W).
-        module: Module whose map it is, or ``features``.
-
-    Returns:
-        Map (H, W) of mean absolute gradients, and the side in pixels.
-
-    Raises:
-        ValueError: If the module gives no map.
-    """
-    x = images.detach().clone().requires_grad_(True)
-    with torch.enable_grad(), untouched(net):
-        found = _map_of(net, x, module)
-        if found.dim() != 4:
-            raise ValueError(
-                f"module ({module!r}) gives shape {tuple(found.shape)}; a field belongs to a map (N, C, H, W)"
-            )
-        centre = found[:, :, found.shape[2] // 2, found.shape[3] // 2].sum()
-        [gradient] = torch.autograd.grad(centre, x)
-    seen = gradient.abs().sum(1).mean(0)
-    counted = (seen >= (1 - 0.9545) * seen.max()).sum() if seen.max() > 0 else torch.tensor(0)
-    return seen, float(counted) ** 0.5
-
-
-def _map_of(net: Any, x: Tensor, module: str) -> Tensor:
-    if module == FEATURES:
-        return net.forward_features(x) if hasattr(net, "forward_features") else net(x)
-    kept: list[Tensor] = []
-    named = dict(net.named_modules())
-    if module not in named:
-        raise ValueError(f"module ({module!r}) is not a module of the net; named_modules() lists them")
-    hook = named[module].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
-        net(x)
-    finally:
-        hook.remove()
-    if not kept or not isinstance(kept[-1], Tensor):
-        raise ValueError(f"module ({module!r}) gives no map in the forward pass")
-    return kept[-1]
 
 
 def analyse(names: Sequence[str], options: Options) -> Outcome:

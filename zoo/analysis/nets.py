@@ -33,6 +33,7 @@ class Options:
         dataset: Image set, as in ``zoo bench``. Default: the one that the net was trained on, or digits.
         data_dir: Folder of the set, if it is not built in.
         images: Largest number of images that are taken from each half of the set, evenly.
+        module: Module whose map is looked at. Default: the analysis chooses.
     """
 
     input_size: tuple[int, int, int] | None = None
@@ -42,6 +43,7 @@ class Options:
     dataset: str = ""
     data_dir: Path | None = None
     images: int = 1000
+    module: str = ""
 
 
 @contextmanager
@@ -79,21 +81,23 @@ def title(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def open_net(name: str, *, seed: int = 0, meta: bool = False, **overrides: Any) -> Any:
+def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = False, **overrides: Any) -> Any:
     """Return a net in evaluation mode.
 
     Args:
         name: Model of the zoo or of timm with fresh weights, or the folder of a trained net.
         seed: Seed of fresh weights. The random state of the caller stays as it is.
         meta: Make a net of the zoo without memory for its weights.
+        fresh: Make the net of a folder with fresh weights.
         overrides: Arguments of the net.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() and not fresh:
         return registry.create_model(f"local-dir:{name}", pretrained=True, **overrides).eval()
     place: dict[str, Any] = {"device": "meta"} if meta and name in registry.list_models() else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return registry.create_model(name, **place, **overrides).eval()
+        source = f"local-dir:{name}" if Path(name).is_dir() else name
+        return registry.create_model(source, **place, **overrides).eval()
 
 
 def own_size(net: Any) -> tuple[int, int, int]:

@@ -76,6 +76,15 @@ def styles(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {"label": for_picture(name), "linewidth": 1.2, **looks}
 
 
+def tiles(figure: "Figure", count: int, columns: int) -> list["Axes"]:
+    """Return places for pictures in rows, without axes."""
+    across = min(count, columns)
+    grid = figure.subplots(-(-count // across), across, squeeze=False).flatten().tolist()
+    for axes in grid:
+        axes.set_axis_off()
+    return grid[:count]
+
+
 def finish(axes: "Axes", x: str, y: str, *, legend: bool = True) -> None:
     """Label the axes, draw a grid and, if there are several lines, a legend."""
     axes.set_xlabel(x)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from zoo.analysis import field, paths
+from zoo.analysis import effective, field, paths
 from zoo.analysis.nets import Options
 from zoo.analysis.outcome import Outcome
 
 ANALYSES: dict[str, Callable[[Sequence[str], Options], Outcome]] = {
     "receptive-field": field.analyse,
+    "effective-field": effective.analyse,
     "paths": paths.analyse,
 }
 """Analyses by name."""
