@@ -11,6 +11,7 @@ ANALYSES = {
     "receptive-field": "pixels that each map depends on, and the memory of the maps on the way there",
     "effective-field": "part of the field whose pixels matter, of fresh nets and trained ones",
     "paths": "number of paths from image to features, by length",
+    "lesion": "error of a trained net without one unit, without several, and with units in another order",
 }
 """Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
 NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest", "effective", "share")
@@ -65,6 +66,13 @@ examples:
         metavar="N",
         help="largest number of images from each half of the set (default: %(default)s)",
     )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=5,
+        metavar="N",
+        help="lesion, path-gradients: random choices of units for each number of units (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights and of draws (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=FOLDER, metavar="FOLDER", help="folder for the files (default: %(default)s)"
@@ -89,6 +97,7 @@ def run_analyse(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         images=args.images,
         module=args.module or "",
+        draws=args.draws,
     )
     outcome = analyse(args.what, args.names, options)
     if args.json:

@@ -34,6 +34,7 @@ class Options:
         data_dir: Folder of the set, if it is not built in.
         images: Largest number of images that are taken from each half of the set, evenly.
         module: Module whose map is looked at. Default: the analysis chooses.
+        draws: Number of random choices of units for each number of units.
     """
 
     input_size: tuple[int, int, int] | None = None
@@ -44,6 +45,7 @@ class Options:
     data_dir: Path | None = None
     images: int = 1000
     module: str = ""
+    draws: int = 5
 
 
 @contextmanager
@@ -81,14 +83,19 @@ def title(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
+def is_fresh(name: str) -> bool:
+    """Return True if a net of this name has random weights: no folder, and no tag of published weights."""
+    return not Path(name).is_dir() and not registry.has_tag(name)
+
+
 def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = False, **overrides: Any) -> Any:
     """Return a net in evaluation mode.
 
     Args:
-        name: Model of the zoo or of timm with fresh weights, or the folder of a trained net.
+        name: Model of the zoo or of timm, with fresh weights or those of its tag, or the folder of a trained net.
         seed: Seed of fresh weights. The random state of the caller stays as it is.
         meta: Make a net of the zoo without memory for its weights.
-        fresh: Make the net of a folder with fresh weights.
+        fresh: Make the net of a folder, or of a name with a tag, with fresh weights.
         overrides: Arguments of the net.
     """
     if Path(name).is_dir() and not fresh:
@@ -97,7 +104,8 @@ def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = Fals
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source = f"local-dir:{name}" if Path(name).is_dir() else name
-        return registry.create_model(source, **place, **overrides).eval()
+        tagged = registry.has_tag(name) and not (meta or fresh or Path(name).is_dir())
+        return registry.create_model(source, pretrained=tagged, **place, **overrides).eval()
 
 
 def own_size(net: Any) -> tuple[int, int, int]:

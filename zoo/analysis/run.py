@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from zoo.analysis import effective, field, paths
+from zoo.analysis import effective, field, lesion, paths
 from zoo.analysis.nets import Options
 from zoo.analysis.outcome import Outcome
 
@@ -10,6 +10,7 @@ ANALYSES: dict[str, Callable[[Sequence[str], Options], Outcome]] = {
     "receptive-field": field.analyse,
     "effective-field": effective.analyse,
     "paths": paths.analyse,
+    "lesion": lesion.analyse,
 }
 """Analyses by name."""
 
