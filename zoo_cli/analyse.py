@@ -34,7 +34,8 @@ examples:
   zoo analyse receptive-field timm:convnext_tiny --input-size 256
   zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields
   zoo analyse effective-field plain20_cifar results/digits/weights/resnet20_cifar-seed0-8deb2467
-  zoo analyse paths preresnet110_cifar fishnet58_cifar --counted convolutions"""
+  zoo analyse paths preresnet110_cifar fishnet58_cifar --counted convolutions
+  zoo analyse lesion results/digits/weights/*"""
     parser.add_argument("what", choices=tuple(ANALYSES), metavar="WHAT", help="one of the analyses above")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="models of the zoo or of timm, patterns, or folders of trained nets"

@@ -189,7 +189,8 @@ def record(net: nn.Module, input_size: Sequence[int] = (3, 224, 224), *, feature
     names = {module: name for name, module in net.named_modules()}
     whole = _Features(net) if features and hasattr(net, "forward_features") else net
     tensors = {name: t.to("meta") for name, t in (*whole.named_parameters(), *whole.named_buffers())}
-    image = torch.empty(1, *input_size, device="meta")
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    image = torch.empty(1, *input_size, device="meta", dtype=dtype)
     recorder = _Recorder(image, names)
     modes = {module: module.training for module in whole.modules()}
     try:

@@ -68,9 +68,7 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
     for position, unit in enumerate(units, 1):
         with without([unit]):
             error = error_of(net, images, labels)
-        found.append(
-            Lesion(kind=ONE, units=(unit.name,), position=position, reshapes=unit.reshapes, error=error)
-        )
+        found.append(Lesion(kind=ONE, units=(unit.name,), position=position, reshapes=unit.reshapes, error=error))
     chance = random.Random(seed)
     free = [unit for unit in units if not unit.reshapes]
     for number in _spread(2, len(free)):
