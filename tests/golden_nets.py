@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shapes import Shapes
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 
@@ -21,7 +21,7 @@ PATH = Path(__file__).with_name("golden") / "nets.csv"
 aten = torch.ops.aten
 
 
-class Counter(TorchDispatchMode):
+class Counter(Shapes):
     """Counts by the operators that run, also on the meta device: a second counter beside `zoo.complexity`."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Counter(TorchDispatchMode):
         self.macs = self.activations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         inner = None
         if func is aten.convolution.default:
             inner = math.prod(args[1].shape[1:])

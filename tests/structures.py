@@ -40,7 +40,10 @@ SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
 ]
 """Every structure of every family as a small net: a name, and arguments that change it."""
 
-GIANTS = ("fabric_a_l16_s6_c64_sparse_cifar",)
+LONG = tuple(name for name in zoo.list_models() if "1001" in name or "1202" in name)
+"""Rows of a thousand layers; shorter nets of the same families run the same code."""
+
+GIANTS = ("fabric_a_l16_s6_c64_sparse_cifar", *LONG)
 """Rows of which one pass takes seconds, and whose structures `SMALL_NETS` show."""
 
 SMALL_GRID: dict[str, dict[str, Any]] = {"fabric_test": dict(columns=2, scales=3, channels=(8, 12, 16))}

@@ -13,7 +13,7 @@ import pytest
 from fuzz_commands import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import run_zoo
+from processes import Ended, run_zoo
 from safetensors.torch import save_file
 
 import zoo
@@ -411,11 +411,13 @@ def test_an_ascii_terminal_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
-def test_a_full_disk_is_one_line() -> None:
-    with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "zoo", "recipes"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (done.returncode, done.stderr) == (1, b"zoo: error: [Errno 28] No space left on device\n")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    done = run_zoo("recipes", folder=tmp_path, prepare=print_to_full_disk)
+    assert done == Ended(1, "", "zoo: error: [Errno 28] No space left on device\n")
+
+
+def print_to_full_disk() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ nets that every family has and the nets of the default line-up.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.fx
-from structures import FORWARDS, SMALL_GRID
+from shapes import Shapes
+from structures import FORWARDS, LONG, SMALL_GRID
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -25,11 +27,18 @@ TINY = [name for name in CHEAP if name.endswith("_test")]
 """What tracers and compilers are shown: every family's code, in nets of few layers, for they take seconds a layer."""
 SCRIPTED = ("pruning", "torchscript")
 """Promises that TorchScript has a part in; it is shown every family's code, in nets of few layers."""
+USUAL = [*TINY, "resnet20_cifar"]
+"""What the usual tier shows to checks of arithmetic: every family, and a net for small images."""
 KEPT = [
-    pytest.param(name, promise, marks=[pytest.mark.slow] if promise == "pruning" and name not in FORWARDS else [])
+    pytest.param(
+        name,
+        promise,
+        marks=[] if name in (FORWARDS if promise == "pruning" else USUAL) else pytest.mark.slow,
+    )
     for promise in PROMISES
     for name in (TINY if promise in SCRIPTED else CHEAP)
 ]
+USUAL_OF_CHEAP = [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in CHEAP]
 
 WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
 """Where timm's feature wrappers keep the net."""
@@ -77,8 +86,15 @@ def test_every_family_has_a_test_net() -> None:
 # All entries, on the meta device
 
 
+@pytest.fixture
+def shapes() -> Iterator[None]:
+    with Shapes():
+        yield
+
+
 @pytest.mark.quick
 @pytest.mark.rows
+@pytest.mark.usefixtures("shapes")
 @pytest.mark.parametrize("name", ALL)
 def test_meta(name: str) -> None:
     entry = zoo.model_entry(name)
@@ -111,6 +127,7 @@ def test_meta(name: str) -> None:
 
 @pytest.mark.quick
 @pytest.mark.rows
+@pytest.mark.usefixtures("shapes")
 @pytest.mark.parametrize("name", ALL)
 def test_meta_taps(name: str) -> None:
     entry = zoo.model_entry(name)
@@ -139,7 +156,8 @@ def test_meta_taps(name: str) -> None:
 
 # Nets of a thousand layers are rows like their shorter sisters, and take a minute here.
 @pytest.mark.rows
-@pytest.mark.parametrize("name", [name for name in ALL if not re.search(r"1001|1202", name)])
+@pytest.mark.usefixtures("shapes")
+@pytest.mark.parametrize("name", [name for name in ALL if name not in LONG])
 def test_meta_output_stride(name: str) -> None:
     entry = zoo.model_entry(name)
     native = zoo.create_model(name, device="meta").state_dict()
@@ -192,8 +210,7 @@ def test_promises(name: str, promise: str) -> None:
     check_backbone(name, promises=[promise])
 
 
-@pytest.mark.rows
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", USUAL_OF_CHEAP)
 @pytest.mark.parametrize("wrapper", ["list", "dict", "hook", "getter", "fx"])
 def test_feature_wrappers(name: str, wrapper: str) -> None:
     x = images(name)
@@ -218,8 +235,7 @@ def test_feature_cfg_is_merged(name: str) -> None:
     assert len(net.feature_info.channels()) == 2
 
 
-@pytest.mark.rows
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", USUAL_OF_CHEAP)
 @pytest.mark.parametrize("wrapper", [None, "list", "getter"])
 def test_checkpointing(name: str, wrapper: str | None) -> None:
     kwargs = {"features_only": True, "feature_cls": wrapper} if wrapper else {}
@@ -293,8 +309,17 @@ def test_compile(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), net(x))
     compiled(x).sum().backward()
-    taps = torch.compile(settled(name, features_only=True, **small), backend="eager", fullgraph=True)(x)
-    assert sizes(taps) == sizes(net.forward_intermediates(x, intermediates_only=True))
+
+
+@pytest.mark.only(name=("resnet_test", "fabric_test"))
+@pytest.mark.parametrize("name", TINY)
+def test_compile_of_taps(name: str) -> None:
+    taps = settled(name, features_only=True, **SMALL_GRID.get(name, {}))
+    x = images(name)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        for have, want in zip(torch.compile(taps, backend="eager", fullgraph=True)(x), taps(x), strict=True):
+            torch.testing.assert_close(have, want)
 
 
 # The usual tier exports a fish on its way to ONNX.

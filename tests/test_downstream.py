@@ -369,11 +369,21 @@ def _(name: str, folder: Path) -> None:
         assert net(torch.empty(2, 3, 64, 64)).shape == (2, net.num_features)
 
 
+FIRST = {title.split()[0]: title for title in reversed(CHECKS)}.values()
+
+
 # Hidden states of a fabric are more maps than its head reads, and the net says so.
 @pytest.mark.filterwarnings("ignore:the head of this net does not read all of these taps:UserWarning")
 @pytest.mark.only(name=("fishnet_test", "fabric_test"))
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("title", CHECKS)
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        # The usual tier shows a fish to every check, and a fabric to the first of every library.
+        pytest.param(title, name, marks=pytest.mark.slow if name == "fabric_test" and title not in FIRST else [])
+        for title in CHECKS
+        for name in NETS
+    ],
+)
 def test_check(title: str, name: str) -> None:
     with TemporaryDirectory() as folder:  # not pytest's, which keeps those of three runs: hundreds of megabytes each
         CHECKS[title](name, Path(folder))

@@ -36,7 +36,7 @@ def maps_of(out: Any) -> list[Tensor]:
     return list(out.values()) if isinstance(out, dict) else list(out)
 
 
-@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("resnet_test", "fishnet_test"))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_maps_come_in_the_order_asked_for(name: str, wrapper: str) -> None:

@@ -184,6 +184,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.only(name=("resnet_test", "preresnet_test", "densenet_test"))
 @pytest.mark.parametrize("name", ["resnet_test", "preresnet_test", "densenet_test", "fabric_test"])
 def test_other_norms_and_activations(name: str, layers: dict[str, Any]) -> None:
     net = trained(zoo.create_model(name, dtype=torch.float64, **layers))

@@ -1,13 +1,13 @@
 """No net changes its cost or the names of its tensors unnoticed."""
 
 import csv
-import re
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
 from golden_nets import Counter, golden, measure, state_dict_hash
+from structures import LONG
 from torch import nn
 
 import zoo
@@ -20,11 +20,7 @@ PAGE = (DOCS / "models.md").read_text(encoding="ascii")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        # A pass through a thousand layers takes seconds; shorter nets of the same families run the same code.
-        pytest.param(name, marks=pytest.mark.slow if re.search("1001|1202", name) else [])
-        for name in zoo.list_models()
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in zoo.list_models()],
 )
 def test_costs_and_names_are_as_recorded(name: str) -> None:
     assert name in GOLDEN, "a new row: python tests/golden_nets.py"

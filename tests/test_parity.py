@@ -133,7 +133,7 @@ def test_wide_layers_at_full_size(name: str) -> None:
     [
         "resnet50",
         "preresnet50",
-        "resnext50_32x4d",
+        pytest.param("resnext50_32x4d", marks=pytest.mark.slow),  # its sister with groups
         "resnet164_cifar",
         "fishnet99",
         "densenet121",

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from structures import FORWARDS
 from torch import nn
 
 import zoo
@@ -18,7 +19,12 @@ SMALL = [
     "resnet20_cifar",
     "vgg11_c32_bn_cifar",
 ]
-HELD = [(name, stride) for name in SMALL for stride in (None, *zoo.model_entry(name).spec.output_strides)]
+HELD = [
+    # The usual tier holds one net of each kind of forward at every stride, the others at none and at the finest.
+    pytest.param(name, stride, marks=pytest.mark.slow if i > 1 and name not in FORWARDS else [])
+    for name in SMALL
+    for i, stride in enumerate((None, *zoo.model_entry(name).spec.output_strides))
+]
 WIDE = 240
 """Wide enough for the largest of the smallest sizes, so that one side alone is too small."""
 

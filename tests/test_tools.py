@@ -250,7 +250,7 @@ def test_counters_of_operators_agree(net: nn.Module) -> None:
 
 
 @pytest.mark.only(net=DEAR)
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_traced_net_follows_the_mode(net: nn.Module, training: bool) -> None:
     """Traced in one mode, run in both: outputs and what a step leaves in the norms."""
     traced = torch.fx.symbolic_trace(copy.deepcopy(net).train(training))

@@ -21,6 +21,7 @@ import torchvision
 from pytorchcv.model_provider import get_model
 from pytorchcv.models.common.model_store import get_model_metainfo, get_model_metainfo_dict
 from safetensors.torch import save_file
+from structures import LONG
 from test_golden import GOLDEN, images, released_names, weight
 from torch import Tensor, nn
 
@@ -109,14 +110,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("fishnet150", "osmr_in1k"),
         ("resnet50", "osmr_in1k"),
-        ("resnext50_32x4d", "osmr_in1k"),
+        pytest.param("resnext50_32x4d", "osmr_in1k", marks=pytest.mark.slow),
         ("resnet20_projection_cifar", "osmr_c10"),
         ("resnet20_projection_cifar", "osmr_c100"),
         ("resnet20_projection_cifar", "osmr_svhn"),
-        ("resnet164_cifar", "osmr_c10"),
+        pytest.param("resnet164_cifar", "osmr_c10", marks=pytest.mark.slow),
         ("preresnet20_cifar", "osmr_c100"),
-        ("preresnet164_cifar", "osmr_svhn"),
-        ("wide_resnet28_10_cifar", "osmr_c10"),
+        pytest.param("preresnet164_cifar", "osmr_svhn", marks=pytest.mark.slow),
+        pytest.param("wide_resnet28_10_cifar", "osmr_c10", marks=pytest.mark.slow),
         ("resnext29_32x4d_cifar", "osmr_c100"),
         ("seresnet20_projection_cifar", "osmr_c10"),
         ("densenet121", "osmr_in1k"),
@@ -136,7 +137,13 @@ def test_published_files_load_by_address(name: str, tag: str, served: tuple[Path
         same_outputs(ours, theirs, 224 if name == "fishnet150" else entry.input_size[-1])
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in TYPED}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else [])
+        for name in sorted({name for name, _ in TYPED})
+    ],
+)
 def test_every_published_net_is_ours(name: str) -> None:
     """Names and shapes, for all nets; the outputs are compared above and in the parity tests."""
     entry = zoo.model_entry(name)
@@ -153,7 +160,10 @@ def test_every_published_net_is_ours(name: str) -> None:
     assert all(own[key].numel() == value.numel() for key, value in fit.items())
 
 
-@pytest.mark.parametrize(("name", "tag"), TYPED)
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [pytest.param(name, tag, marks=pytest.mark.slow if name in LONG else []) for name, tag in TYPED],
+)
 def test_the_facts_are_those_of_the_model_store(name: str, tag: str) -> None:
     weights = row(name, tag)
     stem, error, short = weights.url.rpartition("/")[2].removesuffix(".pth.zip").split("-")
@@ -376,7 +386,7 @@ def test_released_checkpoints_give_the_golden_outputs(layout: str, tmp_path: Pat
     assert (logits[:, :16] - want).abs().max() <= 1e-5 * GOLDEN["fishnet150"]["logits_std"]
 
 
-@pytest.mark.parametrize("name", ["fishnet_test", "fishnet201"])
+@pytest.mark.parametrize("name", ["fishnet_test", pytest.param("fishnet201", marks=pytest.mark.slow)])
 def test_all_released_layouts_are_one_net(name: str, tmp_path: Path) -> None:
     """The oldest layout has a bare first shortcut; the others get the norm there that changes nothing."""
 
@@ -467,7 +477,7 @@ def test_shortcuts_that_pad_on_both_sides(name: str, units: int, tmp_path: Path)
     assert torch.equal(ours.state_dict()["classifier.fc.weight"], theirs.linear.weight), "nobody says it is in another"
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, pytest.param(1202, marks=pytest.mark.slow)])
 def test_tags_of_the_nets_that_pad(depth: int) -> None:
     """Facts of the repository's table; files are named after the start of their SHA-256."""
     weights = row(f"resnet{depth}_cifar", "akamaster_c10")

@@ -272,7 +272,8 @@ def pruning(subject: Subject) -> None:
         cut.train()(x).sum().backward()
         left = [name for name, p in cut.named_parameters() if p.grad is None]
         _hold(not left, f"cut to tap {i}, {left and left[0]} is of no use and is left")
-        torch.jit.script(cut.eval())
+        if i in (0, len(maps) - 1):
+            torch.jit.script(cut.eval())
 
 
 def input_channels(subject: Subject) -> None:
