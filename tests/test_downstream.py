@@ -477,19 +477,22 @@ def test_detection_needs_taps() -> None:
 
 @pytest.mark.only(name=("fishnet_test",))
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
-def test_onnx(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sizes", [False, pytest.param(True, marks=pytest.mark.slow)]
+)  # any; docs/downstream.md has one
+def test_onnx(name: str, sizes: bool, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()
     chans, side, _ = zoo.model_entry(name).input_size
     step = max(zoo.model_entry(name).spec.tap_strides[-1], 8)
     batch = torch.export.Dim("batch", min=1, max=8)
     height, width = (step * torch.export.Dim(d, min=side // step, max=8 * side // step) for d in ("h", "w"))
-    dynamic = ({0: batch, 2: height, 3: width},)
+    dynamic = ({0: batch, **({2: height, 3: width} if sizes else {})},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         program = torch.onnx.export(net, (images(side, chans),), dynamo=True, dynamic_shapes=dynamic, verbose=False)
     program.save(str(tmp_path / "net.onnx"))
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
-    for shape in ((2, chans, side, side), (3, chans, side + step, side + 2 * step)):
+    for shape in ((2, chans, side, side), (3, chans, side + step * sizes, side + 2 * step * sizes)):
         x = torch.randn(shape)
         (have,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():

@@ -213,8 +213,8 @@ def test_keyed_nets_have_multiply_adds_though_their_sources_print_none() -> None
     ("entry", "dataset", "size"),
     [
         ("densenet40_k12_cifar", "CIFAR-100", 32),
-        ("vgg16", "ImageNet-1k", 384),
-        ("fabric_d_l8_s6_c32x2_voc", "PASCAL VOC 2012", 256),
+        pytest.param("vgg16", "ImageNet-1k", 384, marks=pytest.mark.slow),
+        pytest.param("fabric_d_l8_s6_c32x2_voc", "PASCAL VOC 2012", 256, marks=pytest.mark.slow),
     ],
 )
 def test_multiply_adds_are_counted_as_written(entry: str, dataset: str, size: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_apart
 
 import zoo
 from zoo.entry import Entry, Spec
@@ -96,6 +98,12 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+def execute(words: list[str]) -> int:
+    """Run code in a process that has imported the zoo."""
+    exec(words[0], {"__name__": "__main__"})
+    return 0
+
+
 TAKEN = """
 import warnings, timm, torch
 def fishnet99(pretrained=False, **kwargs): return torch.nn.Identity()
@@ -133,8 +141,9 @@ def test_a_name_that_others_took_first_is_theirs_in_timm_and_ours_in_the_zoo() -
 
 
 @pytest.mark.quick(False)
-def test_what_others_register_later_changes_nothing_here() -> None:
-    done = run(
+def test_what_others_register_later_changes_nothing_here(tmp_path: Path) -> None:
+    done = run_apart(
+        execute,
         TAKEN
         + "import zoo\n"
         + "warnings.simplefilter('ignore')\n"
@@ -142,17 +151,19 @@ def test_what_others_register_later_changes_nothing_here() -> None:
         + "net = zoo.create_model('fishnet150.osmr_in1k', device='meta')\n"
         + "print(type(net).__name__, net.pretrained_cfg['tag'], net.pretrained_cfg['architecture'])\n"
         + "net = zoo.create_model('fishnet99', features_only=True, device='meta')\n"
-        + "print(len(net.feature_info.channels()), net.pretrained_cfg['first_conv'])"
+        + "print(len(net.feature_info.channels()), net.pretrained_cfg['first_conv'])",
+        folder=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["FishNet osmr_in1k fishnet150", "5 stem.conv1"]
+    assert done.status == 0, done.err
+    assert done.out.splitlines() == ["FishNet osmr_in1k fishnet150", "5 stem.conv1"]
 
 
 @pytest.mark.quick(False)
-def test_a_reload_is_no_conflict() -> None:
-    done = run("import importlib, zoo, zoo.registry\nimportlib.reload(zoo.registry)\nprint(zoo.list_models()[0])")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == ALL[0]
+def test_a_reload_is_no_conflict(tmp_path: Path) -> None:
+    code = "import importlib, zoo, zoo.registry\nimportlib.reload(zoo.registry)\nprint(zoo.list_models()[0])"
+    done = run_apart(execute, code, folder=tmp_path)
+    assert done.status == 0, done.err
+    assert done.out.strip() == ALL[0]
 
 
 def test_both_ways_of_creation_agree() -> None:
