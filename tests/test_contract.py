@@ -286,7 +286,7 @@ def test_frozen_stays_frozen(name: str) -> None:
 # Compilers, formats, copies
 
 
-@pytest.mark.only(name=FORWARDS)  # the whole nets of all families are scripted above
+@pytest.mark.only(name=("densenet_test", "frrn_test", "googlenet_test"))  # the others: test_features.py
 @pytest.mark.parametrize("name", TINY)
 def test_torchscript_of_a_wrapper(name: str) -> None:
     x = images(name)
@@ -298,7 +298,7 @@ def test_torchscript_of_a_wrapper(name: str) -> None:
             torch.testing.assert_close(have, want, **close)
 
 
-@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("resnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_compile(name: str) -> None:
     small = SMALL_GRID.get(name, {})
@@ -311,7 +311,7 @@ def test_compile(name: str) -> None:
     compiled(x).sum().backward()
 
 
-@pytest.mark.only(name=("resnet_test", "fabric_test"))
+@pytest.mark.only(name=("resnet_test", "fishnet_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_compile_of_taps(name: str) -> None:
     taps = settled(name, features_only=True, **SMALL_GRID.get(name, {}))
@@ -323,7 +323,7 @@ def test_compile_of_taps(name: str) -> None:
 
 
 # The usual tier exports a fish on its way to ONNX.
-@pytest.mark.only(name=("resnet_test", "densenet_test", "fabric_test", "googlenet_test"))
+@pytest.mark.only(name=("resnet_test", "densenet_test", "fabric_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_export(name: str) -> None:
     net = settled(name, **SMALL_GRID.get(name, {}))

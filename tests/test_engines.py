@@ -89,7 +89,7 @@ def advance(run: Iterator[Any], epochs: int) -> Trained | None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"optimizer": "adamw", "lr": 1e-3, "ema": 0.9}, marks=pytest.mark.slow),
         pytest.param({"precise_norms": True}, marks=pytest.mark.slow),
         {"mixup": 0.2, "cutmix": 1.0, "augment": "trivial", "erase": 0.3, "flip": True, "border": "reflect"},

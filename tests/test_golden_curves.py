@@ -26,7 +26,7 @@ def test_the_whole_line_up_is_recorded() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"lr": 0.105},
+        pytest.param({"lr": 0.105}, marks=pytest.mark.slow),
         pytest.param({"max_shift": 1}, marks=pytest.mark.slow),
         pytest.param({"momentum": 0.85}, marks=pytest.mark.slow),
     ],

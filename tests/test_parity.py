@@ -138,8 +138,8 @@ def test_wide_layers_at_full_size(name: str) -> None:
         "fishnet99",
         "densenet121",
         "googlenet_bn",
-        "vgg11_bn",
-        "bagnet9",
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),  # chains of the same units as these
+        pytest.param("bagnet9", marks=pytest.mark.slow),
     ],
 )
 def test_training(name: str) -> None:

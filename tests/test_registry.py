@@ -182,12 +182,6 @@ def test_both_ways_of_creation_agree() -> None:
         zoo.create_model("resnet50", pretrained_cfg="nosuch", device="meta")
 
 
-@pytest.mark.quick(False)
-def test_import_is_silent() -> None:
-    done = run("import warnings\nwarnings.simplefilter('error', UserWarning)\nimport zoo")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 @pytest.mark.rows
 @pytest.mark.parametrize("name", ALL)
 def test_specs_survive_json(name: str) -> None:
