@@ -77,7 +77,8 @@ def structures(name: str) -> frozenset[tuple[str, Any]]:
 def one_of_each(names: Iterable[str]) -> list[str]:
     """Return few of the nets that together show all that these show; of nets that show as much the smallest.
 
-    The net that adds most is taken first, so the choice is short, not the shortest.
+    The net that adds most is taken first, and what the others show too is left out in the end, the largest first; so
+    the choice is short, not the shortest.
     """
     shown = {name: structures(name) for name in names if name not in GIANTS}
     missing = set().union(*shown.values())
@@ -86,6 +87,9 @@ def one_of_each(names: Iterable[str]) -> list[str]:
         best = max(shown, key=lambda name: (len(shown[name] & missing), -zoo.model_entry(name).params, name))
         chosen.append(best)
         missing -= shown[best]
+    for name in sorted(chosen, key=lambda name: -zoo.model_entry(name).params):
+        if shown[name] <= frozenset().union(*(shown[other] for other in chosen if other != name)):
+            chosen.remove(name)
     return sorted(chosen)
 
 

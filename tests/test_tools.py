@@ -61,13 +61,11 @@ DEAR = (
     "densenet",
     "fishnet",
     "fabric",
-    "fabric pre",
     "fabric sparse",
     "frrn",
     "googlenet",
-    "vgg with local norms",
 )
-"""What tracers and compilers are shown in the usual tier: every kind of forward, and every kind of unit of a fabric."""
+"""What tracers and compilers are shown in the usual tier: every kind of forward, and layers that compute a weight."""
 CONVS = (nn.Conv2d, BandConv2d)
 NORMS = nn.modules.batchnorm._BatchNorm
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh)
@@ -387,6 +385,7 @@ DISTRIBUTED = NETS | {
 }
 
 
+@pytest.mark.only(key=(*DEAR, "highway", "dead nodes", "dead columns", "hypercolumn", "resnet drop path"))
 @pytest.mark.parametrize("key", DISTRIBUTED)
 def test_data_parallel_training_needs_no_option(one_process: None, key: str) -> None:
     """Of whole nets and of features, whichever taps: a parameter without a gradient would stop the second step."""

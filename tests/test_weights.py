@@ -21,7 +21,6 @@ import torchvision
 from pytorchcv.model_provider import get_model
 from pytorchcv.models.common.model_store import get_model_metainfo, get_model_metainfo_dict
 from safetensors.torch import save_file
-from structures import LONG
 from test_golden import GOLDEN, images, released_names, weight
 from torch import Tensor, nn
 
@@ -137,13 +136,8 @@ def test_published_files_load_by_address(name: str, tag: str, served: tuple[Path
         same_outputs(ours, theirs, 224 if name == "fishnet150" else entry.input_size[-1])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG else [])
-        for name in sorted({name for name, _ in TYPED})
-    ],
-)
+@pytest.mark.rows
+@pytest.mark.parametrize("name", sorted({name for name, _ in TYPED}))
 def test_every_published_net_is_ours(name: str) -> None:
     """Names and shapes, for all nets; the outputs are compared above and in the parity tests."""
     entry = zoo.model_entry(name)
@@ -160,10 +154,8 @@ def test_every_published_net_is_ours(name: str) -> None:
     assert all(own[key].numel() == value.numel() for key, value in fit.items())
 
 
-@pytest.mark.parametrize(
-    ("name", "tag"),
-    [pytest.param(name, tag, marks=pytest.mark.slow if name in LONG else []) for name, tag in TYPED],
-)
+@pytest.mark.rows
+@pytest.mark.parametrize(("name", "tag"), TYPED)
 def test_the_facts_are_those_of_the_model_store(name: str, tag: str) -> None:
     weights = row(name, tag)
     stem, error, short = weights.url.rpartition("/")[2].removesuffix(".pth.zip").split("-")
