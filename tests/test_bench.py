@@ -470,10 +470,10 @@ def test_a_net_that_diverges_has_its_line_and_does_not_stop_the_others(
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path, tiny: str, broken: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, path = small_runs([BROKEN], [0], tiny), tmp_path / "results.jsonl"
+    runs, path, row = small_runs([BROKEN], [0], tiny), tmp_path / "results.jsonl", DATASETS[tiny]
     assert len(runner.sweep(runs, path, listener=broken).failures) == 1
     monkeypatch.undo()
-    monkeypatch.setitem(DATASETS, "tiny", DatasetRow(load=lambda: load_dataset("digits"), recipe=RECIPE))
+    monkeypatch.setitem(DATASETS, tiny, row)
     assert runner.sweep(runs, path).finished == 1
     assert read([path]).failures == []
     assert [record["key"] for record in read([path]).trainings] == [runs[0].key]

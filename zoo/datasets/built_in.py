@@ -144,7 +144,6 @@ def dataset_row(name: str) -> DatasetRow:
     return DATASETS[name]
 
 
-@cache
 def load_dataset(name: str, folder: Path | None = None, download: bool = False) -> Dataset:
     """Load a built-in set, once per process.
 
@@ -156,5 +155,9 @@ def load_dataset(name: str, folder: Path | None = None, download: bool = False) 
     Raises:
         ValueError: If the set does not exist, or its files cannot be read.
     """
-    row = dataset_row(name)
+    return _load(dataset_row(name), folder, download)
+
+
+@cache
+def _load(row: DatasetRow, folder: Path | None, download: bool) -> Dataset:
     return row.load(folder, download) if row.located else row.load()
