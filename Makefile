@@ -43,7 +43,7 @@ format: $(INSTALLED) ## Rewrite the files as `check` wants them, and docs/models
 	$(BIN)/python docs/catalogue.py
 
 docs: $(INSTALLED_DOCS) ## Build the documentation into site/
-	$(BIN)/python docs/catalogue.py
+	$(BIN)/python docs/site.py
 	$(BIN)/zensical build --clean
 
 clean: ## Remove the environment and everything built; results/ stays

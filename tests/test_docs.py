@@ -1,8 +1,12 @@
 """The documentation does what it says: code runs, commands parse, links lead somewhere, the catalogue is up to date."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +21,9 @@ from zoo.datasets.built_in import DATASETS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for folder in (".", "docs", "benchmarks", "changes") for page in (ROOT / folder).glob("*.md"))
+SITE = runpy.run_path(str(DOCS / "site.py"))
 CATALOGUE = runpy.run_path(str(DOCS / "catalogue.py"))
+GENERATED = {*SITE["generated"](), SITE["STUDY"]}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -95,6 +101,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         name, _, anchor = target.partition("#")
         file = page.parent / name if name else page
+        if page.parent == DOCS:
+            assert file.resolve().is_relative_to(DOCS), f"{page.name} links to {target}, which is not part of the site"
+            if name in GENERATED:
+                continue
         assert file.is_file(), f"{page.name} links to {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="ascii"), re.MULTILINE)
@@ -102,8 +112,74 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    nav = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="ascii"), re.MULTILINE)
-    assert sorted(nav) == sorted(page.name for page in DOCS.glob("*.md"))
+    nav = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="ascii"), re.MULTILINE)
+    pages = {name for name in GENERATED if name.endswith(".md")} | {page.name for page in DOCS.glob("*.md")}
+    assert sorted(nav) == sorted(pages)
+
+
+def referenced() -> dict[str, list[str]]:
+    """Modules and classes of docs/api.md, each with the members that it shows; none stands for all."""
+    text = (DOCS / "api.md").read_text(encoding="ascii")
+    found = re.findall(r"^::: (\S+)\n(?:    options:\n      (?:members: \[(.*)\]|show_submodules: true)$)?", text, re.M)
+    return {name: re.findall(r"\w+", members) for name, members in found}
+
+
+def shown() -> set[int]:
+    """Identities of the objects that docs/api.md shows."""
+    found = set()
+    for name, members in referenced().items():
+        rooms = [sys.modules[name]] if importable(name) else []
+        inside = pkgutil.iter_modules(getattr(rooms[0], "__path__", [])) if rooms and not members else []
+        rooms += [importlib.import_module(f"{name}.{module.name}") for module in inside]
+        found |= {id(getattr(room, key)) for room in rooms for key in members or vars(room) if hasattr(room, key)}
+        found |= {id(resolve(name))} if not rooms else set()
+    return found
+
+
+def resolve(path: str) -> object:
+    """What a path names: a module, or its attribute; None if there is none."""
+    parts = path.split(".")
+    end = next(end for end in range(len(parts), 0, -1) if importable(".".join(parts[:end])))
+    module = sys.modules[".".join(parts[:end])]
+    return getattr(module, parts[end], None) if end < len(parts) else module
+
+
+def importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def public_paths() -> set[str]:
+    """What `zoo` and its rooms list, and what a page of the site names."""
+    pages = [page.read_text(encoding="ascii") for page in DOCS.glob("*.md") if page.name != "api.md"]
+    named = {path for text in pages for path in re.findall(r"\b(zoo(?:\.[a-zA-Z]\w*)+)(?![\w*/])", text)}
+    for text in pages:
+        for module, names in re.findall(r"^ *from (zoo[\w.]*) import (.+)$", text, re.MULTILINE):
+            named |= {f"{module}.{name}" for name in re.findall(r"(\w+)(?: as \w+)?", names)}
+    for room in ("zoo", "zoo.bench", "zoo.drawing", "zoo.fusing", "zoo.layers", "zoo.results", "zoo.weights"):
+        named |= {f"{room}.{name}" for name in importlib.import_module(room).__all__}
+    return {path for path in named if not path.startswith(("zoo.models.", "zoo_cli"))}
+
+
+def test_the_reference_holds_everything_public() -> None:
+    paths = public_paths()
+    assert {"zoo.create_model", "zoo.bench.Request", "zoo.layers.KeepAll", "zoo.results.Line"} <= paths
+    functions = {id(getattr(zoo, entry.timm_name)) for entry in map(zoo.model_entry, zoo.list_models())}
+    known = shown() | functions  # docs/models.md lists those
+    assert not {
+        path
+        for path in paths
+        if (found := resolve(path)) is not None and not inspect.ismodule(found) and id(found) not in known
+    }, "add it to docs/api.md"
+
+
+def test_the_reference_names_what_there_is() -> None:
+    for name, members in referenced().items():
+        assert resolve(name) is not None, name
+        assert all(hasattr(resolve(name), member) for member in members), name
 
 
 @pytest.mark.slow  # its rows are compared where the costs of all nets are: tests/test_golden_nets.py

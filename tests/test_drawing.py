@@ -22,6 +22,7 @@ from zoo.drawing.sheet import Net, compose
 from zoo.drawing.write import to_svg
 from zoo_cli import main
 
+GALLERY = sorted((Path(__file__).parents[1] / "docs" / "images" / "drawn").glob("*.svg"))
 SVG = "{http:" + "//www.w3.org/2000/svg}"
 
 
@@ -208,6 +209,11 @@ def check_texts(svg: str) -> None:
     for one, other in combinations(texts, 2):
         a, b = one.box, other.box
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_no_texts_of_the_gallery_overlap(path: Path) -> None:
+    check_texts(path.read_text(encoding="ascii"))
 
 
 def test_overlapping_texts_are_found() -> None:

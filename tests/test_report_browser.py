@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessibility import serious_faults
 from result_lines import RUN, run, write
 
 from zoo.results.topologies import MARKS, TOPOLOGIES, looks
@@ -159,7 +160,8 @@ def test_a_point_is_found_everywhere(browser: Any) -> None:
 
 def test_the_front_and_its_filter(browser: Any) -> None:
     # Every net costs more than the one before and is better: all are on the front but the hostile one.
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#plot-params .js-line")) == 1
+    fronts = "return plots.params.data.filter(t => t.mode === 'lines+text').map(t => t.x.length)"
+    assert browser.execute_script(fronts) == [12]
     browser.execute_script("data.rows.find(r => r.name === 'net5').score = 1")
     press(browser, "#front")
     assert "net5" not in names(browser)
@@ -285,6 +287,14 @@ def test_the_address_restores_a_view(chromium: Any, page: Path) -> None:
     assert chromium.execute_script(pressed) == [hidden, "false"]
 
 
+def test_an_address_pasted_into_the_open_page_changes_the_view(browser: Any) -> None:
+    browser.execute_script("location.hash = 'group=digits&filter=fabric'")
+    WebDriverWait(browser, PATIENCE).until(
+        lambda d: not d.find_elements(By.ID, "status") and len(d.find_elements(By.CSS_SELECTOR, "#table tbody tr")) == 4
+    )
+    assert sorted(names(browser)) == ["net1", "net10", "net4", "net7"]
+
+
 def test_the_export_is_the_table(browser: Any) -> None:
     choose(browser, "filter", "fabric")
     rows = list(csv.reader(io.StringIO(browser.execute_script("return csv()"))))
@@ -349,3 +359,84 @@ def test_every_net_is_reached_by_the_keyboard(browser: Any) -> None:
     for _ in range(2):
         browser.switch_to.active_element.send_keys("\ue004")  # Tab
     assert browser.switch_to.active_element.tag_name == "button"
+
+
+def test_columns_are_chosen(chromium: Any, page: Path) -> None:
+    show(chromium, page, 1280, 900)
+
+    def heads() -> list[str]:
+        return chromium.execute_script(
+            "return [...document.querySelectorAll('#table th button')].map(b => b.dataset.column)"
+        )
+
+    before = heads()
+    for title in ("params", "series"):
+        script = "[...document.querySelectorAll('#columns button')].find(b => b.textContent === arguments[0]).click()"
+        chromium.execute_script(script, title)
+    assert heads() == [key for key in before if key not in ("params", "series")]
+    assert chromium.execute_script("return csv()").startswith("net,accuracy [%]")
+    assert "params" not in chromium.execute_script("return csv()").splitlines()[0].split(",")
+    address = chromium.current_url
+    chromium.get("about:blank")
+    chromium.get(address)
+    WebDriverWait(chromium, PATIENCE).until(lambda d: not d.find_elements(By.ID, "status"))
+    assert heads() == [key for key in before if key not in ("params", "series")]
+
+
+def test_the_first_view_shows_the_best_and_says_what_is_left_out(browser: Any) -> None:
+    choose(browser, "group", "ImageNet-1k")
+    plain = "data.rows.filter(r => r.group === 'ImageNet-1k' && data.series[r.series].shown)"
+    best = browser.execute_script(f"return Math.max(...{plain}.map(r => r.score))")
+    scores = "return [...document.querySelectorAll('#table tbody td.score')].map(c => Number(c.textContent))"
+    assert max(browser.execute_script(scores)) == pytest.approx(best, abs=0.006)
+    told = browser.find_element(By.CSS_SELECTOR, "#left-out span").text
+    off = browser.execute_script(f"return inGroup().length - {plain}.length")
+    assert off > 0
+    assert told.startswith(f"Left out: {off} figures of ")
+    press(browser, "#all-series")
+    assert len(names(browser)) == browser.execute_script("return inGroup().length")
+    assert browser.find_element(By.CSS_SELECTOR, "#left-out span").text == "All series are shown."
+    assert not browser.find_elements(By.CSS_SELECTOR, "#published button[aria-pressed=false]")
+    press(browser, "#all-series")
+    assert browser.find_element(By.CSS_SELECTOR, "#left-out span").text == told
+
+
+def test_sizes_of_one_topology_are_joined(browser: Any) -> None:
+    lines = browser.execute_script(
+        "return plots.params.data.filter(t => t.mode === 'lines').map(t => [t.line.color, t.x.length])"
+    )
+    colours = browser.execute_script("return Object.fromEntries(Object.entries(data.looks).map(([k, v]) => [k, v[0]]))")
+    assert sorted(lines) == sorted([colours[name], 4] for name in ("ResNet", "fabric", "DenseNet"))
+
+
+def test_plots_are_told_in_words(browser: Any) -> None:
+    plot = browser.find_element(By.ID, "plot-params")
+    assert plot.get_attribute("role") == "figure"
+    text = plot.get_attribute("aria-label")
+    assert text.startswith("Plot of accuracy against parameters: 13 nets, ")
+    assert "net0, net1, net2" in text
+    choose(browser, "filter", "nothing like this")
+    assert plot.get_attribute("aria-label") == "Plot of accuracy against parameters: nothing is shown."
+
+
+def test_a_card_holds_the_drawing_of_its_preset(browser: Any) -> None:
+    choose(browser, "group", "CIFAR-10")
+    choose(browser, "filter", "resnet20_cifar measured")
+    press(browser, "#table tbody button")
+    [picture] = browser.find_elements(By.CSS_SELECTOR, "#card img")
+    WebDriverWait(browser, PATIENCE).until(lambda d: picture.get_property("naturalWidth"))
+    assert picture.get_property("naturalWidth") > 300
+    assert picture.get_attribute("alt").startswith("resnet20_cifar, drawn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_there_is_no_serious_fault_of_accessibility(chromium: Any, page: Path, theme: str) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for width in (1280, 390):
+        show(chromium, page, width, 900)
+        assert serious_faults(chromium) == []
+        press(chromium, "#table tbody button")
+        assert serious_faults(chromium) == []
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

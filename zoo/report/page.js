@@ -9,7 +9,7 @@ const AXES = {
   throughput: { title: "images a second", sign: -1 }, // the only cost of which more is better
   memory: { title: "peak memory [bytes]", sign: 1 },
 };
-// Okabe and Ito 2008, for the seeds of a net. Colours and marks of topologies come with the data (zoo.results.topologies).
+// Okabe and Ito 2008, for the seeds of a net. Colours and marks of topologies come with the data.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const SVG_DASHES = ["", "6 3", "2 2", "6 2 2 2", "9 3", "9 2 2 2"];
@@ -21,6 +21,7 @@ let plots = {}; // axis -> element
 const state = {
   hidden: new Set(),
   series: new Set(),
+  without: new Set(), // columns
   selected: null,
   sort: "score",
   down: true,
@@ -45,14 +46,16 @@ async function main() {
     $("group").append(make("option", { value: group.id }, `${group.id}: ${group.metric}`));
   for (const axis in AXES) plots[axis] = make("div", { className: "plot", id: `plot-${axis}` });
   $("plots").prepend(...Object.values(plots));
-  for (const id of ["view", "bars", "condition", "front", "filter", "budget-params", "budget-macs"]) $(id).addEventListener("input", draw);
+  for (const id of [...CONTROLS, "front"]) $(id).addEventListener("input", draw);
   $("group").addEventListener("input", () => enterGroup());
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("clear").addEventListener("click", () => select(null));
   $("csv").addEventListener("click", saveTable);
+  $("all-series").addEventListener("click", toggleSeries);
   $("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
   $("card").addEventListener("click", (event) => event.target === $("card") && $("card").close()); // the backdrop
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme());
+  addEventListener("hashchange", () => location.reload()); // by the reader
   drawProvenance();
   $("main").hidden = false; // plots ask for their size
   const view = new URLSearchParams(location.hash.slice(1));
@@ -146,7 +149,8 @@ function budget(axis) {
     .map((row) => row[axis])
     .filter((count) => count > 0);
   const [low, high] = [Math.min(...counts), Math.max(...counts)];
-  const most = +slider.value < +slider.max && counts.length ? low * (high / low) ** (slider.value / slider.max) : Infinity;
+  const limited = +slider.value < +slider.max && counts.length;
+  const most = limited ? low * (high / low) ** (slider.value / slider.max) : Infinity;
   $(`most-${axis}`).textContent = most < Infinity ? short(most) : "any";
   slider.setAttribute("aria-valuetext", $(`most-${axis}`).textContent);
   return most;
@@ -192,14 +196,17 @@ function matcher(text) {
 }
 
 const ALIASES = { score: "accuracy", macs: "flops", params: "parameters" };
+const TOGETHER = -1; // in place of a series
 const NUMBERS = ["params", "macs", "activations", "throughput", "memory", "score", "error", "seeds"];
 const number = (row, key) => (key === "error" ? 100 - row.score : key in AXES ? cost(row, key) : row[key]);
 
-/** Rows that no row of the same series beats at a cost, cheapest first, by series. */
+const MOST_FRONTS = 6; // more lines than that are a web
+
+/** Rows that no row of the same series beats at a cost, cheapest first, by series; many published ones have one front. */
 function fronts(rows, axis) {
-  const bySeries = Map.groupBy
-    ? Map.groupBy(rows, (row) => row.series)
-    : rows.reduce((map, row) => map.set(row.series, [...(map.get(row.series) || []), row]), new Map());
+  const many = new Set(rows.map((row) => row.series)).size > MOST_FRONTS;
+  const place = (row) => (many && row.kind === "published" ? TOGETHER : row.series);
+  const bySeries = rows.reduce((map, row) => map.set(place(row), [...(map.get(place(row)) || []), row]), new Map());
   for (const [series, own] of bySeries) {
     const sign = AXES[axis].sign;
     own.sort((a, b) => sign * (cost(a, axis) - cost(b, axis)) || b.score - a.score);
@@ -256,7 +263,30 @@ function draw() {
     rows.length,
   );
   $("clear").hidden = !state.selected;
+  tellLeftOut();
   keepInAddress();
+}
+
+/** Say which series are off, and whether that hides the best of these images. */
+function tellLeftOut() {
+  const off = inGroup().filter((row) => !state.series.has(row.series));
+  const best = Math.max(...off.map((row) => row.score));
+  const titles = [...new Set(off.map((row) => row.series))];
+  const better = best > Math.max(...inGroup().filter((row) => state.series.has(row.series)).map((row) => row.score));
+  $("left-out").firstElementChild.textContent = off.length
+    ? `Left out: ${off.length} figures of ${titles.length} series, such as ${data.series[titles[0]].title}; the best has ` +
+      `${percent(best)} %${better ? ", more than all that are shown" : ""}.`
+    : "All series are shown.";
+  $("all-series").textContent = off.length ? "Show all series" : "Show the series of the first view";
+  $("left-out").hidden = ![...seriesPlaces().keys()].some((series) => !data.series[series].shown) && !off.length;
+}
+
+function toggleSeries() {
+  const own = [...seriesPlaces().keys()];
+  const all = own.some((series) => !state.series.has(series));
+  for (const series of own) all || data.series[series].shown ? state.series.add(series) : state.series.delete(series);
+  showSeries();
+  draw();
 }
 
 // ---- the view in the address, so that it can be sent
@@ -269,6 +299,7 @@ function keepInAddress() {
   if ($("front").checked) view.set("front", "1");
   view.set("sort", (state.down ? "-" : "") + state.sort);
   for (const topology of state.hidden) view.append("without", topology);
+  for (const column of state.without) view.append("hide", column);
   for (const series of state.series)
     if (inGroup().some((row) => row.series === series)) view.append("series", data.series[series].title);
   history.replaceState(null, "", `#${view}`);
@@ -284,6 +315,7 @@ function restore(view, ids) {
   $("front").checked = view.has("front");
   const [, down, sort] = /^(-?)(.*)$/.exec(view.get("sort") || "");
   if (COLUMNS.some((column) => column.key === sort)) [state.sort, state.down] = [sort, down === "-"];
+  for (const key of view.getAll("hide")) if (COLUMNS.slice(1).some((column) => column.key === key)) state.without.add(key);
   for (const topology of view.getAll("without")) if (topology in data.looks) state.hidden.add(topology);
   if (view.has("series"))
     for (const row of inGroup())
@@ -306,11 +338,13 @@ function drawPlot(axis, rows, front) {
         y: own.map(vertical),
         mode: "lines+text",
         text: own.map((row, i) => (i && own[i - 1].topology === row.topology ? "" : plain(row.topology))),
-        textposition: "top left",
+        textposition: own.map((row, i) => (i ? "top left" : "top right")), // to the left of the first is the axis
+        cliponaxis: false,
         textfont: { size: 10 },
         hoverinfo: "skip",
-        line: { shape: side, width: 1.3, color: style("--faint"), dash: DASHES[places.get(series) % DASHES.length] },
+        line: { shape: side, width: 1.3, color: style("--faint"), dash: DASHES[(places.get(series) || 0) % DASHES.length] },
       });
+  traces.push(...joined(axis, rows));
   const bars = $("bars").value;
   for (const kind of ["published", "measured"]) {
     for (const topology of new Set(rows.filter((row) => row.kind === kind).map((row) => row.topology))) {
@@ -395,6 +429,8 @@ function drawPlot(axis, rows, front) {
           },
         ],
   };
+  plot.setAttribute("role", "figure");
+  plot.setAttribute("aria-label", summary(axis, rows, front));
   if (!rows.length) Object.assign(layout, { xaxis: { visible: false }, yaxis: { visible: false } });
   const fresh = !plot.on;
   Plotly.react(plot, traces, layout, {
@@ -418,6 +454,46 @@ function drawPlot(axis, rows, front) {
     ); // ticks
     plot.on("plotly_deselect", () => !state.drawing && select(null));
   }
+}
+
+/** A line through the sizes of each topology that one series has measured. */
+function joined(axis, rows) {
+  const bySizes = new Map();
+  for (const row of rows)
+    if (row.kind === "measured") {
+      const key = `${row.series} ${row.topology}`;
+      bySizes.set(key, [...(bySizes.get(key) || []), row]);
+    }
+  return [...bySizes.values()]
+    .filter((own) => own.length > 1)
+    .map((own) => {
+      own.sort((a, b) => a.params - b.params);
+      return {
+        x: own.map((row) => cost(row, axis)),
+        y: own.map(vertical),
+        mode: "lines",
+        hoverinfo: "skip",
+        opacity: state.selected ? 0.12 : 0.55,
+        line: { width: 1.2, color: look(own[0].topology).colour },
+      };
+    });
+}
+
+const few = (names) => (names.length > 9 ? [...names.slice(0, 4), "...", ...names.slice(-4)] : names).join(", ");
+
+/** What a plot shows, in words: the table holds the same figures. */
+function summary(axis, rows, front) {
+  const what = `${metric()} against ${AXES[axis].title.replace(/ \[.*/, "")}`;
+  if (!rows.length) return `Plot of ${what}: nothing is shown.`;
+  const ends = (values, format) => [Math.min(...values), Math.max(...values)].map(format).join(" to ");
+  const fronts = [...front].map(
+    ([series, own]) => `${series === TOGETHER ? "all that is published" : data.series[series].title}: ${few(own.map((row) => row.name))}`,
+  );
+  return (
+    `Plot of ${what}: ${rows.length} nets, ${ends(rows.map((row) => cost(row, axis)), short)}, ${metric()} ` +
+    `${ends(rows.map((row) => row.score), percent)} %. Pareto fronts, cheapest first: ${fronts.slice(0, 4).join("; ")}` +
+    `${fronts.length > 4 ? `, and of ${fronts.length - 4} more series` : ""}. The table below holds the same figures.`
+  );
 }
 
 /** The vertical axis. "stretched" labels a log scale of the error with the score, so that 99 and 99.5 lie apart. */
@@ -539,6 +615,13 @@ function enterGroup(view) {
   const places = seriesPlaces();
   if (![...places.keys()].some((series) => state.series.has(series)))
     for (const series of places.keys()) state.series.add(series);
+  showSeries();
+  showColumns();
+  draw();
+}
+
+function showSeries() {
+  const [places, rows] = [seriesPlaces(), inGroup()];
   for (const kind of ["measured", "published"]) {
     const chips = [...places]
       .filter(([series]) => data.series[series].kind === kind)
@@ -556,7 +639,6 @@ function enterGroup(view) {
       });
     $(kind).replaceChildren(...(chips.length ? chips : ["none of these images"]));
   }
-  draw();
 }
 
 function chip(text, picture, on, change) {
@@ -604,8 +686,24 @@ const COLUMNS = [
 ];
 const valueOf = (row, column) => (column.value ? column.value(row) : row[column.key]);
 
+/** A chip for every column that these images have figures for; the name stays. */
+function showColumns() {
+  const known = COLUMNS.slice(1).filter((column) => column.text || inGroup().some((row) => valueOf(row, column) != null));
+  $("columns").lastElementChild.replaceChildren(
+    ...known.map((column) =>
+      chip(titleOf(column), null, !state.without.has(column.key), (on) =>
+        on ? state.without.delete(column.key) : state.without.add(column.key),
+      ),
+    ),
+  );
+}
+
+const titleOf = (column) => (typeof column.title === "function" ? column.title() : column.title);
+
 function drawTable(rows, shown) {
-  const columns = COLUMNS.filter((column) => column.text || rows.some((row) => valueOf(row, column) != null));
+  const columns = COLUMNS.filter(
+    (column) => !state.without.has(column.key) && (column.text || rows.some((row) => valueOf(row, column) != null)),
+  );
   const column = COLUMNS.find(({ key }) => key === state.sort);
   const order = new Intl.Collator("en", { numeric: true }).compare; // resnet20 before resnet110
   rows.sort((a, b) => {
@@ -615,7 +713,7 @@ function drawTable(rows, shown) {
   });
   const head = columns.map((own) => {
     const active = own.key === state.sort;
-    const title = typeof own.title === "function" ? own.title() : own.title;
+    const title = titleOf(own);
     const button = make("button", { type: "button" }, title + (active ? (state.down ? " \u25be" : " \u25b4") : ""));
     button.dataset.column = own.key;
     button.addEventListener("click", () => {
@@ -655,7 +753,7 @@ function drawTable(rows, shown) {
     return line;
   });
   state.table = [
-    columns.map((own) => (typeof own.title === "function" ? own.title() : own.title)),
+    columns.map(titleOf),
     ...rows.map((row) => columns.map((own) => valueOf(row, own))),
   ];
   $("table").tHead.replaceChildren(make("tr", {}, ...head));
@@ -705,6 +803,7 @@ function openCard(row) {
       "timm name": card.timm,
       notes: card.notes,
     }),
+    titled("Drawing", card.drawn && drawn(card.drawn, card.overrides)),
     titled(
       "Measured",
       measured.length &&
@@ -806,6 +905,21 @@ function openCard(row) {
       ["losses", "training loss"],
     ])
       drawCurves(`curve-${key}`, key, title, runs);
+}
+
+/** The drawing of a preset; nets of result lines are not built, so that of a variant is its preset's. */
+function drawn(name, overrides) {
+  const changed = Object.keys(overrides || {}).join(", ");
+  const picture = make("img", {
+    alt: `${name}, drawn: units from left to right in order of computation, from top to bottom by resolution.`,
+    src: `data:image/svg+xml,${encodeURIComponent(data.drawings[name])}`,
+  });
+  return make(
+    "div",
+    {},
+    changed ? make("p", { className: "hint" }, `The preset ${name}. This net differs in ${changed}.`) : null,
+    make("div", { className: "drawn", tabIndex: 0, role: "region", ariaLabel: `drawing of ${name}` }, picture),
+  );
 }
 
 function drawCurves(id, key, title, runs) {

@@ -17,6 +17,7 @@ from typing import Any
 import zoo
 from zoo import published
 from zoo.complexity import count, taps
+from zoo.drawing import draw
 from zoo.entry import Entry
 from zoo.results.group import Comparison, NetResult, display_of, group
 from zoo.results.line import score_key
@@ -29,6 +30,10 @@ Record = dict[str, Any]
 
 CURVE_POINTS = 100  # a learning curve has no more; a screen shows no more
 COUNTS = ("params", "macs", "activations")
+OTHER = "other"
+"""Family of the published table that is none: nets with nothing in common."""
+THEIRS = {"wrn": "wide", "preact_resnet": "pre-activation", "resnext": "ResNeXt", "seresnet": "squeeze-excite"}
+"""Topologies of families of the published table that are part of our residual family."""
 
 
 def gather(results: Results, *, with_published: bool = True, count_stages: bool = False) -> dict[str, Any]:
@@ -61,13 +66,17 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
     for row in rows:
         row.pop("metric", None)
     shown_topologies = [row["topology"] for row in rows]
+    cards = _cards(rows, runs, count_stages)
     return {
         "groups": [groups[name] for name in dict.fromkeys(row["group"] for row in rows)],
         "rows": rows,
         "series": list(series.values()),
         "conditions": [{"id": key, "title": title} for key, title in conditions.items()],
         "looks": {name: [look.colour, look.mark] for name, look in looks(dict.fromkeys(shown_topologies)).items()},
-        "cards": _cards(rows, runs, count_stages),
+        "cards": cards,
+        "drawings": {
+            name: draw(name).svg for name in sorted({card.get("drawn", "") for card in cards.values()} - {""})
+        },
         "runs": [run["shown"] for run in runs],
         "failures": [
             {"name": display_of(record), "seed": record.get("seed"), "error": str(record["error"])}
@@ -156,7 +165,7 @@ def _families() -> dict[str, str]:
     for figure in published.results():
         if entry := _entry(figure.entry):
             own.setdefault(figure.family, set()).add(entry.family)
-    return {theirs: ours.pop() for theirs, ours in own.items() if len(ours) == 1}
+    return {theirs: ours.pop() for theirs, ours in own.items() if len(ours) == 1 and theirs != OTHER}
 
 
 def _published(figure: published.Published, families: Mapping[str, str], speeds: Mapping[Any, Any]) -> Record:
@@ -165,14 +174,15 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
     sides = (figure.input_size, figure.input_size)
     departures = "".join(f"; {part}" for part in figure.departures)
     family = entry.family if entry else families.get(figure.family, figure.family)
-    plain = figure.view in published.ONE_VIEW and not figure.departures
     return {
         "kind": "published",
-        "shown": plain and figure.series in (published.PAPER, published.AUTHORS),
+        "shown": figure.view in published.ONE_VIEW,
         "name": figure.model,
         "card": own,
         "family": family,
-        "topology": topology_of(family, entry.spec.to_dict(), entry.name) if entry else topology_of(family, None),
+        "topology": topology_of(family, entry.spec.to_dict(), entry.name)
+        if entry
+        else THEIRS.get(figure.family) or topology_of(family, None),
         "group": figure.dataset,
         "metric": METRICS[CLASSIFY].title,
         "series": f"{figure.series}, {figure.view}{departures}",
@@ -221,6 +231,7 @@ def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -
         spec = record.get("spec") if record else entry.spec.to_dict() if entry else None
         card["spec"] = {str(key): _plain(value) for key, value in (spec or {}).items()}
         if record:
+            card["drawn"] = entry.name if entry else ""
             card["overrides"] = {str(key): _plain(value) for key, value in (record.get("overrides") or {}).items()}
             card["uncounted"] = {str(key): _plain(value) for key, value in record["counts"]["uncounted"].items()}
             card["counted"] = "for one image of " + record["dataset"]["name"]
@@ -277,6 +288,11 @@ def _device(record: Mapping[str, Any]) -> str:
 def _entry(name: str) -> Entry | None:
     """Return the registry's row; None for timm's nets, nets of later versions and any other name."""
     return zoo.model_entry(name) if name in zoo.list_models() else None
+
+
+@cache
+def _drawing(name: str) -> str:
+    return draw(name).svg
 
 
 def _by(items: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
