@@ -38,7 +38,7 @@ KEPT = [
     for promise in PROMISES
     for name in (TINY if promise in SCRIPTED else CHEAP)
 ]
-USUAL_OF_CHEAP = [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in CHEAP]
+BY_FORWARD = [pytest.param(name, marks=[] if name in FORWARDS else pytest.mark.slow) for name in CHEAP]
 
 WRAPPED = {"getter": "model.", "hook": "body.", "fx": "graph_module."}
 """Where timm's feature wrappers keep the net."""
@@ -210,7 +210,7 @@ def test_promises(name: str, promise: str) -> None:
     check_backbone(name, promises=[promise])
 
 
-@pytest.mark.parametrize("name", USUAL_OF_CHEAP)
+@pytest.mark.parametrize("name", BY_FORWARD)
 @pytest.mark.parametrize("wrapper", ["list", "dict", "hook", "getter", "fx"])
 def test_feature_wrappers(name: str, wrapper: str) -> None:
     x = images(name)
@@ -235,7 +235,7 @@ def test_feature_cfg_is_merged(name: str) -> None:
     assert len(net.feature_info.channels()) == 2
 
 
-@pytest.mark.parametrize("name", USUAL_OF_CHEAP)
+@pytest.mark.parametrize("name", BY_FORWARD)
 @pytest.mark.parametrize("wrapper", [None, "list", "getter"])
 def test_checkpointing(name: str, wrapper: str | None) -> None:
     kwargs = {"features_only": True, "feature_cls": wrapper} if wrapper else {}
@@ -286,7 +286,7 @@ def test_frozen_stays_frozen(name: str) -> None:
 # Compilers, formats, copies
 
 
-@pytest.mark.only(name=("densenet_test", "frrn_test", "googlenet_test"))  # the others: test_features.py
+@pytest.mark.slow  # those that keep the order of taps are scripted in test_features.py
 @pytest.mark.parametrize("name", TINY)
 def test_torchscript_of_a_wrapper(name: str) -> None:
     x = images(name)

@@ -401,6 +401,7 @@ def test_smp_learns(title: str, decoder: str, arguments: dict[str, Any]) -> None
     learns(model.encoder, model.train()(images(128)).square().mean())
 
 
+@pytest.mark.only(name=("resnet_test", "densenet_test", "fishnet_test", "fabric_test", "googlenet_test"))
 @pytest.mark.parametrize("name", SCENIC)
 def test_detection_backbone(name: str) -> None:
     x = images(70)

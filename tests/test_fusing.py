@@ -22,6 +22,10 @@ from zoo.layers import Sum
 
 structures = pytest.mark.parametrize("structure", SMALL_NETS, ids=small_net_title)
 BARE = [(name, {}) for name in FORWARDS]
+forwards = pytest.mark.parametrize(
+    "structure",
+    [pytest.param(net, id=small_net_title(net), marks=[] if net in BARE else pytest.mark.slow) for net in SMALL_NETS],
+)
 NO_NORMS = ("alexnet_test", "googlenet_test", "highway_test", "lenet_test", "vgg_lrn_test")
 
 
@@ -98,17 +102,14 @@ def test_outputs_features_and_taps_are_equal_in_double_precision(structure: tupl
     check_report(structure[0], net, fused)
 
 
-@pytest.mark.parametrize(
-    "structure",
-    [pytest.param(net, id=small_net_title(net), marks=[] if net in BARE else pytest.mark.slow) for net in SMALL_NETS],
-)
+@forwards
 def test_outputs_are_equal_in_single_precision(structure: tuple[str, dict[str, Any]]) -> None:
     net = create(structure).to(memory_format=torch.channels_last)
     x = images(structure[0], torch.float32, extra=0).to(memory_format=torch.channels_last)
     check_same_function(net, x, 1e-5)
 
 
-@structures
+@forwards
 def test_taps_of_dilated_nets_are_equal(structure: tuple[str, dict[str, Any]]) -> None:
     strides = zoo.create_model(structure[0], **structure[1], device="meta").spec.output_strides
     stride = max(min(strides), max(strides) // 2)

@@ -117,7 +117,7 @@ def test_evaluation(name: str) -> None:
         assert_same(ours(x), net(x))
 
 
-@pytest.mark.parametrize("name", ["vgg11", "alexnet"])
+@pytest.mark.parametrize("name", [pytest.param("vgg11", marks=pytest.mark.slow), "alexnet"])
 def test_wide_layers_at_full_size(name: str) -> None:
     """At 224 px the first wide layer's window fits the map as it is, without the pooling of a smaller one."""
     net = reference(name).eval()

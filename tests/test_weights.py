@@ -119,7 +119,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("wide_resnet28_10_cifar", "osmr_c10", marks=pytest.mark.slow),
         ("resnext29_32x4d_cifar", "osmr_c100"),
         ("seresnet20_projection_cifar", "osmr_c10"),
-        ("densenet121", "osmr_in1k"),
+        pytest.param("densenet121", "osmr_in1k", marks=pytest.mark.slow),
         ("densenet40_k12_bc_cifar", "osmr_c10"),
     ],
 )
