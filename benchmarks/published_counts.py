@@ -1,8 +1,8 @@
-"""Multiply-adds of published nets whose sources print none, where we have the same net: counted and written down.
+"""Multiply-adds of published nets and weights without printed ones, where we have the net: counted and written down.
 
 python benchmarks/published_counts.py
 
-Writes zoo/data/published_counts.csv, which `zoo.published` reads.
+Writes zoo/data/published_counts.csv, which `zoo.published` and `zoo.choosing` read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from pathlib import Path
 from tqdm import tqdm
 
 import zoo
+from zoo.choosing import tagged
 from zoo.complexity import count
 from zoo.files import write_in_folder
 from zoo.published import Published, results
 
 PATH = Path(zoo.__file__).parent / "data" / "published_counts.csv"
-CLASSES = {"CIFAR-10": 10, "CIFAR-100": 100, "ImageNet-1k": 1000, "PASCAL VOC 2012": 21}
+CLASSES = {"CIFAR-10": 10, "CIFAR-100": 100, "SVHN": 10, "ImageNet-1k": 1000, "PASCAL VOC 2012": 21}
 
 
 def wanted() -> list[tuple[str, str, int]]:
-    """Return entry, dataset and size of each figure of a registered net that comes without multiply-adds."""
+    """Return entry, dataset and size of each figure, or weights, of a registered net without multiply-adds."""
 
     def lacks(row: Published) -> bool:
         return bool(row.entry) and not row.macs_printed and row.input_size is not None and row.dataset in CLASSES
 
-    return sorted({(row.entry, row.dataset, row.input_size or 0) for row in results() if lacks(row)})
+    rows = {(row.entry, row.dataset, row.input_size or 0) for row in results() if lacks(row)}
+    return sorted(rows | {(entry.name, images, size) for entry, _, _, images, size in tagged()})
 
 
 def multiply_adds(entry: str, dataset: str, size: int) -> int:

@@ -99,6 +99,7 @@ MAY_IMPORT = {
         "zoo.registry",
         "zoo.results",
     },
+    "zoo.finding": {"zoo.bench", "zoo.datasets", "zoo.escape", "zoo.results"},
     "zoo.bench": {
         "zoo",
         "zoo.entry",
@@ -166,6 +167,7 @@ MAY_IMPORT = {
         "zoo.evaluation",
         "zoo.keeping",
         "zoo.predicting",
+        "zoo.finding",
         "zoo.escape",
         "zoo.datasets",
         "zoo.bench",

@@ -151,6 +151,31 @@ def test_hugging_face_sets_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
     assert images.train_labels.bincount().tolist() == [4, 4, 4]
 
 
+def test_labels_in_a_csv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures in a heap with metadata.csv, which Hugging Face's image folder reads."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    labels = {"train": ["dog", "cat", "dog", "cat 10", "cat 9"], "validation": ["cat", "dog", "cat 9", "cat 10"]}
+    for half, own in labels.items():
+        (tmp_path / "set" / half).mkdir(parents=True)
+        rows = [f"{i}.png,{label}\n" for i, label in enumerate(own)]
+        (tmp_path / "set" / half / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
+        for i in range(len(own)):
+            Image.new("RGB", (20, 16), (i, 0, 0)).save(tmp_path / "set" / half / f"{i}.png")
+    images = open_set(f"hfds/{tmp_path / 'set'}", DataLocation(folder=tmp_path / "cache", download=True))
+    assert images.classes == ("cat", "cat 9", "cat 10", "dog")
+    assert [images.classes[i] for i in images.test_labels] == labels["validation"]
+    assert isinstance(images, Dataset)
+    red = ((images.train_images[:, 0, 0, 0]) if images.train_images.dtype == torch.uint8 else torch.empty(0)).tolist()
+    assert dict(zip(red, [images.classes[i] for i in images.train_labels], strict=True)) == dict(
+        enumerate(labels["train"])
+    )
+    (tmp_path / "set/train/metadata.csv").write_text(
+        "file_name,label\n0.png,dog\n1.png,\n2.png,cat\n3.png,a\n4.png,b\n"
+    )
+    with pytest.raises(ValueError, match="picture 1 has no label, and others have"):
+        open_set(f"hfds/{tmp_path / 'set'}", DataLocation(folder=tmp_path / "cache", download=True))
+
+
 def test_wrong_sets_are_explained(tmp_path: Path) -> None:
     def message(name: str, folder: Path | None) -> str:
         with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is what is tested
@@ -277,7 +302,8 @@ def test_sets_of_timm_have_a_recipe_for_their_size(tmp_path: Path, monkeypatch: 
     assert default_recipe("classify", "folder/m", small) == RECIPES["modern_cifar"].recipe
     assert default_recipe("classify", "folder/s", large) == RECIPES["modern_imagenet"].recipe
     assert default_recipe("classify", "digits") == RECIPES["digits"].recipe
-    with pytest.raises(ValueError, match=r"unknown dataset 'folder/m': choose from fashion_scenes, scenes"):
+    assert default_recipe("segment", "folder/m", small) == RECIPES["scenes"].recipe
+    with pytest.raises(ValueError, match=r"classes\.txt is missing: it names the classes"):
         load("segment", "folder/m", small)
 
 

@@ -196,7 +196,7 @@ def test_keyed_nets_have_multiply_adds_though_their_sources_print_none() -> None
     assert not [row for row in KEYED if row.input_size and row.macs is None]
     counted = [row for row in KEYED if row.counted]
     assert len(counted) > 100
-    assert {row.macs for row in counted} == set(rows.values())
+    assert {row.macs for row in counted} <= set(rows.values()), "the others are of weights"
     with (ROOT / "benchmarks" / "results" / "counts.csv").open(newline="") as file:
         own = {row["name"]: row for row in csv.DictReader(file)}
     same = [

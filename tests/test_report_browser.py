@@ -50,7 +50,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(2)
     ]
     lines.append(run(HOSTILE, family=HOSTILE, spec={HOSTILE: HOSTILE}, test_accuracy=0.5))
-    lines.append(run("resnet20_cifar", dataset__name="CIFAR-10", test_accuracy=0.92))
+    classes = {"class_accuracy": [0.9, None], "confusion": [[18, 2], [0, 0]], "macro_f1": 0.625}
+    names = {"dataset__classes": ["frog", HOSTILE]}
+    lines.append(run("resnet20_cifar", dataset__name="CIFAR-10", test_accuracy=0.92, **classes, **names))
     assert main(["report", str(write(folder / "results.jsonl", lines)), "-o", str(folder / "page.html")]) == 0
     return folder / "page.html"
 
@@ -194,6 +196,12 @@ def test_published_points_are_hollow_and_measured_ones_filled(browser: Any) -> N
     assert len(browser.find_elements(By.CSS_SELECTOR, "#published button")) > 3
 
 
+def chosen_row(browser: Any, first: str) -> list[str]:
+    """Cells of the row of a card's tables that begins so."""
+    rows = [row.find_elements(By.TAG_NAME, "td") for row in browser.find_elements(By.CSS_SELECTOR, "#card tbody tr")]
+    return next([cell.text for cell in row] for row in rows if row[0].text == first)
+
+
 def test_a_card_tells_all(browser: Any) -> None:
     choose(browser, "group", "CIFAR-10")
     choose(browser, "filter", "resnet20_cifar measured")
@@ -208,8 +216,11 @@ def test_a_card_tells_all(browser: Any) -> None:
         "AMD EPYC",
         RUN["git_revision"],
         "2.15.0",
+        "macro F1 62.50 %",
+        f"as {HOSTILE}",
     ):
         assert part in text, part
+    assert chosen_row(browser, "frog") == ["frog", "90", "18", "2"]
     assert browser.find_element(By.CSS_SELECTOR, "#card a").get_attribute("href") == "https://arxiv.org/abs/1512.03385"
     assert len(browser.find_elements(By.CSS_SELECTOR, "#curve-scores .js-line")) == 1
     press(browser, "#card header button")

@@ -383,7 +383,7 @@ def test_a_wrong_optimizer_is_named() -> None:
         (["--decoder", "unet"], "--decoder 'unet' belongs to --task segment, not to classify"),
         (["--task", "segment", "--detector", "fcos"], "--detector 'fcos' belongs to --task detect, not to segment"),
         (["--pictures"], "pictures are for the tasks segment and detect, not for classify"),
-        (["--task", "segment", "--dataset", "digits"], "unknown dataset 'digits': choose from fashion_scenes, scenes"),
+        (["--task", "segment", "--dataset", "digits"], "unknown dataset 'digits': choose from fashion_scenes, folder"),
         (["--task", "segment", "--sort", "accuracy"], "unknown column 'accuracy': choose from name, params"),
         (["--task", "segment", "fabric_tset"], "did you mean fabric_test"),
     ],

@@ -28,32 +28,36 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
 
 
+def programs() -> list[str]:
+    """Code of the page, in order: torch and timm, then onnxruntime."""
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="ascii")
+    return re.findall(r"^```text\n(import .*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 def write_garments(root: Path, train: int, test: int) -> None:
     """Save garments as PNG files, so many a class in each half."""
     for half, source, number in (("train", "train", train), ("validation", "test", test)):
         images = fashion.read(fashion.DEBIAN, source)
         for label, name in enumerate(fashion.CLASSES):
-            folder = root / half / re.sub(r"\W+", "_", name)
+            folder = root / half / re.sub(r"\W+", "_", name).lower()
             folder.mkdir(parents=True)
-            for i in (images.labels == label).nonzero().flatten()[:number].tolist():
-                Image.fromarray(images.images[i].numpy()).save(folder / f"{i}.png")
+            for place, i in enumerate((images.labels == label).nonzero().flatten()[:number].tolist(), 1):
+                Image.fromarray(images.images[i].numpy()).save(folder / f"{place:04}.png")
 
 
 @pytest.mark.slow  # each command is asked by the tests of its verb
 @pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_every_command_of_the_tutorial_runs(
+def test_all_of_the_tutorial_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_garments(tmp_path / "data/garments", 9, 5)
+    write_garments(tmp_path / "data/garments", 45, 5)
     write_garments(tmp_path / "data/more", 4, 2)
     key, printed = "", {}
     for words in commands():
         given = [word.replace("KEY", key) for word in words]
         if given[0] in ("race", "bench"):
             given += [*QUICK, "--workers", "0"]
-        if "data/garments/validation/bag" in given:
-            given = [word.replace("/bag", "/Bag") for word in given]
         assert main(given) == 0, given
         printed[words[0]] = capsys.readouterr().out
         if given[0] == "bench" and not key:
@@ -64,11 +68,19 @@ def test_every_command_of_the_tutorial_runs(
     assert all(row["class1"] and not row["error"] for row in rows)
     assert "in the result line" in printed["validate"]
 
-    folder = tmp_path / f"results/garments/weights/lenet5_cifar-seed0-{key}"
-    net: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    prepare: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
-    pictures = [Path(row["picture"]) for row in rows]
-    images = torch.stack([prepare(decode(path.read_bytes(), str(path))) for path in pictures])
-    with torch.no_grad():
-        best = net(images).argmax(1).tolist()
-    assert [net.pretrained_cfg["label_names"][i] for i in best] == [row["class1"] for row in rows]
+    # The code of the page, as a reader would run it: plain timm, then ONNX.
+    place: dict[str, Any] = {}
+    in_timm, in_onnx = programs()
+    exec(in_timm.replace("KEY", key), place)
+    exec(in_onnx, place)
+    net, prepare, session = place["net"], place["prepare"], place["session"]
+    assert isinstance(net, type(timm.create_model("lenet5_cifar")))
+    names = net.pretrained_cfg["label_names"]
+    for row in rows:
+        image = prepare(decode(Path(row["picture"]).read_bytes(), row["picture"]))[None]
+        with torch.no_grad():
+            expected = net(image)
+        assert names[int(expected.argmax())] == row["class1"]
+        [logits] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "garments.onnx").is_file()

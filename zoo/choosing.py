@@ -44,7 +44,7 @@ TIMM_NOTE = (
     "them (GPU: RTX 5090, amp; CPU: i9-10940X, float32, batch 1). Nets whose tag names other images (in22k, in12k, "
     "jft, ...) learned from more than ImageNet-1k. Copied from timm's repository in November 2026."
 )
-WEIGHTS_NOTE = "errors that the publisher gives with its weights; recipes differ. Multiply-adds are not stored."
+WEIGHTS_NOTE = "errors that the publisher gives with its weights; recipes differ. Multiply-adds are the zoo's count."
 TAGGED = {"in1k": IMAGENET, "c10": "CIFAR-10", "c100": "CIFAR-100", "svhn": "SVHN"}
 """Test images of published weights, by the end of their tags."""
 
@@ -268,30 +268,38 @@ def _timm_table() -> tuple[dict[str, str], ...]:
     return tuple(csv.DictReader(text.splitlines()))
 
 
-def _tags(dataset: str) -> Source:
-    wanted = published.dataset_name(dataset).lower()
-    publishers: dict[str, list[Candidate]] = {}
+def tagged() -> Iterator[tuple[Any, str, Any, str, int]]:
+    """Yield entry, tag, weights, test images and size in pixels of all published weights whose error is given."""
     for name in registry.list_models():
         entry = registry.model_entry(name)
         for tag, weights in entry.weights.items():
             images = TAGGED.get(tag.rpartition("_")[2], "")
-            if weights.top1_error is None or images.lower() != wanted:
-                continue
-            given = f'"{name}.{tag}"'
-            row = Candidate(
-                net=f"{name}.{tag}",
-                accuracy=100 - weights.top1_error,
-                params=entry.params,
-                size=(weights.test_input_size or weights.input_size or entry.input_size)[-1],
-                family=entry.family,
-                licence=weights.licence,
-                strides=_strides(name),
-                source=weights.error_source,
-                create=f'zoo.create_model("{name}")',
-                load=f"zoo.create_model({given}, pretrained=True)",
-            )
-            publishers.setdefault(weights.error_source, []).append(row)
+            if weights.top1_error is not None and images:
+                size = (weights.test_input_size or weights.input_size or entry.input_size)[-1]
+                yield entry, tag, weights, images, size
+
+
+def _tags(dataset: str) -> Source:
     images = published.dataset_name(dataset)
+    publishers: dict[str, list[Candidate]] = {}
+    for entry, tag, weights, tested, size in tagged():
+        if tested.lower() != images.lower():
+            continue
+        name = f"{entry.name}.{tag}"
+        row = Candidate(
+            net=name,
+            accuracy=100 - weights.top1_error,
+            params=entry.params,
+            macs=published.counted_macs().get((entry.name, tested, size)),
+            size=size,
+            family=entry.family,
+            licence=weights.licence,
+            strides=_strides(entry.name),
+            source=weights.error_source,
+            create=f'zoo.create_model("{entry.name}")',
+            load=f'zoo.create_model("{name}", pretrained=True)',
+        )
+        publishers.setdefault(weights.error_source, []).append(row)
     for publisher, rows in publishers.items():
         yield f"{images}, weights that the zoo loads, errors by {publisher}", WEIGHTS_NOTE, rows
 

@@ -204,14 +204,14 @@ def _row(cells: dict[str, str]) -> Published:
     values["params"] = _scaled(cells["params_printed"], 10**6)
     values["macs"] = _scaled(cells["macs_printed"], 10**9)
     if values["macs"] is None:
-        values["macs"] = _counts().get((cells["entry"], cells["dataset"], values["input_size"]))
+        values["macs"] = counted_macs().get((cells["entry"], cells["dataset"], values["input_size"]))
     for name in ("top1_error", "top5_error"):
         values[name] = float(cells[name]) if cells[name] else None
     return Published(**values)
 
 
 @cache
-def _counts() -> dict[tuple[str, str, int | None], int]:
+def counted_macs() -> dict[tuple[str, str, int | None], int]:
     """Return multiply-adds, as `benchmarks` counted them, by net, dataset (for its number of classes) and size."""
     text = resources.files("zoo").joinpath("data", "published_counts.csv").read_text(encoding="ascii")
     rows = csv.DictReader(text.splitlines())

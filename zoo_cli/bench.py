@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo_cli.common import Parser, parse_pairs, parse_value, print_json, printable, tell
+from zoo_cli.common import LOGS, Parser, parse_pairs, parse_value, print_json, printable, tell
 
 
 def add_bench(parser: Parser) -> None:
@@ -24,7 +24,10 @@ detector of torchvision. The last two need nets of ImageNet scale, and pip insta
 Images: digits need no download. --dataset also takes torch/cifar10, torch/cifar100 and others of torchvision,
 hfds/NAME, and folder, for --data-dir/train/CLASS/*.png and --data-dir/validation/CLASS/*.png (or val, test, ...). Small
 images of one size are held in memory, others are read batch by batch. All pictures are read once before the first
-epoch: one that cannot be read, or that is in both halves of a folder, is an error that names it."""
+epoch: one that cannot be read, or that is in both halves of a folder, is an error that names it.
+
+For segment and detect a folder holds, in each half, images/*.jpg with masks/*.png (class numbers; DIR/classes.txt names
+them) or annotations.json (COCO)."""
     parser.epilog = """\
 examples:
   zoo bench                                        the default line-up, one seed
@@ -40,8 +43,11 @@ examples:
   zoo bench resnet18.a1_in1k --dataset folder --data-dir data/flowers --freeze until=stage3      fine-tune
   zoo bench --weights results/digits/weights/resnet20_cifar-seed0-8deb2467 --recipe layer_decay=0.7 --recipe lr=0.02
 
+  zoo bench --dataset folder --data-dir data/flowers --recipe class_weights=balanced --log tensorboard
+
   zoo bench --task segment                         three small nets, each as the encoder of a U-Net
   zoo bench --task segment --decoder deeplabv3plus resnet18 fishnet_test --pictures
+  zoo bench --task segment resnet18 --dataset folder --data-dir data/streets --recipe image_size=160
   zoo bench --task detect resnet18 --seeds 0 1 2
   zoo bench --task detect resnet18 --frozen        the net as it was initialised: what does training it add?
 
@@ -153,6 +159,9 @@ examples:
     out.add_argument(
         "--pictures", action="store_true", help="draw predictions of each trained model on test scenes (OUT/pictures)"
     )
+    out.add_argument(
+        "--log", choices=LOGS, help="program to watch the runs in; its package is installed by itself (default: none)"
+    )
     _add_table_options(out)
 
 
@@ -235,6 +244,7 @@ def to_request(args: argparse.Namespace) -> Any:
         force=args.force,
         keep=args.keep,
         pictures=args.pictures,
+        log=args.log or "",
     )
 
 

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 SOURCES = Path(__file__).parents[1]
 TRACEBACK = "ZOO_TRACEBACK"
 """Environment variable that turns on the traceback of an error."""
+LOGS = ("tensorboard", "wandb", "mlflow")
+"""Programs that runs can be watched in, see `zoo.bench.progress`."""
 LARGEST = 32_768
 """Largest side in pixels; far beyond it, torch cannot hold the sizes of maps."""
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo_cli.common import Parser, tell
+
+OWNERS = {"masks": ("segment",), "min_score": ("detect",), "fuse": ("classify",)}
+"""Options with the tasks that they are for."""
 
 
 def add_predict(parser: Parser) -> None:
@@ -24,12 +28,19 @@ by name. Pictures are prepared exactly as the test images of the net were. Each 
 names: the most probable classes with their probabilities. A picture that cannot be read is a line with an error; the
 others go on, and the exit status is then 1.
 
-Probabilities are the net's own. They sum to 1 over its classes, also for a picture of something else."""
+Probabilities are the net's own. They sum to 1 over its classes, also for a picture of something else.
+
+Nets of --task segment and detect are told by their folder. Segmentation gives the classes of each picture with their
+shares of its pixels, and with --masks a PNG file of class numbers as large as the picture. Detection gives the boxes
+from --min-score on, in pixels of the picture; as CSV a line for each box, and one without a class for a picture without
+a box."""
     parser.epilog = """\
 examples:
   zoo predict data/new --weights results/folder_flowers/weights/resnet18-seed0-51b0ad9b
   zoo predict a.jpg b.png --weights fishnet150 --top 1
   zoo predict data/new --weights resnet18-seed0-51b0ad9b --format jsonl --out found.jsonl
+  zoo predict data/streets --weights results/segment/weights/unet-resnet_test-seed0-0d1f44c2 --masks masks
+  zoo predict data/streets --weights results/detect/weights/fcos-resnet_test-seed0-55a1c0de --min-score 0.5
   find . -name '*.jpg' | zoo predict - --weights resnet18-seed0-51b0ad9b --fuse"""
     parser.add_argument(
         "pictures", nargs="+", metavar="PICTURE", help="files, folders, or - for names on standard input, one a line"
@@ -40,13 +51,17 @@ examples:
         metavar="FOLDER|NAME",
         help="folder of a trained net, or a name with published weights",
     )
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes a picture (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=int, metavar="N", help="most classes, or boxes, of a picture (default: 5 classes, all boxes)"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="folder for the masks of a segmentation")
+    parser.add_argument("--min-score", type=float, metavar="X", help="lowest score of a box (default: 0.3)")
     parser.add_argument(
         "--format", choices=("csv", "jsonl"), default="csv", help="format of the lines (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="file for the lines (default: standard output)")
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures per batch (default: %(default)s)"
+        "--batch-size", type=int, metavar="N", help="pictures per batch (default: 64; 16 for masks and boxes)"
     )
     parser.add_argument(
         "--workers", type=int, default=2, metavar="N", help="threads that read pictures (default: %(default)s)"
@@ -59,20 +74,31 @@ def run_predict(args: argparse.Namespace) -> int:
     """Print a line for each picture; return 1 if one could not be read."""
     from zoo.environment import choose_device
     from zoo.files import check_writable, replacing
-    from zoo.predicting import open_classifier
+    from zoo.keeping import kept_line
+    from zoo.results.line import task_of
+    from zoo.results.run import CLASSIFY
 
     device = choose_device(args.device)
     for name in ("top", "batch_size", "workers"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+    line = kept_line(args.weights)
+    task = CLASSIFY if line is None else task_of(line)
+    for name, owners in OWNERS.items():
+        if getattr(args, name) not in (None, False) and task not in owners:
+            raise ValueError(f"{name.replace('_', '-')} is for {' and '.join(owners)}, and these weights are of {task}")
+    if args.min_score is not None and not 0 <= args.min_score <= 1:
+        raise ValueError(f"min-score must lie in [0, 1], got {args.min_score:g}")
     if args.out is not None:
         check_writable("out", args.out)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    net = open_classifier(args.weights, device=device, fuse=args.fuse)
-    found = net(_named(args.pictures), top=args.top, batch_size=args.batch_size, workers=args.workers)
+    if args.masks is not None:
+        check_writable("masks", args.masks, folder=True)
+        args.masks.mkdir(parents=True, exist_ok=True)
+    lines = _named_lines(args, device) if task == CLASSIFY else _found_lines(args, device)
     broken = 0
     with replacing(args.out) if args.out is not None else nullcontext(None) as file:
-        for text, error in _lines(found, args.format, min(args.top, len(net.classes))):
+        for text, error in lines:
             broken += error
             if file is None:
                 print(text)
@@ -81,6 +107,27 @@ def run_predict(args: argparse.Namespace) -> int:
     if broken:
         tell(f"{broken} pictures could not be read: their lines say why")
     return 1 if broken else 0
+
+
+def _named_lines(args: argparse.Namespace, device: str) -> Iterator[tuple[str, bool]]:
+    """Return the lines of a classification."""
+    from zoo.predicting import open_classifier
+
+    net, top = open_classifier(args.weights, device=device, fuse=args.fuse), args.top or 5
+    found = net(_named(args.pictures), top=top, batch_size=args.batch_size or 64, workers=args.workers)
+    return _lines(found, args.format, min(top, len(net.classes)))
+
+
+def _found_lines(args: argparse.Namespace, device: str) -> Iterator[tuple[str, bool]]:
+    """Return the lines of a segmentation or a detection."""
+    from zoo.finding import LEAST_SCORE, open_finder
+
+    net = open_finder(args.weights, device=device)
+    least = LEAST_SCORE if args.min_score is None else args.min_score
+    found = net(_named(args.pictures), least=least, batch_size=args.batch_size or 16, workers=args.workers)
+    if net.task == "segment":
+        return _pixel_lines(found, args.format, min(args.top or 5, len(net.classes)), args.masks)
+    return _box_lines(found, args.format, args.top)
 
 
 def _named(given: list[str]) -> Iterator[Path]:
@@ -107,6 +154,63 @@ def _lines(found: Iterator[Any], form: str, top: int) -> Iterator[tuple[str, boo
             told |= {"classes": [{"class": name, "probability": round(share, 6)} for name, share in pairs]}
             told |= {"error": prediction.error} if prediction.error else {}
             yield json.dumps(told), bool(prediction.error)
+
+
+def _pixel_lines(found: Iterator[Any], form: str, top: int, masks: Path | None) -> Iterator[tuple[str, bool]]:
+    """Write the masks, and yield the lines as `_lines` does."""
+    if form == "csv":
+        names = [f"{column}{i}" for i in range(1, top + 1) for column in ("class", "share")]
+        yield _row(["picture", *names, *["mask"] * (masks is not None), "error"]), False
+    taken: Counter[str] = Counter()
+    for one in found:
+        pairs = list(zip(one.classes, one.values, strict=True))[:top]
+        mask = "" if masks is None or one.mask is None else str(_write_mask(one, masks, taken))
+        if form == "csv":
+            cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
+            cells += [""] * (2 * top - len(cells))
+            yield _row([one.picture, *cells, *[mask] * (masks is not None), one.error]), bool(one.error)
+        else:
+            told: dict[str, Any] = {"picture": one.picture}
+            told |= {"classes": [{"class": name, "share": round(share, 6)} for name, share in pairs]}
+            told |= {"mask": mask} if mask else {}
+            yield json.dumps(told | ({"error": one.error} if one.error else {})), bool(one.error)
+
+
+def _write_mask(one: Any, folder: Path, taken: Counter[str]) -> Path:
+    """Write a mask under its picture's name; a number tells pictures of one name apart."""
+    from PIL import Image
+
+    from zoo.bench.prediction_pictures import colour_of
+    from zoo.files import replacing
+
+    stem = Path(one.picture).stem
+    taken[stem] += 1
+    path = folder / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")
+    image = Image.fromarray(one.mask)
+    image.putpalette([int(colour_of(label)[i : i + 2], 16) for label in range(256) for i in (1, 3, 5)])
+    with replacing(path) as file:
+        image.save(file, format="PNG")
+    return path
+
+
+def _box_lines(found: Iterator[Any], form: str, top: int | None) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of boxes as `_lines` does; of one picture several in CSV."""
+    if form == "csv":
+        yield _row(["picture", "class", "score", "x0", "y0", "x1", "y1", "error"]), False
+    for one in found:
+        boxes = list(zip(one.classes, one.values, one.boxes, strict=True))[:top]
+        if form == "csv":
+            for name, score, box in boxes:
+                yield _row([one.picture, name, f"{score:.6f}", *(f"{value:.1f}" for value in box), ""]), False
+            if not boxes:
+                yield _row([one.picture, *[""] * 6, one.error]), bool(one.error)
+        else:
+            told = [
+                {"class": name, "score": round(score, 6), "box": [round(value, 1) for value in box]}
+                for name, score, box in boxes
+            ]
+            error = {"error": one.error} if one.error else {}
+            yield json.dumps({"picture": one.picture, "boxes": told} | error), bool(one.error)
 
 
 def _row(cells: list[str]) -> str:

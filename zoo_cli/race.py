@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from zoo_cli.common import Parser, parse_pairs, print_table, printable, tell
+from zoo_cli.common import LOGS, Parser, parse_pairs, print_table, printable, tell
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -61,6 +61,7 @@ examples:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads of a run (default: all cores, shared by --jobs)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--log", choices=LOGS, help="program to watch the runs in (default: none)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: results/race-DATASET)")
 
 
@@ -120,6 +121,7 @@ def to_request(args: argparse.Namespace) -> tuple[Any, Any]:
         device=args.device,
         threads=args.threads,
         jobs=args.jobs,
+        log=args.log or "",
         out=args.out or Path("results") / f"race-{last}",
     )
     span(args.budget)  # a wrong one is an error before the pictures are opened

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from zoo import detection_backbone, registry
-from zoo.datasets.scenes import NUM_CLASSES
+from zoo.datasets.annotated import IGNORED
 
 if TYPE_CHECKING:
     from zoo.datasets.image_set import ImageSet
@@ -39,6 +39,8 @@ DETECTORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "retinanet": ("RetinaNet", {"anchor_sizes": ((16, 20, 25), (20, 25, 32), (25, 32, 40)), "ratios": (1.0, 1.5)}),
 }
 """Classes of torchvision with the arguments of their anchors, by our name."""
+LARGEST_SCENE = 96
+"""Side in pixels up to which the anchors are those above."""
 STRIDES = (8, 16, 32)
 """Strides of the maps that a detector reads, as in both papers without the coarser ones: the scenes are small."""
 PYRAMID_CHANNELS = 64
@@ -66,9 +68,39 @@ def build_segmenter(run: Run, dataset: ImageSet) -> nn.Module:
     return model
 
 
-def segmentation_loss(model: nn.Module, images: Tensor, masks: Tensor, recipe: Recipe) -> tuple[Tensor, None]:
+def segmentation_loss(
+    model: nn.Module, images: Tensor, masks: Tensor, recipe: Recipe, weights: Tensor | None = None
+) -> tuple[Tensor, None]:
     """Return the mean cross-entropy over all pixels."""
-    return cross_entropy(model(images).float(), masks, label_smoothing=recipe.label_smoothing), None
+    return weighted_loss(model(images), masks.long(), recipe, weights, IGNORED), None
+
+
+def weighted_loss(
+    logits: Tensor, targets: Tensor, recipe: Recipe, weights: Tensor | None, ignored: int = -100
+) -> Tensor:
+    """Return the mean cross-entropy over images or pixels, each weighed by its class.
+
+    The mean is over their number, not over the sum of their weights: shares of a batch then add up to the batch.
+
+    Args:
+        logits: (N, classes, ...).
+        targets: (N, ...) int64, or shares of the classes in the form of the logits.
+        recipe: Recipe with the label smoothing.
+        weights: (classes,) of mean 1 over the training set; None for equal weights.
+        ignored: Target that counts nowhere.
+    """
+    if weights is None:
+        return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, ignore_index=ignored)
+    places = len(targets) if targets.is_floating_point() else (targets != ignored).sum()
+    whole = cross_entropy(
+        logits.float(),
+        targets,
+        weights,
+        ignore_index=-100 if targets.is_floating_point() else ignored,
+        label_smoothing=recipe.label_smoothing,
+        reduction="sum",
+    )
+    return whole / places
 
 
 def mean_iou(predictions: Tensor, masks: Tensor) -> float:
@@ -78,11 +110,24 @@ def mean_iou(predictions: Tensor, masks: Tensor) -> float:
 
     Args:
         predictions: (N, H, W) int64.
-        masks: (N, H, W) int64.
+        masks: (N, H, W) whole numbers; `IGNORED` pixels count nowhere.
     """
+    return float(_jaccard(predictions, masks, "macro"))
+
+
+def class_ious(predictions: Tensor, masks: Tensor) -> list[float]:
+    """Return the intersection over union of each class up to the highest one that occurs; see `mean_iou`."""
+    return _jaccard(predictions, masks, "none").tolist()
+
+
+def _jaccard(predictions: Tensor, masks: Tensor, average: str) -> Tensor:
     from torchmetrics.classification import MulticlassJaccardIndex
 
-    return float(MulticlassJaccardIndex(NUM_CLASSES, average="macro")(predictions, masks.cpu()))
+    masks = masks.cpu().long()
+    highest = max(int(predictions.max()), int(masks[masks != IGNORED].max()))
+    # Of two classes at least; those that do not occur change nothing.
+    metric = MulticlassJaccardIndex(max(2, highest + 1), average=average, ignore_index=IGNORED)  # ty: ignore
+    return metric(predictions, masks)
 
 
 def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
@@ -105,7 +150,9 @@ def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
         **run.overrides,
     )
     kind, options = DETECTORS[run.head]
-    sizes = options["anchor_sizes"]
+    # Objects grow with their pictures; above the size of the larger scenes anchors do, too.
+    larger = max(1.0, dataset.input_size[1] / LARGEST_SCENE)
+    sizes = tuple(tuple(round(side * larger) for side in row) for row in options["anchor_sizes"])
     anchors = AnchorGenerator(sizes, (options["ratios"],) * len(sizes))
     head = {}
     if kind == "RetinaNet":  # with norms, as torchvision's second version; without, it hardly learns from nothing
@@ -128,11 +175,17 @@ def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
 
 
 def detection_loss(
-    model: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]], recipe: Recipe
+    model: nn.Module,
+    images: Tensor,
+    targets: Sequence[Mapping[str, Tensor]],
+    recipe: Recipe,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, None]:
     """Return the sum of the detector's own losses."""
     if recipe.label_smoothing:
         raise ValueError(f"recipe field label_smoothing must be 0 for detection, got {recipe.label_smoothing}")
+    if weights is not None:
+        raise ValueError(f"recipe field class_weights must be '' for detection, got {recipe.class_weights!r}")
     losses: dict[str, Tensor] = model(list(images), targets)
     return torch.stack(list(losses.values())).sum(), None
 

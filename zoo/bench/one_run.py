@@ -116,7 +116,7 @@ def attempt(
 
     final: list[nn.Module] = []  # of the process that writes
     try:
-        dataset = load(run.task, run.dataset, placement.location)
+        dataset = load(run.task, run.dataset, placement.location).for_recipe(run.recipe)
         if run.fingerprint not in ("", dataset.fingerprint):
             raise ValueError(f"the images of {run.dataset} have changed since this run was planned: start again")
         trained = yield from training(
@@ -170,7 +170,7 @@ def make_record(job: Job, trained: Trained, dataset: ImageSet, team: Team) -> Li
         "seed": run.seed,
         score: metrics.pop(score),
         "standard_error": metrics.pop("standard_error"),
-        f"trivial_{task.metric}": trivial_score(run.task, run.dataset),
+        f"trivial_{task.metric}": trivial_score(run.task, run.dataset, job.placement.location, run.recipe),
         **metrics,
         "versions": versions(*task.modules),
         "device": describe_device(team.device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bench.tasks import task_row
-from zoo.datasets.image_set import Dataset, ImageSet, take
+from zoo.datasets.annotated import IGNORED
+from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.datasets.scenes import BACKGROUND
+from zoo.escape import for_picture
 from zoo.files import write_in_folder
 from zoo.results.run import Run
 
@@ -77,9 +80,9 @@ def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, 
     from matplotlib.figure import Figure  # optional dependency: the `bench` extra
 
     row = task_row(task)
-    chosen = torch.arange(min(scenes, len(dataset.test_images)))
-    images = dataset.test_images[chosen]
-    truth = take(dataset.test_labels, chosen)
+    images, truth = next(dataset.test_batches())
+    chosen = range(min(scenes, len(images)))
+    images, truth = images[: len(chosen)], truth[: len(chosen)]
     first = next(model.parameters(), None)
     with torch.no_grad():
         predictions = row.predict(model, images if first is None else images.to(first.device))
@@ -99,7 +102,14 @@ def draw_predictions(task: str, model: nn.Module, dataset: Dataset, title: str, 
     for line, text in enumerate(("scene", "truth", "prediction")):
         grid[line, 0].set_ylabel(text, fontsize=8)
     figure.suptitle(f"{title}: {len(chosen)} held-out scenes", fontsize=8)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=10, frameon=False, fontsize=7, handlelength=1.0)
+    figure.legend(
+        handles=_legend(dataset.classes),
+        loc="outside lower center",
+        ncols=10,
+        frameon=False,
+        fontsize=7,
+        handlelength=1.0,
+    )
     return figure
 
 
@@ -110,9 +120,10 @@ def _picture(image: Tensor) -> Any:
 
 
 def _show_mask(axes: Axes, mask: Tensor) -> None:
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import to_rgb
 
-    axes.imshow(mask.numpy(), cmap=ListedColormap(COLOURS), vmin=0, vmax=len(COLOURS) - 1, interpolation="nearest")
+    colours = torch.tensor([to_rgb("white" if label == IGNORED else colour_of(label)) for label in range(256)])
+    axes.imshow(colours[mask.long()].numpy(), interpolation="nearest")
 
 
 def _show_boxes(axes: Axes, answer: dict[str, Tensor]) -> None:
@@ -121,10 +132,15 @@ def _show_boxes(axes: Axes, answer: dict[str, Tensor]) -> None:
     if "scores" in answer:
         answer = {key: value[best_boxes(answer)] for key, value in answer.items()}
     for (x0, y0, x1, y1), label in zip(answer["boxes"].tolist(), answer["labels"].tolist(), strict=True):
-        colour = COLOURS[label]
+        colour = colour_of(label)
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2))
         frame = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
         axes.text(x0, y0, str(label - 1), color="white", fontsize=5, ha="left", va="bottom", bbox=frame)
+
+
+def colour_of(label: int) -> str:
+    """Return the colour of a class; from the eleventh on they come again."""
+    return COLOURS[label if label == BACKGROUND else 1 + (label - 1) % (len(COLOURS) - 1)]
 
 
 def best_boxes(answer: dict[str, Tensor]) -> Tensor:
@@ -142,7 +158,8 @@ def best_boxes(answer: dict[str, Tensor]) -> Tensor:
     return kept[answer["scores"][kept] >= SHOWN_FROM]
 
 
-def _legend() -> list[Any]:
+def _legend(classes: Sequence[str]) -> list[Any]:
     from matplotlib.patches import Patch
 
-    return [Patch(color=colour, label=str(label - 1)) for label, colour in enumerate(COLOURS) if label != BACKGROUND]
+    named = list(enumerate(classes))[BACKGROUND + 1 : len(COLOURS)]
+    return [Patch(color=colour_of(label), label=for_picture(name)) for label, name in named]

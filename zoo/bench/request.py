@@ -15,9 +15,10 @@ from zoo.bench.distributed import Team, join
 from zoo.bench.engines import Engine, InProcess, Processes, Ray
 from zoo.bench.one_run import Placement
 from zoo.bench.prediction_pictures import save_predictions
+from zoo.bench.progress import ALONE, PACKAGES, Tracked, check_log
 from zoo.bench.sweep import SAVED, Listener, Outcome, lineup, plan, sweep
 from zoo.bench.tasks import Task, default_recipe, load, task_row
-from zoo.datasets.external import DataLocation, is_external, set_name
+from zoo.datasets.external import DataLocation, set_name
 from zoo.datasets.image_set import ImageSet
 from zoo.datasets.library import FOLDER
 from zoo.environment import MOST_THREADS, check_between, choose_device, cores
@@ -34,6 +35,8 @@ from zoo.results.store import RESULTS
 
 CHECKED = "pictures.json"
 """File beside the results that stores which pictures were found to be readable."""
+LOG = "log"
+"""Folder beside the results for the files of TensorBoard."""
 LAYOUTS = ("channels_last", "contiguous")
 ENGINES = ("local", "ray")
 LARGEST_SEED = 2**63 - 1
@@ -81,6 +84,8 @@ class Request:
         force: Train runs again that are in the results.
         keep: ``last`` keeps the weights of each finished run in a folder of ``OUT/weights``, ``none`` keeps none.
         pictures: Draw predictions of each trained model into ``OUT/pictures``; not for ``classify``.
+        log: Program to watch the runs in: ``tensorboard`` (files in ``OUT/log``), ``wandb`` or ``mlflow``. Each is
+            installed by itself. Default: none.
 
     Raises:
         ValueError: If a value is wrong, or two contradict each other; the message begins with the attribute.
@@ -117,6 +122,7 @@ class Request:
     force: bool = False
     keep: str = "last"
     pictures: bool = False
+    log: str = ""
 
     def __post_init__(self) -> None:
         for name in ("models", "seeds"):
@@ -133,9 +139,9 @@ class Request:
             raise ValueError("seeds must have one number at least")
         for seed in self.seeds:
             check_between("seeds", seed, 0, LARGEST_SEED)
-        for name, choices in (("layout", LAYOUTS), ("engine", ENGINES), ("keep", KEEP)):
+        for name, choices in (("layout", LAYOUTS), ("engine", ENGINES), ("keep", KEEP), ("log", ("", *PACKAGES))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(choices)}")
+                raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(filter(None, choices))}")
         for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0)):
             if getattr(self, name) is not None:
                 check_between(name, getattr(self, name), least, MOST_THREADS)
@@ -151,6 +157,8 @@ class Request:
             )
         if self.pictures and self.in_processes:
             raise ValueError("pictures are drawn in this process: leave out --jobs and --engine ray")
+        if self.log in ALONE and self.in_processes:
+            raise ValueError(f"log {self.log!r} takes one run at a time: leave out --jobs and --engine ray")
         self._check_place(task)
 
     @property
@@ -172,7 +180,7 @@ class Request:
 
     def _check_place(self, task: Task) -> None:
         """Raise ValueError if options for sets in a folder were given for a set that needs no folder."""
-        if self.dataset and is_external(self.dataset) and task.external:
+        if self.dataset and task.opens(self.dataset):
             if self.download and self.dataset == FOLDER:
                 raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
             return
@@ -187,9 +195,6 @@ class Request:
         wrong = next((option for option, value in given.items() if value), None)
         if wrong is None:
             return
-        if not task.external:
-            sets = ", ".join(task.datasets)
-            raise ValueError(f"{wrong} was given, but task {task.name} has built-in images only ({sets}): leave it out")
         if not self.dataset:
             raise ValueError(f"{wrong} was given without a data set: add --dataset folder, or the name of another")
         raise ValueError(f"{wrong} was given, but {self.dataset} is built in: leave it out, or add --dataset folder")
@@ -270,6 +275,7 @@ def prepare(request: Request) -> Prepared:
             written.
     """
     require("bench", "sklearn", "matplotlib")  # now, not when the training is over
+    check_log(request.log)
     task = task_row(request.task)
     task.require()
     location = DataLocation(folder=request.data_dir, download=request.download, workers=request.workers)
@@ -371,16 +377,21 @@ def run(request: Request | Prepared, listener: Listener | None = None) -> Outcom
         ValueError: If the request is wrong, or a net cannot be built or does not take the images.
     """
     prepared = prepare(request) if isinstance(request, Request) else request
-    listener = listener or Listener()
-    return sweep(
-        prepared.runs,
-        prepared.path,
-        placement=prepared.placement,
-        engine=_engine(prepared, listener),
-        team=prepared.team,
-        force=prepared.request.force,
-        listener=listener,
-    )
+    listener, log = listener or Listener(), prepared.request.log
+    watch = Tracked(listener, log, prepared.path.parent / LOG) if log and prepared.team.leads else listener
+    try:
+        return sweep(
+            prepared.runs,
+            prepared.path,
+            placement=prepared.placement,
+            engine=_engine(prepared, watch),
+            team=prepared.team,
+            force=prepared.request.force,
+            listener=watch,
+        )
+    finally:
+        if watch is not listener:
+            watch.close()
 
 
 def _engine(prepared: Prepared, listener: Listener) -> Engine | None:

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from zoo import registry
 from zoo.bench import dense_tasks as dense
+from zoo.datasets.annotated import open_boxes, open_masks
 from zoo.datasets.built_in import DATASETS, DatasetRow, load_dataset
 from zoo.datasets.external import BUILT_IN, DataLocation, is_external, open_set
 from zoo.datasets.image_set import Dataset, ImageSet
-from zoo.datasets.library import unknown
+from zoo.datasets.library import FOLDER, unknown
 from zoo.datasets.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
 from zoo.escape import for_terminal
 from zoo.extras import require
@@ -39,8 +39,12 @@ from zoo.weights.loading import load_weights
 AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
+MOST_CONFUSED = 100
+"""Largest number of classes whose confusion matrix is stored."""
 MODERN = "modern_cifar", "modern_imagenet"
 """Recipes of sets without a row here: for small images, and for sets that are read from disk."""
+PLACES = "scenes"
+"""Recipe of such sets with masks or boxes."""
 FEW = "few_small", "few_pictures"
 """Recipes of such sets with fewer than `MANY` training images."""
 MANY = 5000
@@ -57,34 +61,37 @@ class Task:
         name: The key in `TASKS`.
         datasets: Built-in image sets, the default one first, each with the recipe of this task.
         build: Run, dataset -> the model to train.
-        loss: Model in training mode, images, targets, recipe -> the loss, and the number of correctly answered images
-            of the batch, or None if there is no such number.
+        loss: Model in training mode, images, targets, recipe, weight of each class or None -> the loss, and the number
+            of correctly answered images of the batch, or None if there is no such number.
         predict: Model in evaluation mode, images -> predictions, as a tensor or list over images, on the CPU.
         score: Predictions, targets -> the metric of `zoo.results.metrics`, in [0, 1].
         error: Score, predictions, targets -> the standard error of the score.
         heads: Decoders or detectors that the net can be built into, the default first; none if the net is the model.
         head_option: Option of the command line that chooses the head.
         nets: Nets of a sweep without names. Default: the line-up of the registry.
+        by_class: Predictions, targets, number of classes -> fields of the result line that tell classes apart.
         trivial: Targets -> predictions that need no net.
         countable: Model -> its part from images to maps or logits, without post-processing, which no counter can trace.
         modules: Packages that the task needs beyond those of the extra `bench`; all are in the extra `downstream`.
-        external: True if the task also takes sets that timm opens.
+        open: Name, location -> a set that is not built in; its recipe is that of a built-in set unless it has classes
+            alone.
     """
 
     name: str
     datasets: Mapping[str, DatasetRow]
     build: Callable[[Run, ImageSet], nn.Module]
-    loss: Callable[[nn.Module, Tensor, Any, Recipe], tuple[Tensor, Tensor | None]]
+    loss: Callable[[nn.Module, Tensor, Any, Recipe, Tensor | None], tuple[Tensor, Tensor | None]]
     predict: Callable[[nn.Module, Tensor], Any]
     score: Callable[[Any, Any], float]
     error: Callable[[float, Any, Any], float]
     heads: tuple[str, ...] = ()
     head_option: str = ""
     nets: tuple[str, ...] = ()
+    by_class: Callable[[Any, Any, int], dict[str, Any]] = field(default=lambda *_: {})
     trivial: Callable[[Any], Any] | None = None
     countable: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     modules: tuple[str, ...] = ()
-    external: bool = False
+    open: Callable[[str, DataLocation], ImageSet] = open_set
 
     @property
     def metric(self) -> str:
@@ -96,6 +103,11 @@ class Task:
         """Name of the metric in headings and on axes."""
         return METRICS[self.name].title
 
+    def opens(self, dataset: str) -> bool:
+        """Return True for the name of a set that is not built in: a folder, or of another library if it has classes."""
+        folder = dataset == FOLDER or dataset.startswith(f"{FOLDER}/")
+        return folder or (not self.heads and is_external(dataset))
+
     def row(self, dataset: str) -> DatasetRow:
         """Return the row of an image set.
 
@@ -103,7 +115,11 @@ class Task:
             ValueError: If the task has no such set; the message lists them.
         """
         if dataset not in self.datasets:
-            raise unknown(dataset, tuple(self.datasets), self.external)
+            raise (
+                unknown(dataset, (*self.datasets, FOLDER), external=False)
+                if self.heads
+                else unknown(dataset, tuple(self.datasets))
+            )
         return self.datasets[dataset]
 
     def head(self, name: str) -> str:
@@ -139,20 +155,22 @@ def load(task: str, dataset: str, location: DataLocation = BUILT_IN) -> ImageSet
     Raises:
         ValueError: If the task or the set does not exist, or the set cannot be read.
     """
-    if task_row(task).external and is_external(dataset):
-        return _open(dataset, location)
+    if task_row(task).opens(dataset):
+        return _open(task, dataset, location)
     return load_dataset(dataset, location.folder, location.download) if task == CLASSIFY else _load(task, dataset)
 
 
 def default_recipe(task: str, dataset: str, location: DataLocation = BUILT_IN) -> Recipe:
-    """Return the recipe of an image set: that of its row, or for sets that timm opens one for their number of images.
+    """Return the recipe of an image set: that of its row, or of a set that is not built in one for its kind and size.
 
     Raises:
         ValueError: See `load`.
     """
     row = task_row(task)
-    if not (row.external and is_external(dataset)):
+    if not row.opens(dataset):
         return row.row(dataset).recipe
+    if row.heads:
+        return RECIPES[PLACES].recipe
     images = load(task, dataset, location)
     small, large = (RECIPES[name].recipe for name in (MODERN if images.train_size >= MANY else FEW))
     return small if isinstance(images, Dataset) else large
@@ -165,12 +183,14 @@ def key_fingerprint(task: str, dataset: str, location: DataLocation = BUILT_IN) 
         ValueError: See `load`.
     """
     row = task_row(task)
-    if not (row.external and is_external(dataset)) and row.row(dataset).keyed_by_name:
+    if not row.opens(dataset) and row.row(dataset).keyed_by_name:
         return ""
     return load(task, dataset, location).fingerprint
 
 
-_open = cache(open_set)
+@cache
+def _open(task: str, dataset: str, location: DataLocation) -> ImageSet:
+    return task_row(task).open(dataset, location)
 
 
 @cache
@@ -179,12 +199,22 @@ def _load(task: str, dataset: str) -> Dataset:
 
 
 @cache
-def trivial_score(task: str, dataset: str) -> float | None:
-    """Return the score of a task's trivial answer on the test images; None if there is none."""
+def trivial_score(
+    task: str, dataset: str, location: DataLocation = BUILT_IN, recipe: Recipe | None = None
+) -> float | None:
+    """Return the score of a task's trivial answer on the test images; None if there is none.
+
+    Args:
+        task: Name of the task.
+        dataset: Name of the set.
+        location: Its location.
+        recipe: Recipe that the images are read for.
+    """
     row = task_row(task)
     if row.trivial is None:
         return None
-    targets = load(task, dataset).test_labels
+    images = load(task, dataset, location)
+    targets = (images if recipe is None else images.for_recipe(recipe)).test_labels
     return row.score(row.trivial(targets), targets)
 
 
@@ -232,19 +262,36 @@ def _start_from(model: Any, run: Run, dataset: ImageSet) -> None:
         model.reset_classifier(dataset.num_classes)
 
 
-def _classifier_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def _classifier_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     outputs = model(images)
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     named = labels.argmax(1) if labels.is_floating_point() else labels  # mixed images have shares of classes
-    loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    loss = dense.weighted_loss(logits, labels, recipe, weights)
     for other in auxiliary:
-        smoothing = recipe.label_smoothing
-        loss = loss + AUXILIARY_WEIGHT * cross_entropy(other.float(), labels, label_smoothing=smoothing)
+        loss = loss + AUXILIARY_WEIGHT * dense.weighted_loss(other, labels, recipe, weights)
     return loss, (logits.argmax(1) == named).sum()
 
 
 def _accuracy(predictions: Tensor, labels: Tensor) -> float:
     return int((predictions == labels.cpu()).sum()) / len(labels)
+
+
+def _by_class(predictions: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
+    """Return the accuracy of each class, the mean of their F1 scores, and the confusion matrix of few classes.
+
+    A class without a test image has no accuracy; one that is not named either is left out of the mean.
+    """
+    pairs = torch.bincount(labels.cpu() * classes + predictions, minlength=classes**2).reshape(classes, classes)
+    right, named, there = pairs.diagonal(), pairs.sum(0), pairs.sum(1)
+    known = named + there > 0
+    accuracies = (right / there.clamp(min=1)).tolist()
+    return {
+        "macro_f1": float((2 * right[known] / (named + there)[known]).mean()),
+        "class_accuracy": [share if n else None for share, n in zip(accuracies, there.tolist(), strict=True)],
+        **({"confusion": pairs.tolist()} if classes <= MOST_CONFUSED else {}),
+    }
 
 
 TASKS = {
@@ -258,7 +305,7 @@ TASKS = {
             predict=lambda model, images: model(images).argmax(1).cpu(),
             score=_accuracy,
             error=lambda score, _, labels: standard_error(score, len(labels)),
-            external=True,
+            by_class=_by_class,
         ),
         Task(
             name="segment",
@@ -282,6 +329,8 @@ TASKS = {
             heads=tuple(dense.DECODERS),
             head_option="--decoder",
             nets=dense.NETS,
+            by_class=lambda predictions, masks, _: {"class_iou": dense.class_ious(predictions, masks)},
+            open=open_masks,
             trivial=torch.zeros_like,
             modules=("segmentation_models_pytorch", "torchmetrics"),
         ),
@@ -307,6 +356,7 @@ TASKS = {
             heads=tuple(dense.DETECTORS),
             head_option="--detector",
             nets=dense.NETS,
+            open=open_boxes,
             trivial=dense.no_boxes,
             countable=dense.Undecoded,
             modules=("torchmetrics", "pycocotools"),

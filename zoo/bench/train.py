@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -90,6 +90,7 @@ class Trained:
         channels_last: Memory format of weights and images, which may differ from the requested one.
         resumed: Points at which a stopped run went on: epochs done by then, and versions that did them.
         validation: Score on the validation half after the last epoch, and its standard error; None without such a half.
+        by_class: Figures of the classes on the test images, see `zoo.bench.tasks.Task`.
     """
 
     epochs: tuple[EpochMetrics, ...]
@@ -102,16 +103,22 @@ class Trained:
     channels_last: bool = True
     resumed: tuple[dict[str, Any], ...] = ()
     validation: tuple[float, float] | None = None
+    by_class: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Return the fields as plain JSON types, with the scores under the name of the metric."""
-        left_out = ("epochs", "channels_last", "resumed", "validation")
+        left_out = ("epochs", "channels_last", "resumed", "validation", "by_class")
         fields = {key.replace("score", metric): value for key, value in asdict(self).items() if key not in left_out}
         if self.validation is not None:
             fields |= dict(zip((f"validation_{metric}", "validation_error"), self.validation, strict=True))
         tested = "test" if self.validation is None else "validation"
         epochs = [epoch.to_dict(metric, tested) for epoch in self.epochs]
-        return {**fields, **({"resumed": list(self.resumed)} if self.resumed else {}), "epochs": epochs}
+        return {
+            **fields,
+            **self.by_class,
+            **({"resumed": list(self.resumed)} if self.resumed else {}),
+            "epochs": epochs,
+        }
 
 
 def train(
@@ -279,6 +286,7 @@ class _Run:
         self.optimizer = _optimizer(self.model, recipe)
         if self.recorder is not None:
             make_recordable(self.optimizer, team.device)
+        self.weights = balanced(dataset.class_counts).to(team.device) if recipe.class_weights else None
         self.generator = torch.Generator().manual_seed(seed)
         self.history: list[EpochMetrics] = []
         self.predictions: Any = None
@@ -350,7 +358,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with self.team.whole_batch():
             with _autocast(self.team.device, self.recipe):
-                loss, hits = self.task.loss(self.net, images, labels, self.recipe)
+                loss, hits = self.task.loss(self.net, images, labels, self.recipe, self.weights)
             loss.backward()
         self.optimizer.step()
         return loss, hits
@@ -388,9 +396,9 @@ class _Run:
             self.predictions = self.predict()
         score, epochs = self.history[-1].test_score, len(self.history)
         error = self.task.error(score, self.predictions, self.dataset.test_labels)
-        validation = None
+        validation, found, tested = None, self.predictions, self.dataset
         if whole is not None:
-            validation, found = (score, error), self.predict(whole)
+            validation, found, tested = (score, error), self.predict(whole), whole
             score = self.task.score(found, whole.test_labels)
             error = self.task.error(score, found, whole.test_labels)
         steps = self.dataset.train_size // self.recipe.batch_size
@@ -405,6 +413,7 @@ class _Run:
             channels_last=self.layout == torch.channels_last,
             resumed=tuple(self.resumed),
             validation=validation,
+            by_class=self.task.by_class(found, tested.test_labels, tested.num_classes),
         )
 
     def state(self) -> dict[str, Any]:
@@ -461,6 +470,15 @@ def predictions(
             parts.append(task.predict(model, images.contiguous(memory_format=layout)))
     own = torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
     return interleave(team.gather(own))
+
+
+def balanced(counts: Tensor) -> Tensor:
+    """Return the weight of each class in the loss: the inverse of its number, of mean 1 over all that were counted.
+
+    Args:
+        counts: (classes,) int64. A class that does not occur has no weight.
+    """
+    return torch.where(counts > 0, counts.sum() / (counts.clamp(min=1) * (counts > 0).sum()), 0.0)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -68,6 +68,15 @@ def read_file(path: Path, name: str) -> bytes:
     return content
 
 
+def is_turned(content: bytes) -> bool:
+    """Return True if a picture's EXIF orientation turns or mirrors it; False for what is no picture."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _orientation(image) in TURNS
+    except Exception:  # reading it tells
+        return False
+
+
 def decode(source: bytes | IO[bytes] | Image.Image, name: str) -> Image.Image:
     """Return a picture in RGB, upright. If a file has several, the first is taken.
 

@@ -181,6 +181,11 @@ class Stream(ImageSet):
         """Number of test images."""
         return len(self.test)
 
+    @property
+    def class_counts(self) -> Tensor:
+        """See `ImageSet.class_counts`."""
+        return torch.from_numpy(self.train.labels).bincount(minlength=self.num_classes)
+
     def for_recipe(self, recipe: Recipe) -> Self:
         """Return the set with images of the recipe's size.
 

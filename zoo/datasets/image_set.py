@@ -73,6 +73,11 @@ class ImageSet:
         """Number of test images."""
         raise NotImplementedError
 
+    @property
+    def class_counts(self) -> Tensor:
+        """(num_classes,) int64: how often each class occurs among the training labels, of images, pixels or boxes."""
+        raise NotImplementedError
+
     def describe(self) -> dict[str, Any]:
         """Return the facts that are stored with a result: the images, and what a net needs for use on other images."""
         return {
@@ -180,6 +185,13 @@ class Dataset(ImageSet):
     def test_size(self) -> int:
         """Number of test images."""
         return len(self.test_images)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """See `ImageSet.class_counts`."""
+        labels = self.train_labels
+        whole = labels if isinstance(labels, Tensor) else torch.cat([target["labels"] for target in labels])
+        return whole.flatten().bincount(minlength=self.num_classes)[: self.num_classes]  # what lies above is ignored
 
     def for_recipe(self, recipe: Recipe) -> Self:
         """Return the set with images as a recipe needs them.

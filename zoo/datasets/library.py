@@ -15,7 +15,7 @@ from torchvision import datasets
 
 from zoo.datasets.decode import PictureError, decode
 from zoo.datasets.fingerprint import SAMPLED, digest, evenly
-from zoo.datasets.folders import TEST, TRAIN, VALIDATION, find_split, open_classes, read_class_map
+from zoo.datasets.folders import TEST, TRAIN, VALIDATION, find_split, natural, open_classes, read_class_map
 from zoo.datasets.half import Half
 from zoo.escape import for_terminal
 
@@ -207,7 +207,9 @@ def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> Lib
 def _labels(source: Any) -> list[int]:
     """Return the class of each picture, without reading pictures if the set has a list of labels."""
     if hasattr(source, "iter_targets"):
-        return [int(label) for label in source.iter_targets()]
+        labels = list(source.iter_targets())
+        names = _named(labels)
+        return [names.index(label) for label in labels] if names else [int(label) for label in labels]
     for attribute in ("targets", "labels"):
         if getattr(source, attribute, None) is not None:
             return [int(label) for label in getattr(source, attribute)]
@@ -216,10 +218,25 @@ def _labels(source: Any) -> list[int]:
     return [int(label) for _, label in (source[i] for i in range(len(source)))]
 
 
+def _named(labels: list[Any]) -> tuple[str, ...]:
+    """Return the classes of labels that are texts, as a CSV file has them, sorted; nothing for numbers.
+
+    Raises:
+        ValueError: If some pictures have a text and others none.
+    """
+    texts = {label for label in labels if isinstance(label, str)}
+    if texts and (other := next((i for i, label in enumerate(labels) if not isinstance(label, str)), None)) is not None:
+        raise ValueError(f"picture {other} has no label, and others have")
+    return tuple(sorted(texts, key=natural))
+
+
 def _classes(source: Any, labels: list[int]) -> tuple[str, ...]:
     """Return the names of the classes, in their order; numbers if the set has no names."""
-    if known := getattr(source, "class_to_idx", None) if hasattr(source, "iter_targets") else None:
-        return tuple(sorted(known, key=known.__getitem__))
+    if hasattr(source, "iter_targets"):
+        if known := getattr(source, "class_to_idx", None):
+            return tuple(sorted(known, key=known.__getitem__))
+        if names := _named(list(source.iter_targets())):
+            return names
     names = getattr(source, "classes", None) or getattr(source, "all_categories", None)
     if names:
         return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)

@@ -850,6 +850,16 @@ function openCard(row) {
           make("div", { className: "curve", id: "curve-losses" }),
         ),
     ),
+    titled(
+      "Classes",
+      card.classes &&
+        make(
+          "div",
+          {},
+          make("p", { className: "hint" }, `On the test images of the last run: ${card.classes.words}.`),
+          tabled(["class", "accuracy [%]", ...card.classes.heads], card.classes.rows),
+        ),
+    ),
     titled("Overrides", facts(card.overrides)),
     titled("Specification", facts(card.spec, "facts")),
     titled("Structure", facts(card.structure)),

@@ -19,6 +19,7 @@ from zoo import published
 from zoo.complexity import count, taps
 from zoo.drawing import draw
 from zoo.entry import Entry
+from zoo.results.classes import by_class
 from zoo.results.group import Comparison, NetResult, display_of, group
 from zoo.results.line import score_key
 from zoo.results.metrics import METRICS
@@ -29,6 +30,7 @@ from zoo.results.topologies import looks, topology_of
 Record = dict[str, Any]
 
 CURVE_POINTS = 100  # a learning curve has no more; a screen shows no more
+MOST_CLASSES = 20  # of which a confusion matrix is shown; of more, the most frequent confusions
 COUNTS = ("params", "macs", "activations")
 OTHER = "other"
 """Family of the published table that is none: nets with nothing in common."""
@@ -235,12 +237,33 @@ def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -
             card["overrides"] = {str(key): _plain(value) for key, value in (record.get("overrides") or {}).items()}
             card["uncounted"] = {str(key): _plain(value) for key, value in record["counts"]["uncounted"].items()}
             card["counted"] = "for one image of " + record["dataset"]["name"]
+            card["classes"] = _classes(record)
             card["stages"] = _table(record.get("stages"), ("name", *COUNTS))
             card["taps"] = _table(record.get("taps"), ("module", "channels", "stride"))
             if count_stages and entry and plain and not card["stages"]:
                 card |= _count(entry)
         cards[name] = card
     return cards
+
+
+def _classes(record: Record) -> Record | None:
+    """Return the figures of the classes of a run as a sentence and a table; None if its line has none."""
+    found = by_class(record)
+    if found is None:
+        return None
+    parts = [f"seed {record['seed']}"]
+    parts += [f"macro F1 {100 * found.macro_f1:.2f} %"] if found.macro_f1 is not None else []
+    matrix = found.confusion if len(found.confusion) <= MOST_CLASSES else ()
+    if found.confusion and not matrix:
+        parts += [f"{true} as {named}: {number}" for true, named, number in found.confusions()]
+    return {
+        "words": "; ".join(parts),
+        "heads": [f"as {name}" for name in found.names] if matrix else [],
+        "rows": [
+            [name, _number(share, 2, 100), *(matrix[i] if matrix else ())]
+            for i, (name, share) in enumerate(zip(found.names, found.accuracies, strict=True))
+        ],
+    }
 
 
 def _count(entry: Entry) -> Record:

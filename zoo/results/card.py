@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.escape import for_markdown
+from zoo.results.classes import by_class
 from zoo.results.line import score_key, task_of
 from zoo.results.metrics import METRICS
 from zoo.results.recipe import Recipe
@@ -79,9 +80,28 @@ def card(line: Mapping[str, Any], folder: str) -> str:
             f"{for_markdown(str(line['device'].get('name')))}; {line['seconds']:.0f} s; finished {line['finished_at']}",
             f"git revision {line.get('git_revision') or 'unknown'}; run {line['key']}",
         ),
+        *_classes(line),
         "The whole line of results is in `run.json`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _classes(line: Mapping[str, Any]) -> list[str]:
+    """Return the section on the classes: their accuracies, the worst first, and what is confused most often."""
+    found = by_class(line)
+    if found is None:
+        return []
+    known = [(share, name) for share, name in zip(found.accuracies, found.names, strict=True) if share is not None]
+    rows = [f"| {for_markdown(name)} | {100 * share:.1f} |" for share, name in sorted(known)[:SHOWN]]
+    worst = f"the {len(rows)} worst of {len(known)} classes" if len(rows) < len(known) else "the worst class first"
+    mean = f"Macro F1 {100 * found.macro_f1:.2f} %; " if found.macro_f1 is not None else ""
+    confused = [f"{for_markdown(a)} as {for_markdown(b)} ({number})" for a, b, number in found.confusions()]
+    return [
+        "## Classes",
+        f"{mean}accuracies on the test images, {worst}:",
+        "\n".join(["| class | accuracy [%] |", "|---|---:|", *rows]),
+        *([f"Most frequent confusions, with numbers of test images: {', '.join(confused)}."] if confused else []),
+    ]
 
 
 def curve(line: Mapping[str, Any]) -> str:

@@ -86,6 +86,17 @@ OBJECTS = Values("a list of objects", lambda value: isinstance(value, list) and 
 CALLS = Values(
     "an object of whole numbers", lambda value: isinstance(value, dict) and all(map(COUNT.accept, value.values()))
 )
+SHARES = Values(
+    "a list of numbers in [0, 1] and null",
+    lambda value: isinstance(value, list) and all(share is None or SHARE.accept(share) for share in value),
+)
+MATRIX = Values(
+    "a square matrix of whole numbers",
+    lambda value: (
+        isinstance(value, list)
+        and all(isinstance(row, list) and len(row) == len(value) and all(map(COUNT.accept, row)) for row in value)
+    ),
+)
 IMAGE = Values(
     "a list of channels, height and width",
     lambda value: isinstance(value, list) and len(value) == 3 and all(map(POSITIVE.accept, value)),
@@ -128,6 +139,10 @@ OPTIONAL: Mapping[str, Values] = {
     "dataset.input_size": IMAGE,
     "dataset.fingerprint": WORDS,
     "standard_error": SHARE,
+    "macro_f1": SHARE,
+    "class_accuracy": SHARES,
+    "class_iou": SHARES,
+    "confusion": MATRIX,
     "images_per_second": NUMBER,
     "peak_memory": COUNT,
     "seed": SEED,

@@ -12,6 +12,7 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 BORDERS = ("background", "mean", "reflect")
 AUGMENTS = ("", "trivial", "rand")
+CLASS_WEIGHTS = ("", "balanced")
 KINDS: dict[str, Any] = {
     "int": int,
     "float": (int, float),
@@ -72,6 +73,8 @@ class Recipe:
         ema: Decay per step of an average of the weights, which is then tested; 0 for none.
         layer_decay: Factor on the learning rate from each group of layers to the one before it, the classifier's being
             1 (timm's groups and order). For fine-tuning.
+        class_weights: Weight of each class in the loss: ``balanced`` for the inverse of its number of training images,
+            or pixels, such that the mean over all of them is 1; empty for equal weights.
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -105,6 +108,7 @@ class Recipe:
     precise_norms: bool = False
     ema: float = 0.0
     layer_decay: float = 1.0
+    class_weights: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.step_at, Sequence) and not isinstance(self.step_at, str):
@@ -138,6 +142,7 @@ class Recipe:
             "schedule": SCHEDULES,
             "border": BORDERS,
             "augment": AUGMENTS,
+            "class_weights": CLASS_WEIGHTS,
         }
         for name, known in choices.items():
             _check(name, getattr(self, name), getattr(self, name) in known, f"be one of {known}")
@@ -217,6 +222,7 @@ class Recipe:
             rate,
             "training images: " + (", ".join(images) or "as they are"),
             *[f"label smoothing {self.label_smoothing:g}"] * bool(self.label_smoothing),
+            *["classes weigh by the inverse of how often they occur"] * bool(self.class_weights),
             *["statistics of norms are estimated anew before each test"] * self.precise_norms,
             *[f"learning rates fall by {self.layer_decay:g} from layer to layer"] * (self.layer_decay < 1),
             *[f"tested is an average of the weights with decay {self.ema:g}"] * bool(self.ema),
