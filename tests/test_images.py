@@ -1,5 +1,6 @@
 """Image sets that timm opens: in memory or read batch by batch, changed by chance that repeats; and recipes."""
 
+import gc
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -151,6 +152,7 @@ def test_hugging_face_sets_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
     assert images.train_labels.bincount().tolist() == [4, 4, 4]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # metadata.csv, by the library
 def test_labels_in_a_csv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures in a heap with metadata.csv, which Hugging Face's image folder reads."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -174,6 +176,7 @@ def test_labels_in_a_csv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(ValueError, match="picture 1 has no label, and others have"):
         open_set(f"hfds/{tmp_path / 'set'}", DataLocation(folder=tmp_path / "cache", download=True))
+    gc.collect()  # here, and not in a test that comes later
 
 
 def test_wrong_sets_are_explained(tmp_path: Path) -> None:

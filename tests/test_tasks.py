@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from result_lines import stored, write
 from torch import Tensor
 
 from zoo.bench import dense_tasks as dense
 from zoo.bench import sweep as runner
 from zoo.bench import tasks
-from zoo.bench.prediction_pictures import best_boxes, draw_predictions
+from zoo.bench.prediction_pictures import best_boxes, colour_of, draw_predictions
 from zoo.bench.tasks import TASKS, block_error, load, standard_error, task_row, trivial_score
 from zoo.bench.train import DivergedError, train
 from zoo.datasets import fashion, scenes
@@ -471,7 +472,10 @@ def test_a_picture_shows_scenes_truth_and_prediction(tiny: str) -> None:
         assert len(figure.axes) == 9
         assert figure.get_suptitle() == "a title: 3 held-out scenes"
         if task == "segment":
-            assert (figure.axes[4].images[0].get_array() == data.test_labels[1].numpy()).all()
+            mask = data.test_labels[1]
+            shown = torch.tensor(figure.axes[4].images[0].get_array())
+            expected = torch.tensor([to_rgb(colour_of(label)) for label in mask.flatten().tolist()])
+            assert torch.equal(shown, expected.reshape(*mask.shape, 3))
         else:
             assert len(figure.axes[4].patches) == len(data.test_labels[1]["boxes"])
 
