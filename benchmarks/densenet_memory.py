@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", default=("densenet121",), help="nets of the zoo, or patterns")
     parser.add_argument("--batch", type=int, default=8, help="images a step (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=measure.rounds, default=3, help="timed steps of each side (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with versions and device")
     return parser

@@ -105,7 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", nargs="+", choices=("infer", "train"), default=["infer", "train"], help="both")
     parser.add_argument("--batch", type=int, default=32, help="images a step (default: %(default)s)")
     parser.add_argument("--input-size", type=int, metavar="PX", help="height and width (default: each net's own)")
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=measure.rounds, default=9, help="timed steps of each side (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time of all threads instead of wall time: other users disturb less"

@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", default=NAMES, help="models of the zoo, or timm:<name>")
     parser.add_argument("--batch", type=int, default=4, help="images a step (default: %(default)s)")
     parser.add_argument("--size", type=int, help="height and width (default: 64 for bytes, each net's own for times)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--repeats", type=measure.rounds, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     return parser
 

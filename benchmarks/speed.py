@@ -209,7 +209,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS), help="default: both")
     parser.add_argument("--batch", type=int, default=4, help="images a step (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each net (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=measure.rounds, default=9, help="timed steps of each net (default: %(default)s)"
+    )
     parser.add_argument("--warmup", type=int, default=2, help="steps before the clock starts (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="autocast type (default: %(default)s)")

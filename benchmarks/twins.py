@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", nargs="+", choices=list(measure.LAYOUTS), default=list(measure.LAYOUTS))
     parser.add_argument("--batch", type=int, default=4, help="images a step (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="height and width (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
+    parser.add_argument("--repeats", type=measure.rounds, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
     return parser

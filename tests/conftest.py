@@ -85,6 +85,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 def check_only(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Raise UsageError if `only` names a value that its test does not take: the check would be left out unnoticed."""
     if any("[" in argument for argument in config.args):

@@ -279,7 +279,7 @@ def test_bfloat16_trains() -> None:
     assert trained.epochs[0].test_score > 0.5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_trains() -> None:
     recipe = RECIPE.changed(epochs=2, amp="bfloat16")
     trained = train(small_net, load_dataset("digits"), recipe, device="cuda")

@@ -218,7 +218,7 @@ def test_a_rate_is_set_where_the_optimizer_keeps_it() -> None:
     assert float(kept) == 0.5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_recorded_run_is_the_run(tmp_path: Path) -> None:
     recipe = RECIPES["digits"].recipe.changed(epochs=2)
     runs = plan(["resnet20_cifar"], "digits", recipe, [0], {"depths": (1, 1, 1)})

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import timm
@@ -154,6 +155,27 @@ def test_most_norms_go(name: str, shares: tuple[float, float]) -> None:
     assert len(report.folded) >= shares[0] * norms(net)
     assert len(report.bounded) >= shares[1] * norms(net)
     assert report.activations
+
+
+def test_a_dense_block_is_written_into_one_buffer() -> None:
+    """Every map is written once, whoever follows the graph; a block whose layers are not known stays."""
+    net = create(("densenet_test", {}), dtype=torch.float64)
+    x = images("densenet_test")
+    fused = zoo.fuse(net)
+    assert fused.report.buffers == ["stage1", "stage2", "stage3", "stage4"]
+    seen: list[Tensor] = []
+    for layer in fused.stage2:
+        layer.concat.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        fused(x)
+    assert len({view.untyped_storage().data_ptr() for view in seen}) == 1
+    graph = torch.fx.symbolic_trace(zoo.fuse(net))
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    with torch.no_grad():
+        check_equal(graph(x), net(x), 1e-12)
+    net.stage2[1].branch = nn.Sequential(net.stage2[1].branch).eval()
+    assert check_same_function(net, x, 1e-12).report.buffers == ["stage1", "stage3", "stage4"]
 
 
 def test_norms_behind_sums_of_convolutions_go_too() -> None:
@@ -475,9 +497,10 @@ def test_scripting_and_tracing(pair: tuple[Any, Tensor]) -> None:
         check_equal(torch.fx.symbolic_trace(fused)(x), expected, 1e-5)
 
 
-def test_compiling_and_exporting(tmp_path: Path) -> None:
-    net = create(SMALL[1])
-    x = images(SMALL[1][0], torch.float32, extra=0)
+@pytest.mark.parametrize("structure", [pytest.param(SMALL[1], marks=pytest.mark.slow), SMALL[2]], ids=small_net_title)
+def test_compiling_and_exporting(structure: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    net = create(structure)
+    x = images(structure[0], torch.float32, extra=0)
     fused = zoo.fuse(net)
     assert fused.report.bounded
     with torch.no_grad():
@@ -485,6 +508,8 @@ def test_compiling_and_exporting(tmp_path: Path) -> None:
         program = torch.export.export(fused, (x,))
         check_equal(program.module()(x), net(x), 1e-5)
     torch.onnx.export(program, (x,), str(tmp_path / "net.onnx"), dynamo=True, verbose=False)
+    written = {node.op_type for node in onnx.load(str(tmp_path / "net.onnx"), load_external_data=False).graph.node}
+    assert "ScatterND" not in written, "where a block is exported its maps are concatenated"
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     with torch.no_grad():

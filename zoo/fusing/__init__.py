@@ -10,6 +10,7 @@ methods of its net.
   s max(x, -t / s) + t for a positive s, and s min(x, -t / s) + t for a negative one. The outer s and t are multiplied
   into the convolutions. One bound per channel remains of norm and activation.
 * Activations and sums overwrite a map that has no other reader.
+* The maps of a dense block are written into one buffer, not concatenated for each layer.
 * Layers for training only are removed (drop path). A sparse convolution becomes a dense one with zeros.
 """
 
@@ -32,10 +33,8 @@ def fuse(net: nn.Module) -> Any:
     Outputs are equal up to rounding: about 1e-12 of their spread in float64 and 1e-5 in float32. The copy has the
     class, the methods and the feature taps of the net. Its ``report`` describes the changes: call it for a text, or
     read its attributes (`Report`). The copy can be copied, pickled, compiled, exported and scripted as the net can. It
-    is not for
-    training: its parameters require no gradient. Outputs of its inner layers may be overwritten, so do not use hooks
-        that
-    keep maps.
+    is not for training: its parameters require no gradient. Outputs of its inner layers may be overwritten, so do not
+    use hooks that keep maps.
 
     Args:
         net: A net in evaluation mode, from the zoo or elsewhere; it stays unchanged. Parts that ``torch.fx`` cannot

@@ -24,13 +24,23 @@ from zoo.fusing.arithmetic import (
     scale_outputs,
 )
 from zoo.fusing.views import View, tap_names, views_of
-from zoo.layers import Sum
+from zoo.layers import Sum, write_behind
 
 AVERAGES = (nn.Upsample, nn.AdaptiveAvgPool2d)
 """Layers whose pixels are averages of pixels."""
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SUMS = (operator.add, torch.add)
-FRESH = (operator.add, operator.sub, operator.mul, torch.add, torch.mul, torch.cat, torch.sigmoid, F.interpolate)
+FRESH = (
+    operator.add,
+    operator.sub,
+    operator.mul,
+    torch.add,
+    torch.mul,
+    torch.cat,
+    torch.sigmoid,
+    F.interpolate,
+    write_behind,
+)
 """Functions whose result has its own memory."""
 
 
@@ -42,6 +52,7 @@ class Report:
         folded: Norms that were multiplied into the convolutions before them.
         bounded: Norms that became a bound, and were multiplied into the convolutions after them.
         replaced: Layers that were replaced by simpler ones.
+        buffers: Dense blocks whose maps are written into one buffer, instead of being concatenated for each layer.
         activations: Activations that now work in place.
         sums: Sums that now work in place.
         left: Norms that stay, by name, with the reason.
@@ -50,6 +61,7 @@ class Report:
     folded: list[str] = field(default_factory=list)
     bounded: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    buffers: list[str] = field(default_factory=list)
     activations: list[str] = field(default_factory=list)
     sums: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
@@ -60,6 +72,7 @@ class Report:
             (len(self.folded), "norms multiplied into the convolutions before them"),
             (len(self.bounded), "norms and their activations made a bound, the rest multiplied into what follows"),
             (len(self.replaced), "layers exchanged for plainer ones"),
+            (len(self.buffers), "dense blocks written into one buffer"),
             (len(self.activations), "activations in place"),
             (len(self.sums), "sums in place"),
         ]
@@ -90,9 +103,13 @@ class Fusion:
         for name, module in self.old.items():
             if hasattr(module, "grad_checkpointing"):
                 module.grad_checkpointing = False
-            if callable(make := getattr(module, "plain", None)) and type(module).__module__.startswith("zoo."):
+            if not type(module).__module__.startswith("zoo."):
+                continue
+            if callable(make := getattr(module, "plain", None)):
                 self.modules[name] = make()
                 self.report.replaced.append(name)
+            if callable(reserve := getattr(module, "reserve", None)) and reserve():
+                self.report.buffers.append(name)
         self.apply()
         self.old = dict(net.named_modules())
         self.modules = dict(self.old)

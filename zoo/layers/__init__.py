@@ -21,7 +21,7 @@ from zoo.layers.sampling import (
     max_pool_halving,
     upsample_like,
 )
-from zoo.layers.stage import Concat, Skippable, Stage, Sum, concatenate
+from zoo.layers.stage import Concat, Skippable, Stage, Sum, concatenate, write_behind
 
 __all__ = [
     "ORDERS",
@@ -59,4 +59,5 @@ __all__ = [
     "run_checkpointed",
     "sequence",
     "upsample_like",
+    "write_behind",
 ]

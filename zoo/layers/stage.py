@@ -9,12 +9,23 @@ from zoo.layers.checkpointing import run_checkpointed
 
 
 def concatenate(maps: list[Tensor]) -> Tensor:
-    """Concatenate maps along their channels."""
+    """Concatenate maps along their channels. One map alone is returned as it is."""
+    if len(maps) == 1:
+        return maps[0]
     if torch.jit.is_scripting():
         # The same for maps. TorchScript would make one graph of ``cat`` and the norm behind it, and record it for a
         # backward pass in inference mode too, where that is an error: it asks the norm, but not the list of maps.
         return torch.hstack(maps)
     return torch.cat(maps, dim=1)
+
+
+def write_behind(buffer: Tensor, new: Tensor, chs: int) -> Tensor:
+    """Write a map (N, K, H, W) into a buffer (N, C, H, W) behind its first channels, and return the buffer.
+
+    For copies in inference. Whoever calls it wraps it for torch.fx, which would lose a write whose result nobody reads.
+    """
+    buffer.narrow(1, chs, new.shape[1]).copy_(new)
+    return buffer
 
 
 class Concat(nn.Module):

@@ -42,6 +42,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
@@ -56,9 +58,13 @@ from zoo.layers import (
     concatenate,
     run_checkpointed,
     sequence,
+    write_behind,
 )
 from zoo.layouts.densenet import LAYOUTS
 from zoo.strides import STEMS, halvings
+
+torch.fx.wrap("write_behind")
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has but the latter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +140,40 @@ class DenseLayer(nn.Module):
 
 
 class DenseStage(Stage):
-    """A dense block. With ``grad_checkpointing`` a layer stores only its new maps, and no concatenation."""
+    """A dense block. With ``grad_checkpointing`` a layer stores only its new maps, and no concatenation.
+
+    Attributes:
+        reserved: In copies for inference: channels of all new maps, to be written behind the input into one buffer.
+    """
+
+    reserved: int
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.reserved = 0
+
+    @torch.jit.ignore
+    def reserve(self) -> bool:
+        """Use one buffer from now on; return False if the layers do not tell how many channels they add."""
+        lasts = [list(layer.get_submodule("branch").children())[-1:] for layer in self]
+        chs = [last.out_channels for found in lasts for last in found if isinstance(last, nn.Conv2d)]
+        self.reserved = sum(chs) if len(chs) == len(self) else 0
+        return self.reserved > 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input followed by the new maps: (N, C, H, W) -> (N, C + layers * growth_rate, H, W)."""
+        reserved = self.reserved
+        if not torch.jit.is_scripting():  # noqa: SIM102 - for TorchScript
+            if is_exporting():
+                reserved = 0  # other runtimes concatenate better than they write into slices
+        if reserved > 0:
+            chs = x.shape[1]
+            buffer = F.pad(x, [0, 0, 0, 0, 0, reserved])
+            for layer in self:
+                new = layer([buffer.narrow(1, 0, chs)])
+                buffer = write_behind(buffer, new, chs)
+                chs += new.shape[1]
+            return buffer
         maps = [x]
         for layer in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():

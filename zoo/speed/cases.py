@@ -29,6 +29,7 @@ from zoo.results.store import append, read_if_there
 from zoo.speed.timing import (
     DTYPES,
     LAYOUTS,
+    LEAST,
     MODES,
     Products,
     Step,
@@ -42,8 +43,6 @@ from zoo.speed.timing import (
 )
 
 WARMUP = 2
-LEAST = 2
-"""Smallest number of rounds for every net; fewer than two have no spread."""
 
 COMPARED = ("name", "layout", "compile", "fuse", "lean")
 """Fields that a ratio names of the row that it refers to."""

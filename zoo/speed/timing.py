@@ -7,6 +7,7 @@ backwards, and ratios are taken within a round before anything is averaged.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import statistics
 import time
@@ -29,6 +30,8 @@ Stopwatch = Callable[[Step], float]
 MODES = ("eval", "train")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LEAST = 2
+"""Rounds that a spread needs."""
 
 # What `Products` replays: as torch's dispatcher calls them, forward and backward. Attention in its fused form is not
 # among them, as it is not among the counted multiply-adds.
@@ -65,10 +68,21 @@ def spread(sample: Sequence[float]) -> Spread:
     Raises:
         ValueError: If there are fewer than two.
     """
-    if len(sample) < 2:
+    if len(sample) < LEAST:
         raise ValueError(f"sample ({len(sample)} numbers) must hold at least two for a spread")
     low, median, high = statistics.quantiles(sample, n=4, method="inclusive")
     return Spread(median=median, low=low, high=high)
+
+
+def rounds(text: str) -> int:
+    """Read a number of rounds from a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is no whole number of at least `LEAST`.
+    """
+    if not text.isdecimal() or int(text) < LEAST:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {LEAST}, as quartiles need, not {text}")
+    return int(text)
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
