@@ -324,8 +324,9 @@ def _remember(run: _Run, module: nn.Module, args: Any, out: Any, parts: list[Any
         if (source := _known(args[0])) is not None and out.grad_fn.name() in BACKWARDS:
             made = _Remade(_prepare_norm(module, out.grad_fn), [source], out._version, source.sums)
     elif kind is Concat:
-        kept = [run.keep(value) for value in args[0]]
-        made = _Remade(lambda: _concatenate, kept, out._version, max(part.sums for part in kept))
+        if len(args[0]) > 1:  # one map alone is itself
+            kept = [run.keep(value) for value in args[0]]
+            made = _Remade(lambda: _concatenate, kept, out._version, max(part.sums for part in kept))
     elif all(map(_is_input, parts, args, [out] * len(parts))):
         if kind is Sum:
             if isinstance(parts[0], _Remade) and not any(part.sums for part in parts):
