@@ -13,9 +13,19 @@ from zoo.analysis.run import analyse
 from zoo_cli import main as zoo
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+DECAY = ("--recipe", "decay_all=True", "--recipe", "weight_decay=0.01")
+"""Weight decay on norms, too, as in the papers, and stronger because training is short: it makes responses small."""
 NETS: Mapping[str, Sequence[str]] = {
     "plain20": ("plain20_cifar",),
     "resnet20": ("resnet20_cifar",),
+    "preresnet20": ("preresnet20_cifar",),
+    "preresnet110": ("preresnet110_cifar",),
+    "vgg11": ("vgg11_c32_bn_cifar",),
+    "densenet40": ("densenet40_k12_bc_cifar",),
+    "fishnet58": ("fishnet58_cifar",),
+    "fabric": ("fabric_a_l3_s3_c32x2_post_cifar",),
+    "highway11": ("highway11_cifar",),
+    **{f"{net}_decayed": (f"{net}_cifar", *DECAY) for net in ("plain20", "resnet20", "resnet56")},
     "gated": ("fabric_a_l3_s3_c32x2_post_cifar", "--set", "gate=gated"),
 }
 """Trained nets: arguments of `zoo bench` by a word for each. All train on digits by its recipe."""
@@ -24,8 +34,14 @@ RUNS: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]] = {
         ("plain20", "resnet20", "plain56_cifar", "resnet56_cifar"),
         {"input_size": (3, 128, 128), "images": 20},
     ),
+    "lesion": (("plain20", "vgg11", "resnet20", "preresnet110"), {"images": 150, "draws": 3}),
+    "lesion of others": (("plain20", "densenet40", "highway11", "fishnet58", "fabric"), {"images": 150, "draws": 3}),
+    "path-gradients": (("resnet20", "preresnet110"), {"images": 16, "draws": 4}),
+    "responses": (("plain20_decayed", "resnet20_decayed", "resnet56_decayed"), {"images": 300}),
+    "gradients": (("plain20", "resnet20", "preresnet20"), {}),
 }
-"""Nets (words of the table above, or models with fresh weights) and options of each analysis."""
+"""Nets (words of the table above, or models with fresh weights) and options, by analysis and words that tell pictures
+of one analysis apart."""
 
 
 def trained(word: str, folder: Path) -> str:
@@ -36,14 +52,14 @@ def trained(word: str, folder: Path) -> str:
     if not (out / "weights").is_dir() and zoo(["bench", *NETS[word], "--out", str(out), "--threads", "1"]):
         raise SystemExit(f"{word} was not trained")
     [place] = (out / "weights").iterdir()
-    return str(place)
+    return str(place.rename(place.with_name(word)))  # pictures name a net by its folder
 
 
 def publish(what: str, folder: Path) -> None:
     """Run an analysis and put its picture and its CSV where the page shows them."""
     words, options = RUNS[what]
-    outcome = analyse(what, [trained(word, folder) for word in words], Options(**options))
-    name = f"analysis_{what.replace('-', '_')}"
+    outcome = analyse(what.partition(" ")[0], [trained(word, folder) for word in words], Options(**options))
+    name = f"analysis_{what.replace('-', '_').replace(' ', '_')}"
     (IMAGES / f"{name}.png").write_bytes(outcome.picture("png"))
     (IMAGES / f"{name}.csv").write_text(outcome.csv(), encoding="ascii")
     print(f"{what}: written")

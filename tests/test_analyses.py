@@ -1,7 +1,11 @@
-"""All analyses: none changes a net, whether it ends well or with an error."""
+"""All analyses: none changes a net, whether it ends well or with an error; and what the published runs show."""
 
+import csv
+import math
 import random
 import sys
+from pathlib import Path
+from statistics import correlation, median
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from zoo.analysis.nets import Options
 from zoo.analysis.run import ANALYSES, analyse
 from zoo.datasets.built_in import load_dataset
 
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 OPTIONS = Options(input_size=(3, 32, 32), images=10, draws=1)
 
 
@@ -73,3 +78,42 @@ def test_no_analysis_changes_a_net_that_fails(what: str, net: nn.Module) -> None
             assert facts(net) == before
         else:
             assert failing, "every analysis runs the net"
+
+
+def published(name: str) -> list[dict[str, str]]:
+    with (IMAGES / f"analysis_{name}.csv").open(encoding="ascii", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def errors(net: str, lesion: str, name: str = "lesion") -> list[float]:
+    return [float(row["error"]) for row in published(name) if (row["net"], row["lesion"]) == (net, lesion)]
+
+
+def test_a_plain_net_needs_each_layer_and_a_deep_residual_net_few_units() -> None:
+    for net in ("plain20", "vgg11"):
+        assert min(errors(net, "one deleted")) > 70
+    [intact] = errors("preresnet110", "intact")
+    single = errors("preresnet110", "one deleted")
+    assert len(single) == 54
+    assert sum(error < intact + 3 for error in single) >= 50
+    assert median(errors("resnet20", "one deleted")) < min(errors("plain20", "one deleted"))
+
+
+def test_errors_rise_with_the_number_of_deleted_units() -> None:
+    rows = [r for r in published("lesion") if (r["net"], r["lesion"]) == ("preresnet110", "several deleted")]
+    numbers = sorted({int(row["number"]) for row in rows})
+    medians = [median(float(row["error"]) for row in rows if int(row["number"]) == number) for number in numbers]
+    assert medians[0] < 5 < medians[-1]
+    moved = [r for r in published("lesion") if (r["net"], r["lesion"]) == ("preresnet110", "reordered")]
+    taus, wrong = ([float(row[key]) for row in moved] for key in ("kendall_tau", "error"))
+    assert correlation(taus, wrong) < -0.8
+
+
+def test_gradients_of_paths_fall_with_length() -> None:
+    rows = [row for row in published("path_gradients") if row["net"] == "preresnet110"]
+    lengths = [int(row["length"]) for row in rows]
+    logarithms = [math.log(max(float(row["gradient"]), 1e-44)) for row in rows]
+    assert correlation(lengths, logarithms) < -0.98
+    short = sum(float(row["contribution"]) for row in rows if 4 <= int(row["length"]) <= 17)
+    assert short > 0.95
+    assert sum(float(row["share_of_paths"]) for row in rows if int(row["length"]) <= 17) < 0.005

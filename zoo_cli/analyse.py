@@ -11,7 +11,10 @@ ANALYSES = {
     "receptive-field": "pixels that each map depends on, and the memory of the maps on the way there",
     "effective-field": "part of the field whose pixels matter, of fresh nets and trained ones",
     "paths": "number of paths from image to features, by length",
+    "path-gradients": "gradient along single paths of a residual net, by length",
     "lesion": "error of a trained net without one unit, without several, and with units in another order",
+    "responses": "standard deviation of what each 3x3 convolution brings",
+    "gradients": "gradients by depth, and gains of units, of fresh nets and trained ones",
 }
 """Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
 NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest", "effective", "share")
@@ -72,7 +75,7 @@ examples:
         type=int,
         default=5,
         metavar="N",
-        help="lesion, path-gradients: random choices of units for each number of units (default: %(default)s)",
+        help="lesion, path-gradients, gradients: random choices of units or of vectors (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights and of draws (default: %(default)s)")
     parser.add_argument(

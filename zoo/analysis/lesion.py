@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.analysis.branches import Unit, reordered, units_of, without
-from zoo.analysis.nets import Options, expand, is_fresh, open_images, open_net, sample, title, untouched
-from zoo.analysis.outcome import Outcome, finish, styles
+from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
+from zoo.analysis.outcome import Outcome, finish, rounded, styles
 
 INTACT, ONE, SEVERAL, ORDER = "intact", "one deleted", "several deleted", "reordered"
 NUMBERS = 8
@@ -49,7 +49,7 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
 
     Units that change the shape of a map keep their places and are not among several deleted ones, which the paper
     leaves open. Statistics of norms are not estimated anew. Only units of one stage that read and give maps of the same
-    shape are exchanged, so dense layers and edges of fabrics keep their order.
+    shape are exchanged (of a fabric: edges that end in one node), so dense layers keep their order.
 
     Args:
         net: A trained net. It stays as it is.
@@ -142,20 +142,19 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
             "unit": lesion.position or "",
             "reshapes": "yes" if lesion.reshapes else "",
             "number": len(lesion.units),
-            "kendall_tau": f"{lesion.tau:.4f}" if lesion.kind == ORDER else "",
-            "error": f"{lesion.error:.2f}",
+            "kendall_tau": rounded(lesion.tau) if lesion.kind == ORDER else "",
+            "error": rounded(lesion.error),
             "units": " ".join(lesion.units),
         }
         for name, measured in found.items()
         for lesion in measured
     ]
-    notes = [f"{name} has random weights: a lesion study is for trained nets" for name in names if is_fresh(name)]
     return Outcome(
         what="lesion",
         rows=rows,
         shown=[_summary(name, measured) for name, measured in found.items()],
         draw=lambda figure: _draw(figure, found),
-        notes=tuple(notes),
+        notes=fresh_note(names),
         size=(11.0, 3.6),
     )
 
@@ -195,6 +194,8 @@ def _draw(figure: Any, found: Mapping[str, Sequence[Lesion]]) -> None:
         moved = [lesion for lesion in measured if lesion.kind == ORDER]
         order.plot([x.tau for x in moved], [x.error for x in moved], **looks | {"linestyle": "none"})
     one.set_ylim(0, 100)
+    for axes in (one, several):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     order.invert_xaxis()
     finish(one, "deleted unit (ring: changes the shape)", "error [%]", legend=False)
     finish(several, "number of deleted units", "", legend=False)

@@ -1,5 +1,6 @@
 """Nets and images that an analysis is asked for: nets by name with fresh weights, or trained ones in a folder."""
 
+import copy
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class Options:
         data_dir: Folder of the set, if it is not built in.
         images: Largest number of images that are taken from each half of the set, evenly.
         module: Module whose map is looked at. Default: the analysis chooses.
-        draws: Number of random choices of units for each number of units.
+        draws: Number of random choices: of units for each number of units, of vectors for gains.
     """
 
     input_size: tuple[int, int, int] | None = None
@@ -106,6 +107,34 @@ def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = Fals
         source = f"local-dir:{name}" if Path(name).is_dir() else name
         tagged = registry.has_tag(name) and not (meta or fresh or Path(name).is_dir())
         return registry.create_model(source, pretrained=tagged, **place, **overrides).eval()
+
+
+def fresh_note(names: Iterable[str]) -> tuple[str, ...]:
+    """Return a note that names the nets with random weights, if there are any."""
+    fresh = ", ".join(name for name in expand(names) if is_fresh(name))
+    return (f"Random weights, which tell little here: {fresh}.",) if fresh else ()
+
+
+def settled(net: nn.Module, images: Tensor, *, batch_size: int = 100) -> nn.Module:
+    """Return a copy of a net, in evaluation mode, whose batch norms have the statistics of some images.
+
+    Without training the norms of a net keep their first statistics, mean 0 and variance 1, and so normalise nothing.
+
+    Args:
+        net: The net.
+        images: Images (N, C, H, W), two at least.
+        batch_size: Images per batch.
+    """
+    copied = copy.deepcopy(net).eval()
+    for norm in copied.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and norm.track_running_stats:
+            norm.reset_running_stats()
+            norm.momentum = None  # the average over all batches
+            norm.train()
+    with torch.no_grad():
+        for x in images.tensor_split(-(-len(images) // batch_size)):  # in equal parts: a norm cannot take one image
+            copied(x)
+    return copied.eval()
 
 
 def own_size(net: Any) -> tuple[int, int, int]:

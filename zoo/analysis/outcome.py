@@ -68,6 +68,11 @@ class Outcome:
         return list(paths)
 
 
+def rounded(value: float) -> float:
+    """Return a number with six significant digits, as it is written to a CSV."""
+    return float(f"{value:.6g}")
+
+
 def styles(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each name with arguments for a line of its own: label, colour, marker."""
     for i, name in enumerate(names):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from zoo.analysis import effective, field, lesion, paths
+from zoo.analysis import effective, field, gradients, lesion, path_gradients, paths, responses
 from zoo.analysis.nets import Options
 from zoo.analysis.outcome import Outcome
 
@@ -10,7 +10,10 @@ ANALYSES: dict[str, Callable[[Sequence[str], Options], Outcome]] = {
     "receptive-field": field.analyse,
     "effective-field": effective.analyse,
     "paths": paths.analyse,
+    "path-gradients": path_gradients.analyse,
     "lesion": lesion.analyse,
+    "responses": responses.analyse,
+    "gradients": gradients.analyse,
 }
 """Analyses by name."""
 

@@ -1,0 +1,166 @@
+"""Responses of layers, and gradients by layer, by unit and by path, against what plain autograd and arithmetic give."""
+
+import copy
+from contextlib import ExitStack
+from math import comb
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zoo
+from zoo.analysis.branches import hooked, units_of, without
+from zoo.analysis.gradients import chain_of, gains, layer_gradients
+from zoo.analysis.nets import Options, settled
+from zoo.analysis.path_gradients import effective_range, path_gradients
+from zoo.analysis.responses import CONVOLUTION, NORM, responses
+from zoo.analysis.run import analyse
+
+SIZE = (3, 16, 16)
+LABELS = torch.tensor([1, 2, 3, 0])
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def small(name: str = "preresnet_test", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    return zoo.create_model(name, **{"depths": (2, 2), "widths": (8, 12), "mid_widths": ()} | changes).eval()
+
+
+def test_paths_of_all_lengths_are_measured() -> None:
+    net, x = small(), images()
+    found = path_gradients(net, x, LABELS, draws=3)
+    assert [(row.length, row.paths) for row in found] == [(k, comb(4, k)) for k in range(5)]
+    assert sum(row.contribution for row in found) == pytest.approx(1)
+    assert all(row.quartiles[0] <= row.quartiles[1] for row in found)
+    # The shortcut alone: the values of the whole net, and no gradient through any branch.
+    cut = {unit.branch: lambda _, output: output.detach() for unit in units_of(net, SIZE) if unit.branch is not None}
+    x.requires_grad_()
+    with hooked(cut):
+        [gradient] = torch.autograd.grad(F.cross_entropy(net(x), LABELS, reduction="sum"), x)
+    assert found[0].norm == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=1e-5)
+
+
+def test_branches_that_begin_at_zero_hand_on_no_gradient() -> None:
+    net = small()
+    net.init_weights(zero_init_last=True)
+    found = path_gradients(net, images(), LABELS, draws=1)
+    assert found[0].norm > 0
+    assert not any(row.norm for row in found[1:])
+    assert effective_range(found) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("preresnet_test", {"shortcut": "none"}),
+        ("fishnet_test", {"depths": None, "widths": None, "mid_widths": None}),
+        ("densenet_test", {"depths": (2, 2), "widths": None, "mid_widths": None}),
+    ],
+)
+def test_other_nets_are_no_choice_of_branch_or_shortcut(name: str, changes: dict[str, Any]) -> None:
+    kept = {"depths": (2, 2), "widths": (8, 12), "mid_widths": ()} | changes
+    net = zoo.create_model(name, **{key: value for key, value in kept.items() if value is not None})
+    with pytest.raises(ValueError, match=r"no chain of residual units|is not residual"):
+        path_gradients(net, torch.zeros(1, 3, 32, 32), LABELS[:1])
+
+
+def test_fresh_norms_get_statistics() -> None:
+    net, x = small(shortcut="none"), images(32)
+    state = copy.deepcopy(net.state_dict())
+    ready = settled(net, x)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    seen: dict[str, Tensor] = {}
+    norms = {name: m for name, m in ready.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    with ExitStack() as stack:
+        for name, norm in norms.items():
+            stack.enter_context(hooked({norm: lambda _, out, name=name: seen.update({name: out.detach()})}))
+        ready(x)
+    for out in seen.values():
+        assert float(out.mean()) == pytest.approx(0, abs=1e-2)
+        assert float(out.std()) == pytest.approx(1, abs=5e-2)
+    assert len(seen) == len(norms) > 3
+
+
+def test_responses_are_standard_deviations_behind_norms() -> None:
+    net, x = settled(small("resnet_test", stem="cifar"), images(32)), images(32)
+    factors = iter(range(1, 100))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, next(factors))
+            nn.init.constant_(module.bias, 7)
+    net = settled(net, x)
+    found = responses(net, x, batch_size=8)
+    names = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert {layer.name for layer in found} == set(names)
+    assert {layer.behind for layer in found} == {NORM}
+    # With fresh statistics a response is the factor of the norm; the factors stand in the order of the modules.
+    order = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    for layer in found:
+        assert layer.std == pytest.approx(1 + order.index(layer.name), rel=1e-3)
+
+
+def test_responses_without_a_norm_are_those_of_convolutions() -> None:
+    net, x = small(stem="cifar"), images()
+    found = {layer.name: layer for layer in responses(net, x, batch_size=3)}
+    last = found["stage2.1.branch.conv2"]
+    assert last.behind == CONVOLUTION
+    assert found["stage2.1.branch.conv1"].behind == NORM
+    seen: list[Tensor] = []
+    with hooked({net.get_submodule(last.name): lambda _, out: seen.append(out.detach())}):
+        net(x)
+    assert last.std == pytest.approx(float(seen[0].double().std(correction=0)), rel=1e-6)
+    with pytest.raises(ValueError, match="has no 3x3 convolution"):
+        responses(nn.Conv2d(3, 4, 1), images())
+
+
+def test_gradients_of_layers_are_those_of_autograd() -> None:
+    net, x = small("resnet_test"), images()
+    found = layer_gradients(net, x, LABELS)
+    assert all(p.grad is None for p in net.parameters())
+    other = copy.deepcopy(net)
+    F.cross_entropy(other(x), LABELS).backward()
+    layers = {n: m for n, m in other.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert {layer.name for layer in found} == set(layers)
+    for layer in found:
+        weight: Any = layers[layer.name].weight
+        assert layer.weight == pytest.approx(float(weight.grad.norm()), rel=1e-5)
+        assert layer.relative == pytest.approx(float(weight.grad.norm() / weight.detach().norm()), rel=1e-5)
+    logits = other(x).detach().requires_grad_()
+    [gradient] = torch.autograd.grad(F.cross_entropy(logits, LABELS), logits)
+    assert found[-1].map == pytest.approx(float(gradient.square().mean().sqrt()), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_scaled_shortcuts_make_a_power_of_their_factor(scale: float) -> None:
+    """He et al. 2016, equations 5 to 8: with branches off the gradient is multiplied by the factor in each unit."""
+    net, x = small(depths=(4,), widths=(8,), stem_width=8, stem="cifar"), images()
+    units = units_of(net, SIZE)
+    shortcuts = {unit.module.get_submodule("shortcut"): lambda _, output: output * scale for unit in units}
+    with without(units), hooked(shortcuts):
+        found = gains(net, x, draws=2)
+    assert [gain.own for gain in found] == pytest.approx([scale**2] * 4)
+    for values in ([gain.whole for gain in found], [gain.product for gain in found]):
+        assert values == pytest.approx([scale ** (2 * (4 - i)) for i in range(4)])
+
+
+def test_gains_belong_to_chains() -> None:
+    assert chain_of(small("resnet_test"), SIZE) == ["stage1.0", "stage1.1", "stage2.0", "stage2.1"]
+    vgg = zoo.create_model("vgg_lrn_test")
+    assert chain_of(vgg, (3, 64, 64))[:3] == ["stage1.0", "stage2.0", "stage2.1"]
+    for name in ("densenet_test", "fishnet_test"):
+        assert gains(zoo.create_model(name), torch.zeros(1, 3, 32, 32)) == []
+    with pytest.raises(ValueError, match=r"draws \(0\) must be at least 1"):
+        gains(vgg, torch.zeros(1, 3, 64, 64), draws=0)
+
+
+@pytest.mark.parametrize("what", ["path-gradients", "responses", "gradients"])
+def test_tables_and_pictures(what: str) -> None:
+    outcome = analyse(what, ["resnet20_cifar"], Options(images=2, draws=1))
+    assert outcome.csv().count("\n") == len(outcome.rows) + 1
+    assert outcome.shown[0]["net"] == "resnet20_cifar"
+    assert outcome.picture("png")
