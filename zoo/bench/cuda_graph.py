@@ -23,8 +23,9 @@ Step = Callable[[Tensor, Any], tuple[Tensor, Tensor | None]]
 
 
 def can_record(device: torch.device, recipe: Recipe, processes: int) -> bool:
-    """Return True if the steps of a run can be recorded: one process, one GPU, sgd, no average of the weights."""
-    return device.type == "cuda" and processes == 1 and recipe.optimizer == "sgd" and not recipe.ema
+    """Return True if the steps of a run can be recorded: one process, one GPU, sgd, no average, all units active."""
+    single = device.type == "cuda" and processes == 1
+    return single and recipe.optimizer == "sgd" and not recipe.ema and not recipe.paths
 
 
 def make_recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

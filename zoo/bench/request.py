@@ -292,6 +292,10 @@ def prepare(request: Request) -> Prepared:
     named = recipe_row(request.recipe).recipe if request.recipe else None
     base = named or default_recipe(task.name, dataset, location)
     recipe = base.changed(**changes)
+    if recipe.paths and task.name != CLASSIFY:
+        raise ValueError(f"recipe field paths must be 0 for task {task.name}, got {recipe.paths}: it is for bare nets")
+    if recipe.paths and request.compile:
+        raise ValueError(f"recipe field paths must be 0 with compile, which fixes the layers that run: {recipe.paths}")
     names, overrides = _nets(request, task)
     if tagged := [name for name in names if has_tag(name) and (task.heads or request.weights)]:
         reason = "weights were given as well" if request.weights else f"task {task.name} starts from random weights"

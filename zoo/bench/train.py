@@ -16,6 +16,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from zoo.analysis.active import ActiveUnits
 from zoo.bench.cuda_graph import Recorder, can_record, make_recordable, set_rate
 from zoo.bench.distributed import Team, interleave
 from zoo.bench.resume import Saved
@@ -282,6 +283,7 @@ class _Run:
         self.average = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         if compiled:
             self.net = torch.compile(self.net)
+        self.active = ActiveUnits(self.model, dataset.input_size, recipe.paths, scaled=recipe.paths_scaled)
         self.recorder = Recorder() if recorded and can_record(team.device, recipe, team.size) else None
         self.optimizer = _optimizer(self.model, recipe)
         if self.recorder is not None:
@@ -319,10 +321,11 @@ class _Run:
             rate = recipe.lr_at(epoch + (step + 0.5) / steps)
             set_rate(self.optimizer, rate)
             images = images.contiguous(memory_format=self.layout)
-            if self.recorder is None:
-                loss, hits = self.step(images, labels)
-            else:
-                loss, hits = self.recorder(self.step, self.optimizer, images, labels)
+            with self.active.step(f"{self.seed}/{epoch}/{step}"):
+                if self.recorder is None:
+                    loss, hits = self.step(images, labels)
+                else:
+                    loss, hits = self.recorder(self.step, self.optimizer, images, labels)
             if self.average is not None:
                 self.average.update(self.model, step=epoch * steps + step)
             loss_sum += loss.detach()

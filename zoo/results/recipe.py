@@ -75,6 +75,9 @@ class Recipe:
             1 (timm's groups and order). For fine-tuning.
         class_weights: Weight of each class in the loss: ``balanced`` for the inverse of its number of training images,
             or pixels, such that the mean over all of them is 1; empty for equal weights.
+        paths: Number of units whose branches are active in a step, drawn anew for each batch (Veit et al. 2016,
+            arXiv:1605.06431); tested are all units. 0 for all. See `zoo.analysis.active.ActiveUnits`.
+        paths_scaled: Multiply the drawn branches, so that sums have the size that they have with all units.
 
     Raises:
         ValueError: If a field lies outside its range; the message names field, rule and value.
@@ -109,6 +112,8 @@ class Recipe:
     ema: float = 0.0
     layer_decay: float = 1.0
     class_weights: str = ""
+    paths: int = 0
+    paths_scaled: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.step_at, Sequence) and not isinstance(self.step_at, str):
@@ -124,12 +129,13 @@ class Recipe:
         _check("lr", self.lr, self.lr > 0, "be positive")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "lie in [0, 1)")
         _check("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "be False without momentum")
-        for name in ("weight_decay", "warmup_epochs", "max_shift", "warmup_lr", "image_size", "colour"):
+        for name in ("weight_decay", "warmup_epochs", "max_shift", "warmup_lr", "image_size", "colour", "paths"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
         for name in ("mixup", "cutmix"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
         for name in ("label_smoothing", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "lie in [0, 1)")
+        _check("paths_scaled", self.paths_scaled, self.paths > 0 or not self.paths_scaled, "be False without paths")
         _check("erase", self.erase, 0 <= self.erase <= 1, "lie in [0, 1]")
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "lie in (0, 1]")
         fits = self.layer_decay == 1 or not self.decay_all
@@ -225,6 +231,8 @@ class Recipe:
             *["classes weigh by the inverse of how often they occur"] * bool(self.class_weights),
             *["statistics of norms are estimated anew before each test"] * self.precise_norms,
             *[f"learning rates fall by {self.layer_decay:g} from layer to layer"] * (self.layer_decay < 1),
+            *[f"{self.paths} units are active in a step{', their branches scaled up' * self.paths_scaled}"]
+            * bool(self.paths),
             *[f"tested is an average of the weights with decay {self.ema:g}"] * bool(self.ema),
         ]
 
