@@ -337,7 +337,7 @@ function drawPlot(axis, rows, front) {
         x: own.map((row) => cost(row, axis)),
         y: own.map(vertical),
         mode: "lines+text",
-        text: own.map((row, i) => (i && own[i - 1].topology === row.topology ? "" : plain(row.topology))),
+        text: frontLabels(own, axis, rows),
         textposition: own.map((row, i) => (i ? "top left" : "top right")), // to the left of the first is the axis
         cliponaxis: false,
         textfont: { size: 10 },
@@ -454,6 +454,19 @@ function drawPlot(axis, rows, front) {
     ); // ticks
     plot.on("plotly_deselect", () => !state.drawing && select(null));
   }
+}
+
+/** The topology beside each point of a front where it changes, as far as there is room: a label is a tenth of a plot. */
+function frontLabels(own, axis, rows) {
+  const places = rows.map((row) => Math.log(cost(row, axis)));
+  const room = 0.12 * (Math.max(...places) - Math.min(...places));
+  let last = -Infinity;
+  return own.map((row, i) => {
+    const place = AXES[axis].sign * Math.log(cost(row, axis));
+    if ((i && own[i - 1].topology === row.topology) || place - last < room) return "";
+    last = place;
+    return plain(row.topology);
+  });
 }
 
 /** A line through the sizes of each topology that one series has measured. */

@@ -16,14 +16,12 @@ Array = NDArray[np.float64]
 ANGLES = np.deg2rad(np.arange(0, 360, 15))
 RINGS = np.array([0, 3, 8, 14, 22, 32, 44, 58, 74, 92, 112, 134, 158, 184, 212, 242, 274, 308, 344, 382], dtype=float)
 MARGIN = 2.0  # free pixels around a label
-CLEARANCE = 8.0  # pixels between a label and a line
 ROUNDS = 6
 # Costs in pixels of leader line: what a long leader is worth.
 LEADER_CROSSES = 80.0
 LEADER_COVERED = 160.0
 LEADER_HITS_POINT = 120.0
 LABEL_ON_LINE = 60.0
-LABEL_NEAR_LINE = 10.0
 LABEL_ON_BAR = 400.0
 NEAR_OTHER_POINT = 60.0
 AMBIGUOUS = 1.4  # a point at less than so many times the label's distance from its own could claim the label too
@@ -130,9 +128,7 @@ def _best(
     cost += NEAR_OTHER_POINT * (near < AMBIGUOUS * np.linalg.norm(ends - points[i], axis=1)[:, None]).sum(1)
     cost += LEADER_HITS_POINT * _segment_meets_box(leaders, _boxes_around(rest, 2.0)).sum(1)
     if len(segments):
-        grown = boxes + CLEARANCE * np.array([-1, -1, 1, 1])
         cost += (prices[:, None] * _segment_meets_box(segments, boxes)).sum(0)
-        cost += LABEL_NEAR_LINE * _segment_meets_box(segments, grown).sum(0)
     return boxes[int(np.argmin(cost))]
 
 
