@@ -27,8 +27,12 @@ NETS: Mapping[str, Sequence[str]] = {
     "highway11": ("highway11_cifar",),
     **{f"{net}_decayed": (f"{net}_cifar", *DECAY) for net in ("plain20", "resnet20", "resnet56")},
     "gated": ("fabric_a_l3_s3_c32x2_post_cifar", "--set", "gate=gated"),
+    **{
+        f"{net}_cues": (net, "--dataset", "cues")
+        for net in ("resnet20_cifar", "plain20_cifar", "lenet5_cifar", "bagnet17_cifar")
+    },
 }
-"""Trained nets: arguments of `zoo bench` by a word for each. All train on digits by its recipe."""
+"""Trained nets: arguments of `zoo bench` by a word for each. All train on digits by its recipe, some with textures."""
 RUNS: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]] = {
     "effective-field": (
         ("plain20", "resnet20", "plain56_cifar", "resnet56_cifar"),
@@ -39,6 +43,10 @@ RUNS: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]] = {
     "path-gradients": (("resnet20", "preresnet110"), {"images": 16, "draws": 4}),
     "responses": (("plain20_decayed", "resnet20_decayed", "resnet56_decayed"), {"images": 300}),
     "gradients": (("plain20", "resnet20", "preresnet20"), {}),
+    "gates": (("gated",), {"images": 300, "threshold": 0.5}),
+    "units": (("resnet20",), {}),
+    "shape-or-texture": (tuple(word for word in NETS if word.endswith("_cues")), {}),
+    "probes": (("plain20", "resnet20"), {}),
 }
 """Nets (words of the table above, or models with fresh weights) and options, by analysis and words that tell pictures
 of one analysis apart."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from structures import FABRIC
 from torch import nn
 
 import zoo
@@ -19,7 +20,10 @@ from zoo.analysis.run import ANALYSES, analyse
 from zoo.datasets.built_in import load_dataset
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-OPTIONS = Options(input_size=(3, 32, 32), images=10, draws=1)
+OPTIONS = Options(input_size=(3, 32, 32), images=10, draws=1, units=1)
+
+PARTS = {False: ("stage1", "stage2"), True: ("columns.0", "columns.1.0")}
+"""Parts of the residual net, and of the fabric that the analysis of gates asks for."""
 
 
 def facts(net: nn.Module) -> list[Any]:
@@ -39,12 +43,16 @@ class Broken(Exception):
 
 
 @pytest.fixture
-def net(monkeypatch: pytest.MonkeyPatch) -> Any:
+def net(what: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A net that every analysis opens, whatever it asks for: partly in training, with a hook of its own."""
     load_dataset("digits")  # importing scikit-learn draws a number of Python's own
+    monkeypatch.setattr("zoo.analysis.cues.is_fresh", lambda _: False)  # as if it were trained
     torch.manual_seed(0)
-    net = zoo.create_model("resnet_test", depths=(2, 1), widths=(8, 8), mid_widths=())
-    net.get_submodule("stage1").eval()
+    if what == "gates":
+        net = zoo.create_model("fabric_test", **FABRIC, unit="post", stem="cifar")
+    else:
+        net = zoo.create_model("resnet_test", depths=(2, 1), widths=(8, 8), mid_widths=())
+    net.get_submodule(PARTS[what == "gates"][0]).eval()
     for name, module in list(sys.modules.items()):
         if name.startswith("zoo.analysis.") and hasattr(module, "open_net"):
             monkeypatch.setattr(module, "open_net", lambda *_, **__: net)
@@ -68,7 +76,7 @@ def test_no_analysis_changes_a_net_that_fails(what: str, net: nn.Module) -> None
         if next(passes) == failing:
             raise Broken
 
-    net.get_submodule("stage2").register_forward_hook(fail)
+    net.get_submodule(PARTS[what == "gates"][1]).register_forward_hook(fail)
     before = facts(net)
     for failing in (0, 1, 3, 7):
         passes = iter(range(10**6))

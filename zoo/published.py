@@ -53,6 +53,7 @@ VIEWS = {
     "ensemble": "several nets",
     "linear probe": "a linear classifier on features that were not trained with it",
     "segmentation": "score of a segmentation, in the note",
+    "detection": "score of a detection or an instance segmentation, in the note",
     "not stated": "the source does not say",
 }
 """First part of a protocol: the part of a test image that the net saw."""

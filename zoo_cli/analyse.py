@@ -15,9 +15,18 @@ ANALYSES = {
     "lesion": "error of a trained net without one unit, without several, and with units in another order",
     "responses": "standard deviation of what each 3x3 convolution brings",
     "gradients": "gradients by depth, and gains of units, of fresh nets and trained ones",
+    "probes": "accuracy of classifiers that read each map of a frozen net, trained and fresh",
+    "gates": "gates and edges of a trained fabric, and the smaller fabric without those that it does not need",
+    "units": "image that excites a unit most, by gradient ascent, and the patches of a set that do",
+    "shape-or-texture": "cue that a net follows where two disagree, on images of our own (zoo bench --dataset cues)",
 }
 """Names of the analyses, each with what it shows. `zoo.analysis.run` has the functions."""
-NUMBERS = ("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest", "effective", "share")
+NUMBERS = (
+    *("channels", "map", "field", "rows", "columns", "paths", "shortest", "mean", "longest", "effective", "share"),
+    *("linear", "nearest", "norm", "largest", "identity", "ratio", "skip", "edge"),
+    *("channel", "start", "reached", "rank", "image", "value", "row", "column"),
+    *("agreeing", "shape", "texture", "shape_alone", "texture_alone", "shape_bias"),
+)
 FOLDER = Path("results") / "analyses"
 
 
@@ -38,7 +47,11 @@ examples:
   zoo analyse receptive-field resnet20_cifar --gates whole --out results/fields
   zoo analyse effective-field plain20_cifar results/digits/weights/resnet20_cifar-seed0-8deb2467
   zoo analyse paths preresnet110_cifar fishnet58_cifar --counted convolutions
-  zoo analyse lesion results/digits/weights/*"""
+  zoo analyse lesion results/digits/weights/*
+  zoo analyse probes results/digits/weights/resnet20_cifar-seed0-8deb2467 --images 500
+  zoo analyse gates results/fabrics/weights/fabric_a_l3_s3_c32x2_post_cifar-seed0-ff5bab27 --threshold 0.2
+  zoo analyse units results/digits/weights/resnet20_cifar-seed0-8deb2467 --module stage2 --units 8
+  zoo analyse shape-or-texture results/cues/weights/*"""
     parser.add_argument("what", choices=tuple(ANALYSES), metavar="WHAT", help="one of the analyses above")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="models of the zoo or of timm, patterns, or folders of trained nets"
@@ -58,6 +71,20 @@ examples:
     )
     parser.add_argument(
         "--module", metavar="NAME", help="module whose map is looked at (default: see docs/analyses.md)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="gates: accuracy that an edge must be worth, or it is pruned (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--units",
+        type=int,
+        default=3,
+        metavar="N",
+        help="units: units of each map, evenly spaced among its channels (default: %(default)s)",
     )
     parser.add_argument(
         "--dataset", help="image set, as in zoo bench (default: what the net was trained on, or digits)"
@@ -102,6 +129,8 @@ def run_analyse(args: argparse.Namespace) -> int:
         images=args.images,
         module=args.module or "",
         draws=args.draws,
+        threshold=args.threshold,
+        units=args.units,
     )
     outcome = analyse(args.what, args.names, options)
     if args.json:

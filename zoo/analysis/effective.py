@@ -6,14 +6,13 @@ depth. Training widens it, and so do strides and dilation; shortcuts make it nar
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.analysis.field import FEATURES, Field, receptive_fields
-from zoo.analysis.nets import Options, expand, open_images, open_net, own_size, sample, title, untouched
+from zoo.analysis.nets import Options, expand, is_fresh, open_images, own_size, sample, twins, untouched
 from zoo.analysis.outcome import Outcome, tiles
 from zoo.escape import for_picture
 
@@ -64,7 +63,7 @@ def map_of(net: Any, x: Tensor, module: str) -> Tensor:
     Raises:
         ValueError: If there is no such module, or it gives no map (N, C, H, W).
     """
-    found = _output_of(net, x, module)
+    found = output_of(net, x, module)
     if not isinstance(found, Tensor):
         raise ValueError(f"module ({module!r}) gives no map in the forward pass")
     if found.dim() != 4:
@@ -72,7 +71,12 @@ def map_of(net: Any, x: Tensor, module: str) -> Tensor:
     return found
 
 
-def _output_of(net: Any, x: Tensor, module: str) -> Any:
+def output_of(net: Any, x: Tensor, module: str) -> Any:
+    """Return what a module gives in the last call of a pass, or with ``features`` the map in front of the pooling.
+
+    Raises:
+        ValueError: If there is no such module.
+    """
     if module == FEATURES:
         return net.forward_features(x) if hasattr(net, "forward_features") else net(x)
     kept: list[Any] = [None]
@@ -98,14 +102,12 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     module = options.module or FEATURES
     seen: dict[str, tuple[Tensor, float, Field]] = {}
     for name in expand(names):
-        trained = Path(name).is_dir()
-        for fresh in (True, False) if trained else (True,):
-            net = open_net(name, seed=options.seed, fresh=fresh)
+        for label, weights, net in twins(name, options):
             images = _images(name, net, options)
             pixels, side = effective_field(net, images, module)
             size = (images.shape[1], images.shape[2], images.shape[3])
             [field] = receptive_fields(net, [module], input_size=size)
-            seen[title(name) + " (fresh)" * (trained and fresh)] = pixels, side, field
+            seen[f"{label}, {weights}"] = pixels, side, field
     rows = [
         {
             "net": name,
@@ -132,7 +134,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
 
 def _images(name: str, net: Any, options: Options) -> Tensor:
     count = min(options.images, MOST)
-    if options.input_size is None and (Path(name).is_dir() or options.dataset):
+    if options.input_size is None and (options.dataset or not is_fresh(name)):
         return sample(open_images(name, options), "test", count)[0]
     generator = torch.Generator().manual_seed(options.seed)
     return torch.randn(count, *(options.input_size or own_size(net)), generator=generator)

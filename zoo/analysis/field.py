@@ -130,6 +130,25 @@ def field_of(flow: Flow, value: int, name: str, gates: str = "constant") -> Fiel
     return Field(name, shape[1:], (size[0], size[1]), spans[0], spans[1], whole)
 
 
+def region_of(flow: Flow, value: int, position: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return first and last row, and first and last column, that a position of a map depends on, gates left out.
+
+    They may lie outside of the image; if the whole image is read they are its own.
+
+    Args:
+        flow: Record of the forward pass.
+        value: Number of the map.
+        position: Row and column in the map.
+    """
+    box: Box = ((0, 0), (0, flow.shapes[value][1] - 1), *((place, place) for place in position))
+    free, whole = _back(flow, value, box, "constant", clip=False)
+    rows, columns = (
+        (0, side - 1) if span is None or whole else span
+        for span, side in zip(free[2:], flow.shapes[0][2:], strict=True)
+    )
+    return rows, columns
+
+
 def _back(flow: Flow, value: int, box: Box, gates: str, *, clip: bool) -> tuple[Box, tuple[str, ...]]:
     """Carry a box back to the image; return it and the modules that read whole maps.
 

@@ -1,7 +1,7 @@
 """Nets and images that an analysis is asked for: nets by name with fresh weights, or trained ones in a folder."""
 
 import copy
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ class Options:
         images: Largest number of images that are taken from each half of the set, evenly.
         module: Module whose map is looked at. Default: the analysis chooses.
         draws: Number of random choices: of units for each number of units, of vectors for gains.
+        threshold: Accuracy in points that an edge of a fabric must be worth, or it is pruned.
+        units: Number of units that are looked at in each map, evenly spaced among its channels.
     """
 
     input_size: tuple[int, int, int] | None = None
@@ -47,6 +49,8 @@ class Options:
     images: int = 1000
     module: str = ""
     draws: int = 5
+    threshold: float = 0.5
+    units: int = 3
 
 
 @contextmanager
@@ -135,6 +139,23 @@ def settled(net: nn.Module, images: Tensor, *, batch_size: int = 100) -> nn.Modu
         for x in images.tensor_split(-(-len(images) // batch_size)):  # in equal parts: a norm cannot take one image
             copied(x)
     return copied.eval()
+
+
+FRESH, TRAINED = "fresh", "trained"
+"""Words for the weights of a net."""
+
+
+def twins(name: str, options: Options, **overrides: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield title, word for the weights and net: with fresh weights, and with trained ones if there are any.
+
+    Args:
+        name: Model, or folder of a trained net.
+        options: ``seed``.
+        overrides: Arguments of the net.
+    """
+    yield title(name), FRESH, open_net(name, seed=options.seed, fresh=True, **overrides)
+    if not is_fresh(name):
+        yield title(name), TRAINED, open_net(name, **overrides)
 
 
 def own_size(net: Any) -> tuple[int, int, int]:

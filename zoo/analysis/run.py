@@ -2,7 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
-from zoo.analysis import effective, field, gradients, lesion, path_gradients, paths, responses
+from zoo.analysis import (
+    cues,
+    effective,
+    field,
+    gates,
+    gradients,
+    lesion,
+    path_gradients,
+    paths,
+    probes,
+    responses,
+    units,
+)
 from zoo.analysis.nets import Options
 from zoo.analysis.outcome import Outcome
 
@@ -14,6 +26,10 @@ ANALYSES: dict[str, Callable[[Sequence[str], Options], Outcome]] = {
     "lesion": lesion.analyse,
     "responses": responses.analyse,
     "gradients": gradients.analyse,
+    "probes": probes.analyse,
+    "gates": gates.analyse,
+    "units": units.analyse,
+    "shape-or-texture": cues.analyse,
 }
 """Analyses by name."""
 

@@ -1,4 +1,4 @@
-"""The built-in image sets: scikit-learn's digits and Fashion-MNIST, with a fixed split.
+"""The built-in image sets: scikit-learn's digits, Fashion-MNIST, and digits with a texture, with a fixed split.
 
 A new one is a function that returns a `Dataset` and one row in `DATASETS`.
 """
@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from zoo.datasets import fashion
+from zoo.datasets.cues import cues_from
 from zoo.datasets.image_set import Dataset
 from zoo.datasets.library import unknown
 from zoo.datasets.split import systematic_split
@@ -123,8 +124,14 @@ def _fashion(name: str, train: fashion.Half, test: fashion.Half) -> Dataset:
     )
 
 
+def load_cues() -> Dataset:
+    """Return digits whose shape and texture agree, see `zoo.datasets.cues`: 897 training and 900 test images."""
+    return cues_from(load_digits())
+
+
 DATASETS = {
     "digits": DatasetRow(load=load_digits, recipe=RECIPES["digits"].recipe, keyed_by_name=True),
+    "cues": DatasetRow(load=load_cues, recipe=RECIPES["digits"].recipe),
     # Their files are checked against the published ones, so one name is one set.
     "fashion": DatasetRow(load=load_fashion, recipe=RECIPES["fashion"].recipe, keyed_by_name=True, located=True),
     "fashion_search": DatasetRow(

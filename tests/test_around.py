@@ -1,0 +1,164 @@
+"""Around nets: a spatial transformer, deformable RoI pooling, hypercolumns, against operators of torch."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+import zoo
+from zoo.front import Front
+from zoo.hypercolumns import PixelNet, draw_pixels, hypercolumns
+from zoo.regions import DeformRoIPool, deform_roi_pool
+
+
+@pytest.mark.parametrize("kind", ["affine", "attention"])
+@pytest.mark.parametrize("name", ["resnet_test", "fishnet_test"])
+def test_at_its_start_a_transformer_changes_nothing(name: str, kind: str) -> None:
+    net: Any = zoo.create_model(name, num_classes=7).double().eval()
+    front: Any = Front(net, kind=kind).double().eval()
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(front(x), net(x), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(front.forward_features(x), net.forward_features(x), rtol=1e-9, atol=1e-9)
+        taps = front.forward_intermediates(x, intermediates_only=True)
+    assert [tap.shape[1] for tap in taps] == [tap["num_chs"] for tap in front.feature_info]
+    assert front.pretrained_cfg == net.pretrained_cfg
+    assert front.num_classes == 7
+    with pytest.raises(AttributeError, match="nothing"):
+        front.nothing  # noqa: B018
+
+
+def test_a_map_of_ninety_degrees_turns_the_image() -> None:
+    front = Front(nn.Identity())
+    x = torch.randn(2, 3, 9, 9)
+    front.last.bias.data = torch.tensor([0.0, 1, 0, -1, 0, 0])
+    torch.testing.assert_close(front(x), torch.rot90(x, -1, (2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_looks_at_a_part() -> None:
+    front = Front(nn.Identity(), kind="attention", size=(5, 5))
+    front.last.bias.data = torch.tensor([0.5, -0.5, 0.5])  # half of the side, left and below
+    x = torch.arange(81.0).reshape(1, 1, 9, 9).expand(1, 3, 9, 9)
+    torch.testing.assert_close(front(x), x[:, :, 4:, :5], rtol=1e-5, atol=1e-4)
+
+
+def test_the_transformer_learns() -> None:
+    front = Front(nn.Identity()).double()
+    nn.init.normal_(front.last.weight, std=0.1)
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    weight = front.last.weight.detach().clone().requires_grad_(True)
+
+    def out(weight: Tensor) -> Tensor:
+        return torch.func.functional_call(front, {"last.weight": weight}, (x,))
+
+    assert torch.autograd.gradcheck(out, (weight,), fast_mode=True)
+    front(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in front.last.parameters())
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(ValueError, match="kind"):
+        Front(nn.Identity(), kind="projective")
+    with pytest.raises(ValueError, match="localisation must have num_features"):
+        Front(nn.Identity(), nn.Flatten())
+    rois, offsets = torch.zeros(2, 5), torch.zeros(3, 2, 7, 7)
+    with pytest.raises(ValueError, match=r"rois \(2, 5\) and offsets \(3, 2, 7, 7\) must be"):
+        deform_roi_pool(torch.zeros(1, 1, 4, 4), rois, offsets)
+    with pytest.raises(ValueError, match="sampling_ratio"):
+        deform_roi_pool(torch.zeros(1, 1, 4, 4), rois, offsets[:2], sampling_ratio=0)
+
+
+ROIS = torch.tensor(
+    [[1, 3.0, 2, 30, 25], [0, -8, -6, 20, 12], [1, 25, 20, 60, 70], [0, 5, 5, 6, 6], [0, 1.5, 0.5, 21.25, 30]],
+    dtype=torch.float64,
+)
+"""Regions of two images, across the border and of a pixel among them."""
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_without_offsets_it_is_roi_align(ratio: int, aligned: bool) -> None:
+    x = torch.randn(2, 3, 16, 20, dtype=torch.float64)
+    zero = torch.zeros(len(ROIS), 2, 3, 4, dtype=torch.float64)
+    ours = deform_roi_pool(x, ROIS, zero, scale=0.5, sampling_ratio=ratio, aligned=aligned)
+    theirs = roi_align(x, ROIS, (3, 4), 0.5, ratio, aligned)
+    assert float((ours - theirs).abs().max()) < 1e-12
+
+
+def test_one_offset_for_all_bins_moves_the_region() -> None:
+    x = torch.randn(2, 3, 16, 20, dtype=torch.float64)
+    offsets = torch.zeros(len(ROIS), 2, 3, 4, dtype=torch.float64)
+    offsets[:, 0] = 0.5  # times gamma: a twentieth of the width
+    moved = ROIS.clone()
+    moved[:, [1, 3]] += 0.05 * (ROIS[:, 3] - ROIS[:, 1])[:, None]
+    torch.testing.assert_close(
+        deform_roi_pool(x, ROIS, offsets, scale=0.5), roi_align(x, moved, (3, 4), 0.5, 2, True), rtol=0, atol=1e-12
+    )
+
+
+def test_gradients_of_map_and_offsets() -> None:
+    x = torch.randn(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+    offsets = torch.randn(2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 0.3, 0.7, 4.1, 5.2], [1, 1.2, 0.4, 6.3, 3.9]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x, o: deform_roi_pool(x, rois, o), (x, offsets))
+
+
+def test_a_drop_in_for_the_pooling_of_detectors() -> None:
+    maps = {"0": torch.randn(2, 4, 32, 32), "1": torch.randn(2, 4, 16, 16)}
+    boxes = [torch.tensor([[0.0, 0, 200, 220], [10, 10, 40, 50]]), torch.tensor([[30.0, 20, 60, 90]])]
+    sizes = [(256, 256), (256, 256)]
+    pool = DeformRoIPool(["0", "1"], 3, 2, channels=4)
+    still = MultiScaleRoIAlign(["0", "1"], 3, 2)
+    torch.testing.assert_close(pool(maps, boxes, sizes), still(maps, boxes, sizes), rtol=1e-4, atol=1e-5)
+    assert pool(maps, [boxes[0], boxes[1][:0]], sizes).shape == (2, 4, 3, 3)
+    backbone = zoo.detection_backbone("resnet_test", 8)
+    anchors = AnchorGenerator(((16,),) * 5, ((1.0,),) * 5)
+    pool = DeformRoIPool(["0", "1", "2", "3"], 3, 2, channels=8)
+    detector = FasterRCNN(backbone, 3, rpn_anchor_generator=anchors, box_roi_pool=pool, min_size=64, max_size=64)
+    target = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}
+    sum(detector([torch.rand(3, 64, 64)], [target]).values()).backward()
+    assert pool.offset.weight.grad is not None
+    assert pool.offset.weight.grad.abs().sum() > 0
+
+
+def test_sampled_hypercolumns_are_those_of_enlarged_maps() -> None:
+    maps = [torch.randn(2, 3, 8, 6, dtype=torch.float64), torch.randn(2, 4, 4, 3, dtype=torch.float64)]
+    size = (32, 24)
+    enlarged = torch.cat([F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps], 1)
+    places = torch.stack([torch.randint(0, 32, (2, 50)), torch.randint(0, 24, (2, 50))], 2)
+    found = hypercolumns(maps, places, size)
+    for image in range(2):
+        rows, columns = places[image].T
+        torch.testing.assert_close(found[image], enlarged[image][:, rows, columns].T, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vgg_test", "fishnet_test"])
+def test_pixels_are_classified_alone_and_together(name: str) -> None:
+    net = PixelNet(name, 5, hidden=(8,)).eval()
+    x = torch.randn(2, 3, 64, 96)
+    labels = torch.randint(0, 5, (2, 64, 96))
+    labels[:, :32] = 255
+    places, classes = draw_pixels(labels, 20)
+    assert (places[:, :, 0] >= 32).all()
+    whole, some = net(x), net(x, places)
+    assert whole.shape == (2, 5, 64, 96)
+    for image in range(2):
+        rows, columns = places[image].T
+        torch.testing.assert_close(some[image], whole[image][:, rows, columns].T, rtol=1e-4, atol=1e-5)
+        assert torch.equal(classes[image], labels[image, rows, columns])
+    F.cross_entropy(some.flatten(0, 1), classes.flatten()).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_mistakes_about_pixels_are_explained() -> None:
+    with pytest.raises(TypeError, match=r"net \(ResNet\) must be a model's name"):
+        PixelNet(zoo.create_model("resnet_test"), 5)
+    with pytest.raises(ValueError, match="out_indices must be given to the net where it is made"):
+        PixelNet(zoo.create_model("resnet_test", features_only=True), 5, out_indices=(1,))
+    with pytest.raises(ValueError, match=r"other than 255 \(ignore\)"):
+        draw_pixels(torch.full((1, 4, 4), 255))
