@@ -77,7 +77,7 @@ def test_systematic_split_is_stratified(labels: list[int], data: st.DataObject) 
 
 
 def test_wrong_data_requests_are_explained() -> None:
-    with pytest.raises(ValueError, match=r"unknown dataset 'cifar': choose from digits"):
+    with pytest.raises(ValueError, match=r"unknown dataset 'cifar': choose from cues, digits, "):
         load_dataset("cifar")
     with pytest.raises(ValueError, match=r"test_size must lie between 1 and 2 for 3 images, got 3"):
         systematic_split(np.array([0, 1, 2]), 3)

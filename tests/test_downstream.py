@@ -476,11 +476,10 @@ def test_detection_needs_taps() -> None:
         zoo.detection_backbone(nn.Conv2d(3, 3, 1))
 
 
-@pytest.mark.only(name=("fishnet_test",))
+# The usual tier runs the export of docs/downstream.md, and one of a fused net (test_fusing.py).
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [next(n for n in TINY if zoo.model_entry(n).family == f) for f in zoo.families()])
-@pytest.mark.parametrize(
-    "sizes", [False, pytest.param(True, marks=pytest.mark.slow)]
-)  # any; docs/downstream.md has one
+@pytest.mark.parametrize("sizes", [False, True])
 def test_onnx(name: str, sizes: bool, tmp_path: Path) -> None:
     net = zoo.create_model(name).eval()
     chans, side, _ = zoo.model_entry(name).input_size

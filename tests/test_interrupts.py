@@ -75,6 +75,7 @@ def test_ctrl_c_does_not_reach_a_fresh_process() -> None:
     assert not deaf()
 
 
+@pytest.mark.slow  # as those below, by the same switch
 def test_ctrl_c_does_not_reach_those_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_count", deaf)
     monkeypatch.setattr(catalogue, "SHORT", 1)

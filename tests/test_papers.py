@@ -84,7 +84,8 @@ def test_every_family_is_named() -> None:
 
 def test_filter() -> None:
     assert [system for _, system in systems()] == ROWS
-    assert {system.kind for _, system in systems("planned")} == {"planned"}
+    assert {system.kind for _, system in systems("cited")} == {"cited"}
+    assert not systems("planned")
     assert [system.name for _, system in systems("GRIDNET_*")] == ["GridNet"]
     assert {subject for subject, _ in systems("FishNet")} >= {"FishNet"}
     assert all("1603.05027" in system.source for _, system in systems("1603.05027"))

@@ -184,6 +184,7 @@ def test_a_box_selects_in_every_plot_and_the_table(browser: Any) -> None:
     assert len(names(browser)) == 13
 
 
+@pytest.mark.slow
 def test_published_points_are_hollow_and_measured_ones_filled(browser: Any) -> None:
     choose(browser, "group", "CIFAR-10")
     traces = browser.execute_script(
@@ -298,6 +299,7 @@ def test_the_address_restores_a_view(chromium: Any, page: Path) -> None:
     assert chromium.execute_script(pressed) == [hidden, "false"]
 
 
+@pytest.mark.slow
 def test_an_address_pasted_into_the_open_page_changes_the_view(browser: Any) -> None:
     browser.execute_script("location.hash = 'group=digits&filter=fabric'")
     WebDriverWait(browser, PATIENCE).until(
