@@ -246,7 +246,7 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str)
     assert whole.exitcode == 0
     length = receiver.recv()
     done: set[str] = set()
-    for _ in range(4):
+    for _ in range(3):
         last = chance.randint(1, length // 2)
         process = FORK.Process(target=counted_sweep, args=(str(path), seeds, epochs, files, last, sender))
         process.start()

@@ -164,7 +164,13 @@ def test_all_published_runs_of_the_search_are_there() -> None:
     assert {line["key"] for line in [*stored.trainings, *stored.failures]} == set(comparison.search_runs())
 
 
-@pytest.mark.parametrize("network", comparison.NETWORKS, ids=lambda n: f"{n.task}-{n.label}-{n.size}")
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(n, id=f"{n.task}-{n.label}-{n.size}", marks=pytest.mark.slow if n.size == "large" else [])
+        for n in comparison.NETWORKS
+    ],
+)
 def test_models_for_scenes_have_as_many_parameters_as_the_fish(network: DenseNetwork) -> None:
     [run] = [run for other, run in comparison.scene_runs([0]).values() if other == network and not run.frozen]
     with torch.device("meta"):

@@ -168,7 +168,7 @@ def test_hooks_on_every_layer_may_keep_what_they_see(name: str, options: dict[st
     kept.clear()  # maps, their graph and the hooks on it hold each other where the garbage collector does not look
 
 
-@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"))
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "fabric_test"), wrapper=("list", "fx"))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", TINY)
 def test_taps_leave_no_parameter_without_a_gradient(name: str, wrapper: str) -> None:

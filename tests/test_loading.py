@@ -74,6 +74,7 @@ def test_wrapped_nets(wrap: Callable[[nn.Module], nn.Module], file: Path) -> Non
     assert same(held(inner), torch.load(file))
 
 
+@pytest.mark.only(name=("resnet_test", "fishnet_test", "densenet_test"))
 @pytest.mark.parametrize("name", CUT)
 @pytest.mark.parametrize("wrapper", ["list", "dict", "hook", "getter"])
 def test_cut_nets(name: str, wrapper: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "tag"),
     [
-        ("fishnet150", "osmr_in1k"),
+        pytest.param("fishnet150", "osmr_in1k", marks=pytest.mark.slow),
         pytest.param("resnet50", "osmr_in1k", marks=pytest.mark.slow),
         pytest.param("resnext50_32x4d", "osmr_in1k", marks=pytest.mark.slow),
         ("resnet20_projection_cifar", "osmr_c10"),
