@@ -70,6 +70,7 @@ def test_ctrl_c_waits_while_processes_are_started() -> None:
     assert not deaf()
 
 
+@pytest.mark.slow  # as the next: the usual tier asks those that read images
 def test_ctrl_c_does_not_reach_a_fresh_process() -> None:
     assert in_fresh_process(deaf)
     assert not deaf()

@@ -108,7 +108,10 @@ def assert_same(have: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.rows
-@pytest.mark.parametrize("name", REFERENCED)
+# vgg11 has a hundred million parameters in wide layers like those of alexnet.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "vgg11" else []) for name in REFERENCED]
+)
 def test_evaluation(name: str) -> None:
     net = reference(name).eval()
     ours = twin(name, net).eval()
