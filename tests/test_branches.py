@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.analysis.branches import Unit, gradient_path, hooked, reordered, units_of, without
-from zoo.analysis.lesion import INTACT, ONE, ORDER, SEVERAL, kendall_tau, lesions
+from zoo.analysis.lesion import INTACT, ONE, ORDER, SEVERAL, error_of, kendall_tau, lesions
 from zoo.layers import Residual
 
 SIZE = (3, 32, 32)
@@ -180,6 +180,25 @@ def test_a_lesion_study() -> None:
     assert [lesion.error for lesion in found] == [x.error for x in lesions(net, x, labels, draws=2, seed=3)]
     assert {len(lesion.units) for lesion in found if lesion.kind == SEVERAL} == set(range(2, len(units) + 1))
     assert all(-1 <= lesion.tau <= 1 for lesion in found if lesion.kind == ORDER)
+
+
+class Everywhere(nn.Module):
+    """A net that scores every position, behind which a map of scores is averaged."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)[:, :, None, None].expand(-1, -1, 1, 2)
+
+
+def test_scores_of_positions_are_averaged() -> None:
+    net, x = small("plain"), images(20)
+    labels = net(x).argmax(1)
+    assert error_of(Everywhere(net), x, labels) == 0
+    labels[:5] += 1
+    assert error_of(Everywhere(net), x, labels % 10) == error_of(net, x, labels % 10) == 25
 
 
 def test_shape_changing_units_are_not_among_several() -> None:

@@ -45,6 +45,15 @@ def test_paths_of_all_lengths_are_measured() -> None:
     assert found[0].norm == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=1e-5)
 
 
+def test_scores_of_positions_are_averaged() -> None:
+    """A net that scores every position of a map, equally, has the gradients of one that scores the image."""
+    net, x = small(), images()
+    layers, paths = layer_gradients(net, x, LABELS), path_gradients(net, x, LABELS, draws=1)
+    with hooked({net: lambda _, output: output[:, :, None, None].expand(-1, -1, 2, 2)}):
+        assert [row.weight for row in layer_gradients(net, x, LABELS)] == pytest.approx([row.weight for row in layers])
+        assert [row.norm for row in path_gradients(net, x, LABELS, draws=1)] == pytest.approx([p.norm for p in paths])
+
+
 def test_branches_that_begin_at_zero_hand_on_no_gradient() -> None:
     net = small()
     net.init_weights(zero_init_last=True)

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.gates import accuracy
-from zoo.analysis.nets import Options, expand, is_fresh, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, accuracy, expand, is_fresh, open_net, sample, title, untouched
 from zoo.analysis.outcome import Outcome
 from zoo.datasets.built_in import load_dataset
 from zoo.datasets.cues import CLASSES, Conflicts, conflicting

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.nets import Options, expand, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, accuracy, expand, open_images, open_net, sample, title, untouched
 from zoo.analysis.outcome import Outcome, finish, styles
 from zoo.analysis.prune import child_of, prune, read_edges
 from zoo.complexity import count
 from zoo.escape import for_picture
-from zoo.evaluation import pooled
 from zoo.topology import Edge
 
 BATCH = 100
@@ -54,13 +53,6 @@ def folded(gate: Any) -> Tensor:
     norm = gate.norm
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     return (factor[:, None] * gate.conv.weight[:, :, 0, 0]).detach()
-
-
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of a net in percent. It runs in evaluation and stays as it is."""
-    with torch.inference_mode(), untouched(net):
-        answers = torch.cat([pooled(net(batch)).argmax(1) for batch in images.split(BATCH)])
-    return 100 * float((answers == labels).float().mean())
 
 
 @contextmanager

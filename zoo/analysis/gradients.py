@@ -30,6 +30,7 @@ from zoo.analysis.nets import (
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
+from zoo.evaluation import pooled
 from zoo.layers import Stage
 
 BATCH = 32
@@ -96,7 +97,7 @@ def layer_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> list[Laye
     weights = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
     with untouched(net), torch.enable_grad(), hooked({module: keeper(name) for module, name in layers.items()}):
         logits = torch.func.functional_call(net, weights, (images.detach().clone().requires_grad_(),))
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(pooled(logits), labels)
         chosen = [(name, maps[name], weights[f"{name}.weight"]) for name in maps]
         tensors = [tensor for _, *pair in chosen for tensor in pair]
         gradients = torch.autograd.grad(loss, tensors, allow_unused=True)

@@ -11,11 +11,10 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zoo.analysis.branches import Unit, reordered, units_of, without
-from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, accuracy, expand, fresh_note, open_images, open_net, sample, title
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
 
 INTACT, ONE, SEVERAL, ORDER = "intact", "one deleted", "several deleted", "reordered"
@@ -86,13 +85,9 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
     return found
 
 
-@torch.no_grad()
-def error_of(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 100) -> float:
+def error_of(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the wrong answers in percent; the net runs in evaluation and stays as it is."""
-    with untouched(net):
-        batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        wrong = sum(int((net(x).argmax(1) != y).sum()) for x, y in batches)
-    return 100 * wrong / len(labels)
+    return 100 - accuracy(net, images, labels)
 
 
 def kendall_tau(ranks: Sequence[int]) -> float:

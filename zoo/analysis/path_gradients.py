@@ -20,6 +20,7 @@ from zoo.analysis.branches import Unit, gradient_path, units_of
 from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
 from zoo.analysis.paths import PathLengths, path_lengths
+from zoo.evaluation import pooled
 
 BATCH = 16
 """Number of images; the gradient of each is measured by itself."""
@@ -104,7 +105,7 @@ def _norms(net: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
     """Return the norm of the gradient at each image."""
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
-        loss = F.cross_entropy(net(x), labels, reduction="sum")
+        loss = F.cross_entropy(pooled(net(x)), labels, reduction="sum")
         [gradient] = torch.autograd.grad(loss, x)
     return gradient.flatten(1).double().norm(dim=1).tolist()
 
