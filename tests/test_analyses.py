@@ -4,6 +4,7 @@ import csv
 import math
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import correlation, median
 from typing import Any
@@ -11,15 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from result_lines import run as line_of
 from structures import FABRIC
+from test_imagesets import noise, put, tree
 from torch import nn
 
 import zoo
-from zoo.analysis.nets import Options
+from zoo.analysis.nets import Options, expand, open_images
 from zoo.analysis.run import ANALYSES, analyse
 from zoo.datasets.built_in import load_dataset
+from zoo.datasets.external import DataLocation, open_set
+from zoo.keeping import keep
+from zoo.results.recipe import Recipe
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+LEARNT: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lr": 0.1, "image_size": 24}
+"""A recipe for pictures that are read from disk."""
 OPTIONS = Options(input_size=(3, 32, 32), images=10, draws=1, units=1)
 
 PARTS = {False: ("stage1", "stage2"), True: ("columns.0", "columns.1.0")}
@@ -125,3 +133,46 @@ def test_gradients_of_paths_fall_with_length() -> None:
     short = sum(float(row["contribution"]) for row in rows if 4 <= int(row["length"]) <= 17)
     assert short > 0.95
     assert sum(float(row["share_of_paths"]) for row in rows if int(row["length"]) <= 17) < 0.005
+
+
+def kept(folder: Path, images: Any, *, recipe: dict[str, Any] | None = None, classes: int = 3) -> str:
+    """The folder of a net as if it were trained on some images."""
+    net = zoo.create_model("resnet_test", depths=(1, 1), widths=(4, 4), mid_widths=(), num_classes=classes)
+    told = {"crop_mode": "center", **images.describe()}
+    recipe = {"epochs": 1, "batch_size": 4, "lr": 0.1, **(recipe or {})}
+    return str(keep(net, line_of("resnet_test", dataset=told, recipe=recipe), folder))
+
+
+def test_a_trained_net_sees_its_own_images(tmp_path: Path) -> None:
+    root = tree(tmp_path / "flowers", images=2)
+    images = open_set("folder", DataLocation(folder=root, workers=0)).for_recipe(Recipe(**LEARNT))
+    net = kept(tmp_path / "nets", images, recipe=LEARNT)
+    seen = open_images(net, Options(data_dir=root))
+    assert seen.input_size == (3, 24, 24), "of the size that the recipe names"
+    assert open_images(net, Options(data_dir=root, dataset="folder")).input_size == (3, 24, 24)
+    assert open_images("resnet_test", Options(data_dir=root, dataset="folder")).input_size == (3, 224, 224)
+    put(root / "validation" / "a" / "0.png", noise("another"))
+    with pytest.raises(ValueError, match=r"are not those that 'resnet_test-.*' was trained on: fingerprint"):
+        open_images(net, Options(data_dir=root))
+    assert open_images(net, Options(data_dir=root, dataset="folder")).test_size == 6
+
+
+@pytest.mark.parametrize("what", ["lesion", "gradients", "path-gradients"])
+def test_answers_of_other_classes_mean_nothing(what: str, tmp_path: Path) -> None:
+    root = tree(tmp_path / "flowers", images=2)
+    images = open_set("folder", DataLocation(folder=root, workers=0)).for_recipe(Recipe(**LEARNT))
+    net = kept(tmp_path / "nets", images, recipe=LEARNT)
+    with pytest.raises(
+        ValueError, match=r"trained on 3 classes \(a, b, c\), .* digits have 10 classes \(0, 1, 2, \.\.\.\)"
+    ):
+        analyse(what, [net], Options(dataset="digits", images=3))
+    cues = kept(tmp_path / "nets", replace(load_dataset("digits"), classes=tuple("abcdefghij")), classes=10)
+    with pytest.raises(ValueError, match=r"10 classes \(a, b, c, \.\.\.\), and the images of digits have 10 classes"):
+        analyse(what, [cues], Options(dataset="digits", images=3))
+
+
+def test_nets_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    first, second = (kept(tmp_path / place, load_dataset("digits"), classes=10) for place in "ab")
+    assert expand([first, f"{first}/", "resnet_test", "resnet_test"]) == [first, "resnet_test"]
+    with pytest.raises(ValueError, match=r"would both be shown as 'resnet_test-seed0-.*': rename one of the folders"):
+        expand([first, second])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.nets import Options, accuracy, expand, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, accuracy, check_classes, expand, open_images, open_net, sample, title, untouched
 from zoo.analysis.outcome import Outcome, finish, styles
 from zoo.analysis.prune import child_of, prune, read_edges
 from zoo.complexity import count
@@ -139,6 +139,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     for name in expand(names):
         net = open_net(name, seed=options.seed)
         images = open_images(name, options)
+        check_classes(name, net, images)
         judged, tested = (sample(images, half, options.images) for half in ("train", "test"))
         found = edge_facts(net, *judged)
         rows += [{"net": title(name), **_row(facts)} for facts in found]

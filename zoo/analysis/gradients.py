@@ -20,6 +20,7 @@ from zoo.analysis.branches import hooked
 from zoo.analysis.flow import record
 from zoo.analysis.nets import (
     Options,
+    check_classes,
     expand,
     is_fresh,
     open_images,
@@ -190,9 +191,11 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     units: dict[tuple[str, str], list[Gain]] = {}
     norms = []
     for name in expand(names):
-        images, labels = sample(open_images(name, options), "test", min(options.images, BATCH))
+        opened = open_images(name, options)
+        images, labels = sample(opened, "test", min(options.images, BATCH))
         for weights in (FRESH,) if is_fresh(name) else (FRESH, TRAINED):
             net = open_net(name, seed=options.seed, fresh=weights == FRESH)
+            check_classes(name, net, opened)
             if weights == FRESH:
                 norms.append(f"{title(name)}: {sum(isinstance(m, NORMS) for m in net.modules())} norms")
                 net = settled(net, images)

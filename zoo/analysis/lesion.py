@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.analysis.branches import Unit, reordered, units_of, without
-from zoo.analysis.nets import Options, accuracy, expand, fresh_note, open_images, open_net, sample, title
+from zoo.analysis.nets import Options, accuracy, check_classes, expand, fresh_note, open_images, open_net, sample, title
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
 
 INTACT, ONE, SEVERAL, ORDER = "intact", "one deleted", "several deleted", "reordered"
@@ -127,9 +127,11 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     """
     found = {}
     for name in expand(names):
-        images, labels = sample(open_images(name, options), "test", options.images)
-        net = open_net(name, seed=options.seed)
-        found[title(name)] = lesions(net, images, labels, draws=options.draws, seed=options.seed)
+        images, net = open_images(name, options), open_net(name, seed=options.seed)
+        check_classes(name, net, images)
+        found[title(name)] = lesions(
+            net, *sample(images, "test", options.images), draws=options.draws, seed=options.seed
+        )
     rows = [
         {
             "net": name,

@@ -1,7 +1,7 @@
 """Nets and images that an analysis is asked for: nets by name with fresh weights, or trained ones in a folder."""
 
 import copy
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.escape import for_terminal
 from zoo.evaluation import pooled
 from zoo.keeping import CONFIG, kept_line
+from zoo.results.recipe import Recipe
 
 DIGITS = "digits"
 """The image set of nets that were not trained on one that comes with the package."""
@@ -79,7 +80,8 @@ def expand(names: Iterable[str]) -> list[str]:
     """Return names and folders, with the names that a pattern matches in its place.
 
     Raises:
-        ValueError: If a name is no model, or a folder holds no net that ``zoo bench`` has kept.
+        ValueError: If a name is no model, a folder holds no net that ``zoo bench`` has kept, or two different nets have
+            one title, under which tables and pictures show them.
     """
     found: list[str] = []
     for name in names:
@@ -89,7 +91,15 @@ def expand(names: Iterable[str]) -> list[str]:
             found.append(name)
         else:
             raise ValueError(f"{for_terminal(name)!r} is a folder without {CONFIG}: zoo bench keeps such ones")
-    return list(dict.fromkeys(found))
+    shown: dict[str, str] = {}
+    for name in found:
+        other = shown.setdefault(title(name), name)
+        if other != name and (not Path(name).is_dir() or Path(other).resolve() != Path(name).resolve()):
+            raise ValueError(
+                f"{for_terminal(other)!r} and {for_terminal(name)!r} would both be shown as "
+                f"{for_terminal(title(name))!r}: rename one of the folders"
+            )
+    return list(shown.values())
 
 
 def title(name: str) -> str:
@@ -176,20 +186,60 @@ def own_size(net: Any) -> tuple[int, int, int]:
 def open_images(name: str, options: Options) -> ImageSet:
     """Return the image set for a net.
 
+    Images that are read from disk have the size of the recipe that a trained net was trained by.
+
     Args:
         name: Model, or folder of a trained net, whose set is the default.
         options: ``dataset`` and ``data_dir``.
 
     Raises:
-        ValueError: If the set does not exist, or needs a folder.
+        ValueError: If the set does not exist, needs a folder, or has other images than those that the net was trained
+            on although no other set was asked for.
     """
     line = kept_line(name) if Path(name).is_dir() else None
     dataset = options.dataset or (line["dataset"]["name"] if line else DIGITS)
     if is_external(dataset):
-        return open_set(dataset, DataLocation(folder=options.data_dir))
-    if options.data_dir is not None and not dataset_row(dataset).located:
+        images: ImageSet = open_set(dataset, DataLocation(folder=options.data_dir))
+        images = images.for_recipe(Recipe(**line["recipe"])) if line else images
+    elif options.data_dir is not None and not dataset_row(dataset).located:
         raise ValueError(f"data-dir was given, but {dataset} is built in: leave it out, or name another --dataset")
-    return load_dataset(dataset, options.data_dir)
+    else:
+        images = load_dataset(dataset, options.data_dir)
+    known = line["dataset"].get("fingerprint") if line and not options.dataset else None
+    if known and known != images.fingerprint:
+        raise ValueError(
+            f"the images of {for_terminal(dataset)} are not those that {for_terminal(title(name))!r} was trained on: "
+            f"fingerprint {images.fingerprint} instead of {known}; name a set by --dataset to take others"
+        )
+    return images
+
+
+def check_classes(name: str, net: Any, images: ImageSet) -> None:
+    """Refuse images whose classes are not those that a trained net answers with.
+
+    Args:
+        name: Model, or folder of a trained net. A net with fresh weights answers with any class.
+        net: The net.
+        images: Images on which its answers are judged.
+
+    Raises:
+        ValueError: If the number of classes differs, or their names, if both are known.
+    """
+    if is_fresh(name):
+        return
+    line = kept_line(name) if Path(name).is_dir() else None
+    names = tuple(line["dataset"].get("classes") or ()) if line else ()
+    if net.num_classes != images.num_classes or (names and images.classes and names != images.classes):
+        ours, theirs = _listed(names, net.num_classes), _listed(images.classes, images.num_classes)
+        raise ValueError(
+            f"{for_terminal(title(name))!r} was trained on {ours}, and the images of {for_terminal(images.name)} have "
+            f"{theirs}: its answers mean nothing there; name a set with its classes by --dataset"
+        )
+
+
+def _listed(names: Sequence[str], number: int) -> str:
+    few = f" ({', '.join(for_terminal(name) for name in names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{number} classes{few if names else ''}"
 
 
 def sample(images: Any, half: str, count: int) -> tuple[Tensor, Tensor]:

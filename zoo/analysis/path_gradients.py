@@ -17,7 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.analysis.branches import Unit, gradient_path, units_of
-from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import (
+    Options,
+    check_classes,
+    expand,
+    fresh_note,
+    open_images,
+    open_net,
+    sample,
+    title,
+    untouched,
+)
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
 from zoo.analysis.paths import PathLengths, path_lengths
 from zoo.evaluation import pooled
@@ -130,9 +140,10 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     """
     found = {}
     for name in expand(names):
-        images, labels = sample(open_images(name, options), "test", min(options.images, BATCH))
-        net = open_net(name, seed=options.seed)
-        found[title(name)] = path_gradients(net, images, labels, draws=options.draws, seed=options.seed)
+        images, net = open_images(name, options), open_net(name, seed=options.seed)
+        check_classes(name, net, images)
+        few = sample(images, "test", min(options.images, BATCH))
+        found[title(name)] = path_gradients(net, *few, draws=options.draws, seed=options.seed)
     rows = [
         {
             "net": name,
