@@ -1,6 +1,8 @@
 """What only dense nets claim: who reads what, the printed counts, memory that is recomputed."""
 
 import weakref
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +107,18 @@ def test_recomputing_changes_no_gradient(drop_path_rate: float) -> None:
     assert torch.equal(net(x), runs[0][0]) == (drop_path_rate == 0), "the seed decides what is dropped"
 
 
+def test_a_layer_that_works_in_place_leaves_the_input_of_its_block_alone() -> None:
+    torch.manual_seed(0)
+    net = zoo.create_model("densenet_test", norm_layer=nn.Identity, act_layer=nn.SiLU).eval()
+    overwriting: Any = partial(nn.SiLU, inplace=True)
+    twin = zoo.create_model("densenet_test", norm_layer=nn.Identity, act_layer=overwriting).eval()
+    twin.load_state_dict(net.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), net(x))
+        torch.testing.assert_close(zoo.fuse(twin)(x), net(x))
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_checkpointing_keeps_no_concatenation(checkpoint: bool) -> None:
     """What a layer has read is gone after the forward pass if the backward pass makes it again."""
@@ -115,7 +129,7 @@ def test_checkpointing_keeps_no_concatenation(checkpoint: bool) -> None:
         layer.branch.register_forward_pre_hook(lambda _, args: read.append(weakref.ref(args[0])))
     out = stage(torch.randn(2, 16, 8, 8, requires_grad=True))
     assert len(read) == 5
-    assert [ref() is None for ref in read[1:]] == [checkpoint] * 4, "the first layer reads the input of the block"
+    assert [ref() is None for ref in read] == [checkpoint] * 5
     out.sum().backward()
     assert len(read) == (10 if checkpoint else 5)
 

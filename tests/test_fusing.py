@@ -178,6 +178,27 @@ def test_a_dense_block_is_written_into_one_buffer() -> None:
     assert check_same_function(net, x, 1e-12).report.buffers == ["stage1", "stage3", "stage4"]
 
 
+def test_gradients_of_the_input_of_a_dense_net() -> None:
+    net = create(("densenet_test", {"depths": (2, 3, 1, 1)}), dtype=torch.float64).requires_grad_(False)
+    x = images("densenet_test").requires_grad_()
+    [expected] = torch.autograd.grad(net(x).square().sum(), x)
+    [found] = torch.autograd.grad(zoo.fuse(net)(x).square().sum(), x)
+    check_equal(found, expected, 1e-10)
+
+
+def test_dense_nets_that_were_pickled_before_there_were_buffers() -> None:
+    net = create(("densenet_test", {"depths": (2, 1, 1, 1)}), dtype=torch.float64)
+    x = images("densenet_test")
+    with torch.no_grad():
+        expected = net(x)
+        for module in net.modules():
+            for name in ("reserved", "passing"):
+                vars(module).pop(name, None)
+        net = pickle.loads(pickle.dumps(net))
+        for twin in (net, zoo.fuse(net), torch.jit.script(net)):
+            check_equal(twin(x), expected, 1e-12)
+
+
 def test_norms_behind_sums_of_convolutions_go_too() -> None:
     net = create(("fabric_test", FABRIC | {"unit": "conv", "stem": "cifar"}))
     assert zoo.fuse(net).report.left == {}
@@ -514,6 +535,24 @@ def test_compiling_and_exporting(structure: tuple[str, dict[str, Any]], tmp_path
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     with torch.no_grad():
         check_equal(found, net(x), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls this exporter old
+@pytest.mark.parametrize("kind", ["net", "script", "graph"])
+def test_exporting_a_dense_net_by_torchscript(kind: str, tmp_path: Path) -> None:
+    net = create(("densenet_test", {"depths": (2, 2, 1, 1)}))
+    x = images("densenet_test", torch.float32, extra=0)
+    fused = zoo.fuse(net)
+    twin = {"net": lambda twin: twin, "script": torch.jit.script, "graph": torch.fx.symbolic_trace}[kind](fused)
+    path = str(tmp_path / "net.onnx")
+    with torch.no_grad():
+        expected = net(x)
+        torch.onnx.export(twin, (x,), path, dynamo=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    check_equal(found, expected, 1e-4)
+    written = {node.op_type for node in onnx.load(path).graph.node}
+    assert kind != "net" or "ScatterND" not in written, "where a block is exported its maps are concatenated"
 
 
 def test_a_sum_in_place_writes_into_the_first_map_alone() -> None:

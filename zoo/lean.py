@@ -324,7 +324,7 @@ def _remember(run: _Run, module: nn.Module, args: Any, out: Any, parts: list[Any
         if (source := _known(args[0])) is not None and out.grad_fn.name() in BACKWARDS:
             made = _Remade(_prepare_norm(module, out.grad_fn), [source], out._version, source.sums)
     elif kind is Concat:
-        if len(args[0]) > 1:  # one map alone is itself
+        if out is not args[0][0]:  # in copies for inference one map alone is itself
             kept = [run.keep(value) for value in args[0]]
             made = _Remade(lambda: _concatenate, kept, out._version, max(part.sums for part in kept))
     elif all(map(_is_input, parts, args, [out] * len(parts))):

@@ -33,8 +33,9 @@ def fuse(net: nn.Module) -> Any:
     Outputs are equal up to rounding: about 1e-12 of their spread in float64 and 1e-5 in float32. The copy has the
     class, the methods and the feature taps of the net. Its ``report`` describes the changes: call it for a text, or
     read its attributes (`Report`). The copy can be copied, pickled, compiled, exported and scripted as the net can. It
-    is not for training: its parameters require no gradient. Outputs of its inner layers may be overwritten, so do not
-    use hooks that keep maps.
+    is not for training: its parameters require no gradient. An input may require one, except in a copy with dense
+    blocks that was scripted or traced by ``torch.fx``, whose backward pass raises a RuntimeError: script or trace the
+    net itself. Outputs of the copy's inner layers may be overwritten, so do not use hooks that keep maps.
 
     Args:
         net: A net in evaluation mode, from the zoo or elsewhere; it stays unchanged. Parts that ``torch.fx`` cannot

@@ -1,6 +1,7 @@
 """Chains of layers and of units. Gradient checkpointing works on the units of a chain."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,7 @@ from zoo.layers.checkpointing import run_checkpointed
 
 
 def concatenate(maps: list[Tensor]) -> Tensor:
-    """Concatenate maps along their channels. One map alone is returned as it is."""
-    if len(maps) == 1:
-        return maps[0]
+    """Concatenate maps along their channels."""
     if torch.jit.is_scripting():
         # The same for maps. TorchScript would make one graph of ``cat`` and the norm behind it, and record it for a
         # backward pass in inference mode too, where that is an error: it asks the norm, but not the list of maps.
@@ -24,15 +23,31 @@ def write_behind(buffer: Tensor, new: Tensor, chs: int) -> Tensor:
 
     For copies in inference. Whoever calls it wraps it for torch.fx, which would lose a write whose result nobody reads.
     """
-    buffer.narrow(1, chs, new.shape[1]).copy_(new)
+    buffer[:, chs : chs + new.shape[1]].copy_(new)  # ONNX export by TorchScript loses a write into narrow(...)
     return buffer
 
 
 class Concat(nn.Module):
-    """Concatenate maps along their channels."""
+    """Concatenate maps along their channels.
+
+    Attributes:
+        passing: Return one map alone as it is, without a copy. For copies in inference where no reader overwrites it.
+    """
+
+    passing: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passing = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state; a net that was pickled before there was a shortcut has none."""
+        super().__setstate__({"passing": False} | state)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Concatenate maps (N, C_i, H, W)."""
+        if self.passing and len(maps) == 1:
+            return maps[0]
         return concatenate(maps)
 
 

@@ -152,27 +152,41 @@ class DenseStage(Stage):
         super().__init__(*layers)
         self.reserved = 0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state; a net that was pickled before there were buffers has none."""
+        super().__setstate__({"reserved": 0} | state)
+
     @torch.jit.ignore
     def reserve(self) -> bool:
-        """Use one buffer from now on; return False if the layers do not tell how many channels they add."""
+        """Use one buffer from now on; return False if the layers do not tell how many channels they add.
+
+        False also if the first operation of a layer is no norm: an activation could overwrite the buffer that it reads.
+        """
         lasts = [list(layer.get_submodule("branch").children())[-1:] for layer in self]
         chs = [last.out_channels for found in lasts for last in found if isinstance(last, nn.Conv2d)]
-        self.reserved = sum(chs) if len(chs) == len(self) else 0
+        firsts = [child for layer in self for child in list(layer.get_submodule("branch").children())[:1]]
+        normed = all(not isinstance(first, nn.Identity) for first in firsts)
+        self.reserved = sum(chs) if normed and len(chs) == len(self) else 0
+        for module in self.modules():
+            if isinstance(module, Concat):
+                module.passing = self.reserved > 0
         return self.reserved > 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input followed by the new maps: (N, C, H, W) -> (N, C + layers * growth_rate, H, W)."""
         reserved = self.reserved
-        if not torch.jit.is_scripting():  # noqa: SIM102 - for TorchScript
-            if is_exporting():
+        if not torch.jit.is_scripting():
+            if is_exporting() or torch.onnx.is_in_onnx_export():
                 reserved = 0  # other runtimes concatenate better than they write into slices
+            elif not isinstance(x, torch.fx.Proxy) and x.requires_grad and torch.is_grad_enabled():
+                reserved = 0  # a backward pass needs the maps as they were read, and the buffer changes
         if reserved > 0:
             chs = x.shape[1]
             buffer = F.pad(x, [0, 0, 0, 0, 0, reserved])
             for layer in self:
                 new = layer([buffer.narrow(1, 0, chs)])
                 buffer = write_behind(buffer, new, chs)
-                chs += new.shape[1]
+                chs = chs + new.shape[1]  # not in place: a tracer warns of sizes that are changed in place
             return buffer
         maps = [x]
         for layer in self:
