@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from zoo_cli import main
 SIDE = 64
 RECIPE = Recipe(epochs=1, batch_size=2, lr=1e-3, optimizer="adamw", image_size=SIDE)
 NUMBERS = {"train": 4, "validation": 3}
+# Few scenes do not show all ten digits.
+FEW = pytest.mark.filterwarnings("ignore:.* masks have no pixel of digit")
 
 
 def write(root: Path) -> Path:
@@ -62,6 +66,7 @@ def root(written: Path, tmp_path: Path) -> Path:
     return shutil.copytree(written, tmp_path / "scenes")
 
 
+@FEW
 def test_masks_and_boxes_are_those_of_the_files(root: Path) -> None:
     where = DataLocation(folder=root)
     masks, boxes = open_masks("folder/scenes", where), open_boxes("folder/scenes", where)
@@ -118,6 +123,23 @@ def turned(root: Path) -> None:
 
 
 FLAT = np.zeros((SIDE, 2 * SIDE))
+
+
+def repainted(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the pixels of all masks."""
+    for path in root.glob("*/masks/*.png"):
+        put(path, change(np.array(Image.open(path))))
+
+
+def grey_png(path: Path, bits: int) -> None:
+    """Save a grey PNG of zeros with so few bits a pixel, as Pillow cannot."""
+    head = struct.pack(">IIBBBBB", 2 * SIDE, SIDE, bits, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + 2 * SIDE * bits // 8) * SIDE)
+    chunks = [(b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")]
+    told = [struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
+
+
 WRONG_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing mask": (lambda root: (root / "train/masks/1.png").unlink(), r"images/1\.png has no mask of its name"),
     "missing picture": (lambda root: (root / "train/images/1.png").unlink(), r"masks/1\.png has no picture"),
@@ -131,6 +153,27 @@ WRONG_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "lossy": (lambda root: put(root / "train/masks/1.png", FLAT, format="JPEG"), r"is JPEG, which changes class num"),
     "torn mask": (lambda root: (root / "train/masks/1.png").write_bytes(b"x"), r"masks/1\.png: is no picture"),
     "torn picture": (lambda root: (root / "train/images/1.png").write_bytes(b"x"), r"images/1\.png: is no picture"),
+    "2 bits": (
+        lambda root: grey_png(root / "train/masks/1.png", 2),
+        r"masks/1\.png: its pixels are stored as L;2, and",
+    ),
+    "4 bits": (
+        lambda root: grey_png(root / "train/masks/1.png", 4),
+        r"stored as L;4, .*: save it as a grey or palette",
+    ),
+    "0 to 3": (
+        lambda root: (root / "train/masks/1.png").write_bytes(b"P5 128 64 3\n" + bytes(128 * 64)),
+        r"masks/1\.png: its pixels are stored as L up to 3",
+    ),
+    "white": (
+        lambda root: repainted(root, lambda mask: (mask > 0) * 255),
+        r"folder/scenes: all pixels of the training masks are of class 0 or 255\. 255 counts nowhere: write object pix",
+    ),
+    "one class": (lambda root: repainted(root, lambda mask: mask * 0 + 7), "masks are of class 7: nothing is to be"),
+    "small": (
+        lambda root: put(root / "train/masks/1.png", np.pad([[0]], ((0, SIDE - 1), (0, 127)), constant_values=255)),
+        r"masks/1\.png: has no pixel with a class at 64 px: take a larger image_size",
+    ),
     "names": (lambda root: (root / "classes.txt").unlink(), r"classes\.txt is missing: it names the classes"),
     "one name": (lambda root: (root / "classes.txt").write_text("a\n"), r"must name 2 to 255 classes, and names 1"),
     "two pictures": (lambda root: put(root / "train/images/1.jpg", FLAT), r"have one name: which belongs to it"),
@@ -149,6 +192,55 @@ def test_a_wrong_folder_of_masks_is_told(root: Path, case: str) -> None:
     spoil(root)
     with pytest.raises(ValueError, match=message):
         open_masks("folder/scenes", DataLocation(folder=root)).for_recipe(RECIPE)
+
+
+def test_classes_that_never_occur_are_told(root: Path) -> None:
+    repainted(root, lambda mask: np.where(mask > 0, 1, 0))
+    put(root / "validation/masks/0.png", FLAT + 2)
+    (root / "classes.txt").write_text("ground\ndigit\nother\nlast\n")
+    message = r"^folder/scenes at 64 px: training masks have no pixel of other, last; test masks have no pixel of last$"
+    with pytest.warns(UserWarning, match=message):
+        open_masks("folder/scenes", DataLocation(folder=root)).for_recipe(RECIPE)
+
+
+@pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 2}, {"bits": 4}, {}])
+def test_palette_masks_hold_their_numbers(root: Path, options: dict[str, int]) -> None:
+    repainted(root, lambda mask: np.where(mask > 0, 1, 0))
+    (root / "classes.txt").write_text("ground\ndigit\n")
+    before = open_masks("folder/scenes", DataLocation(folder=root)).for_recipe(RECIPE).train_labels
+    for path in root.glob("*/masks/*.png"):
+        with Image.open(path) as image:
+            palette = Image.fromarray(np.array(image))
+        palette.putpalette([0, 0, 0, 255, 0, 0])
+        palette.save(path, **options)
+    assert torch.equal(open_masks("folder/scenes", DataLocation(folder=root)).for_recipe(RECIPE).train_labels, before)
+
+
+def test_a_fingerprint_ties_boxes_to_their_picture(root: Path) -> None:
+    where = DataLocation(folder=root)
+    boxes = open_boxes("folder/scenes", where).fingerprint
+
+    def swap(content: Any) -> None:
+        a, b = content["images"][:2]
+        a["file_name"], b["file_name"] = b["file_name"], a["file_name"]
+
+    edited(root / "train/annotations.json", swap)
+    assert open_boxes("folder/scenes", where).fingerprint != boxes
+    edited(root / "train/annotations.json", swap)
+    edited(root / "train/annotations.json", lambda content: content["images"].reverse())
+    assert open_boxes("folder/scenes", where).fingerprint == boxes, "the order of the file tells nothing"
+
+
+def test_a_fingerprint_reads_every_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = DataLocation(folder=root)
+    monkeypatch.setattr("zoo.datasets.fingerprint.SMALL", 0)
+    monkeypatch.setattr("zoo.datasets.fingerprint.SAMPLED", 2)
+    sampled = open_masks("folder/scenes", where).fingerprint
+    path = root / "train/masks/1.png"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the same size, in the middle of the half
+    path.write_bytes(content)
+    assert open_masks("folder/scenes", where).fingerprint != sampled
 
 
 def annotation(**changes: Any) -> Callable[[Any], object]:
@@ -203,6 +295,7 @@ def test_crowds_and_pictures_that_nobody_names_are_left_out(root: Path) -> None:
     assert len(images.train_labels[0]["boxes"]) == len(Scenes("train", 4)[0][1].boxes) - 1
 
 
+@FEW
 @pytest.mark.only(task=("segment",))
 @pytest.mark.parametrize(("task", "metric"), [("segment", "miou"), ("detect", "map")])
 def test_own_pictures_are_learned_kept_tested_and_found(

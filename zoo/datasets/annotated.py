@@ -89,6 +89,7 @@ class Annotated(ImageSet):
         content: Fingerprint of the files.
         target: Reads what is known of a picture: the pair, the picture, the side in pixels -> the target at that side.
         gather: Targets of a half -> targets in the form of the task.
+        check: Raises ValueError, or warns, for the set that was read.
         sized: Sets that were read, by side.
     """
 
@@ -96,6 +97,7 @@ class Annotated(ImageSet):
     content: str
     target: Callable[[Pair, Image.Image, int], Any]
     gather: Callable[[list[Any]], Any]
+    check: Callable[[Resized], None] = field(default=lambda _: None)
     sized: dict[int, Resized] = field(default_factory=dict)
 
     @property
@@ -155,7 +157,7 @@ class Annotated(ImageSet):
                 images[i] = resized(image, (side, side))
             halves += [images, self.gather(targets)]
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
-        return Resized(
+        whole = Resized(
             name=self.name,
             num_classes=self.num_classes,
             classes=self.classes,
@@ -168,6 +170,8 @@ class Annotated(ImageSet):
             std=std,
             content=self.content,
         )
+        self.check(whole)
+        return whole
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -199,9 +203,10 @@ def open_masks(name: str, location: DataLocation) -> Annotated:
         classes=classes,
         test_labels=(),
         halves=(halves[0], halves[1]),
-        content=digest([classes, *(_digest(root, half, [pair.known for pair in half]) for half in halves)]),
+        content=digest([classes, *(_digest(root, half, masks=[pair.known for pair in half]) for half in halves)]),
         target=lambda pair, image, side: read_mask(pair, image, side, len(classes)),
         gather=torch.stack,
+        check=_check_classes,
     )
 
 
@@ -231,6 +236,27 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _check_classes(images: Resized) -> None:
+    """Raise ValueError unless two classes at least can be learned; warn of those that a half does not have."""
+    halves = {"training": images.train_labels, "test": images.test_labels}
+    counts = {half: masks.flatten().bincount(minlength=IGNORED + 1) for half, masks in halves.items()}
+    there = counts["training"][: images.num_classes].nonzero().flatten().tolist()
+    if len(there) < 2:
+        only = f"{for_terminal(images.name)}: all pixels of the training masks are of class {there[0]}"
+        if counts["training"][IGNORED]:
+            raise ValueError(f"{only} or {IGNORED}. {IGNORED} counts nowhere: write object pixels as 1")
+        raise ValueError(f"{only}: nothing is to be told apart; write object pixels as 1")
+    absent = {
+        half: [name for name, n in zip(images.classes, counts[half].tolist(), strict=False) if not n] for half in counts
+    }
+    told = [
+        f"{half} masks have no pixel of {for_terminal(', '.join(names))}" for half, names in absent.items() if names
+    ]
+    if told:
+        side = images.input_size[1]
+        warnings.warn(f"{for_terminal(images.name)} at {side} px: {'; '.join(told)}", stacklevel=2)
+
+
 def read_mask(pair: Pair, image: Image.Image, side: int, classes: int) -> Tensor:
     """Return the mask of a picture, (side, side) uint8.
 
@@ -247,6 +273,11 @@ def read_mask(pair: Pair, image: Image.Image, side: int, classes: int) -> Tensor
             raise ValueError(
                 f"{shown}: has pixels of kind {mask.mode}, and a mask has one number a pixel: save it as a grey or "
                 "palette PNG of 8 bits"
+            )
+        if not _is_stored(mask):
+            raise ValueError(
+                f"{shown}: its pixels are stored as {_raw(mask)}, and reading them changes class numbers: save it as a "
+                "grey or palette PNG of 8 bits"
             )
         if mask.size != image.size:
             raise ValueError(
@@ -265,7 +296,23 @@ def read_mask(pair: Pair, image: Image.Image, side: int, classes: int) -> Tensor
     small = Image.fromarray(values)
     if small.size != (side, side):
         small = small.resize((side, side), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(small))
+    left = torch.from_numpy(np.array(small))
+    if bool((left == IGNORED).all()):
+        raise ValueError(f"{shown}: has no pixel with a class at {side} px: take a larger image_size")
+    return left
+
+
+def _raw(mask: Image.Image) -> str:
+    """Return Pillow's name of the pixels in a file that is not read yet, such as ``L;4`` for grey of 4 bits."""
+    args: Any = mask.tile[0].args  # ty: ignore
+    kind, white = (args, 255) if isinstance(args, str) else (args[0], args[-1])
+    return f"{kind} up to {white}" if mask.format == "PPM" and white != 255 else str(kind)
+
+
+def _is_stored(mask: Image.Image) -> bool:
+    """Return True if the values that are read are those in the file, neither scaled nor inverted."""
+    kind, _, form = _raw(mask).partition(";")
+    return kind == "P" or (kind in ("1", "L") and form in ("", "R"))  # R: the bits of a byte in the other order
 
 
 def open_boxes(name: str, location: DataLocation) -> Annotated:
@@ -290,9 +337,7 @@ def open_boxes(name: str, location: DataLocation) -> Annotated:
         classes=(BACKGROUND, *names.values()),
         test_labels=(),
         halves=(train, test),
-        content=digest(
-            [list(names.items()), *(_digest(root, half, [], [p.known for p in half]) for half, _ in halves)]
-        ),
+        content=digest([list(names.items()), *(_digest(root, half, boxes=True) for half, _ in halves)]),
         target=scaled_boxes,
         gather=list,
     )
@@ -425,7 +470,16 @@ def _folder(name: str, location: DataLocation) -> Path:
     return location.folder
 
 
-def _digest(root: Path, pairs: Sequence[Pair], more: Sequence[Path], known: Sequence[Any] = ()) -> str:
-    paths = [*(pair.picture for pair in pairs), *more]
-    files = [(path.relative_to(root).as_posix(), path, 0, path.stat().st_size) for path in paths]
-    return digest([file_digest(files), json.dumps(known)])
+def _digest(root: Path, pairs: Sequence[Pair], *, masks: Sequence[Path] = (), boxes: bool = False) -> str:
+    """Return the digest of a half: its pictures, of a large half a sample of them, and all that is known of each."""
+    known = sorted((_name(root, pair.picture), json.dumps(pair.known)) for pair in pairs) if boxes else []
+    pictures = [pair.picture for pair in pairs]
+    return digest([file_digest(_files(root, pictures)), file_digest(_files(root, masks), whole=True), known])
+
+
+def _files(root: Path, paths: Sequence[Path]) -> list[tuple[str, Path, int, int]]:
+    return [(_name(root, path), path, 0, path.stat().st_size) for path in paths]
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()

@@ -26,15 +26,16 @@ def digest(parts: Iterable[Any]) -> str:
     return total.hexdigest()[:LENGTH]
 
 
-def file_digest(files: Sequence[tuple[str, Path, int, int]]) -> str:
+def file_digest(files: Sequence[tuple[str, Path, int, int]], *, whole: bool = False) -> str:
     """Return the digest of labelled files: names, labels, sizes and contents.
 
     Args:
         files: Name (relative, so that a copy of the folder is the same set), path, label and size in bytes of each
             file.
+        whole: Read all files, whatever their size.
     """
     files = sorted(files, key=lambda file: file[0])
-    whole = sum(size for *_, size in files) <= SMALL
+    whole = whole or sum(size for *_, size in files) <= SMALL
     read = files if whole else [files[i] for i in evenly(len(files), SAMPLED)]
     names = [(name, label, size) for name, _, label, size in files]
     return digest([names, *(_content(path) for _, path, *_ in read)])
