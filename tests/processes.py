@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,35 @@ def run_apart(
     process.join()
     assert process.exitcode is not None
     return Ended(process.exitcode, *(file.read_text(encoding) for file in files))
+
+
+@contextmanager
+def killed_at(files: str, last: int | None) -> Iterator[Callable[[], int]]:
+    """Kill this process at a line of the code that runs inside, which is a moment that repeats everywhere.
+
+    Args:
+        files: Regular expression; lines of files that it finds are counted.
+        last: Number of the line; None for none.
+
+    Yields:
+        A function that returns how many lines have run.
+    """
+    ran = 0
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        nonlocal ran
+        if not re.search(files, frame.f_code.co_filename):
+            return None
+        ran += event == "line"
+        if ran == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    sys.settrace(count)
+    try:
+        yield lambda: ran
+    finally:
+        sys.settrace(None)
 
 
 def _run(main: Any, words: tuple[str, ...], files: list[Path], encoding: str, prepare: Any) -> None:

@@ -29,11 +29,13 @@ SCRIPTED = ("pruning", "torchscript")
 """Promises that TorchScript has a part in; it is shown every family's code, in nets of few layers."""
 USUAL = [*TINY, "resnet20_cifar"]
 """What the usual tier shows to checks of arithmetic: every family, and a net for small images."""
+PRUNED = [name for name in FORWARDS if name != "fabric_test"]
+"""Each kind of forward but the grid, of which 25 cuts take seconds and which test_fabric.py prunes too."""
 KEPT = [
     pytest.param(
         name,
         promise,
-        marks=[] if name in (FORWARDS if promise == "pruning" else USUAL) else pytest.mark.slow,
+        marks=[] if name in (PRUNED if promise == "pruning" else USUAL) else pytest.mark.slow,
     )
     for promise in PROMISES
     for name in (TINY if promise in SCRIPTED else CHEAP)
@@ -322,7 +324,6 @@ def test_compile_of_taps(name: str) -> None:
             torch.testing.assert_close(have, want)
 
 
-# The usual tier exports a fish on its way to ONNX.
 @pytest.mark.only(name=("resnet_test", "fabric_test"))
 @pytest.mark.parametrize("name", TINY)
 def test_export(name: str) -> None:

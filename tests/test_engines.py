@@ -4,10 +4,8 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import signal
 import socket
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from processes import FORK
+from processes import FORK, killed_at
 from result_lines import stored
 from torch import Tensor, nn
 
@@ -216,29 +214,23 @@ def sweep_quietly(path: str, seeds: int, epochs: int) -> None:
 
 def counted_sweep(path: str, seeds: int, epochs: int, files: str, last: int | None, sender: Any) -> None:
     """A sweep that sends how many lines of some of the zoo's files it runs, and is killed at the last of them."""
-    ran = 0
-
-    def count(frame: Any, event: str, _: Any) -> Any:
-        nonlocal ran
-        if not re.search(files, frame.f_code.co_filename):
-            return None
-        ran += event == "line"
-        if ran == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return count
-
-    sys.settrace(count)
-    sweep_quietly(path, seeds, epochs)
-    sys.settrace(None)
-    sender.send(ran)
+    with killed_at(files, last) as ran:
+        sweep_quietly(path, seeds, epochs)
+    sender.send(ran())
 
 
-@pytest.mark.only(files=("/zoo/(bench|results)/",))
-@pytest.mark.parametrize("files", ["/zoo/(bench|results)/", "/zoo/(files|bench/resume|results(/.*)?)[.]py$"])
-def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str) -> None:
+@pytest.mark.parametrize(
+    ("files", "epochs", "kills"),
+    [
+        ("/zoo/(bench|results)/", 2, 3),
+        pytest.param("/zoo/(bench|results)/", 3, 6, marks=pytest.mark.slow),
+        pytest.param("/zoo/(files|bench/resume|results(/.*)?)[.]py$", 3, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str, epochs: int, kills: int) -> None:
     """Moments are lines of the code that trains, or only of the code that writes, so that they repeat everywhere."""
     undisturbed, path = tmp_path / "undisturbed" / "r.jsonl", tmp_path / "killed" / "r.jsonl"
-    seeds, epochs, chance = 3, 2, random.Random(0)
+    seeds, chance = 3, random.Random(0)
     receiver, sender = FORK.Pipe(duplex=False)
     whole = FORK.Process(target=counted_sweep, args=(str(undisturbed), seeds, epochs, files, None, sender))
     whole.start()
@@ -246,8 +238,8 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str)
     assert whole.exitcode == 0
     length = receiver.recv()
     done: set[str] = set()
-    for _ in range(3):
-        last = chance.randint(1, length // 2)
+    # The first kill falls into the first of three runs, behind its first epoch; the others anywhere.
+    for last in (length // 4, *(chance.randint(1, length // 2) for _ in range(kills - 1))):
         process = FORK.Process(target=counted_sweep, args=(str(path), seeds, epochs, files, last, sender))
         process.start()
         process.join()
@@ -346,12 +338,14 @@ def has_ended(process: psutil.Process) -> bool:
 # ---------------------------------------------------------------- Ray
 
 
+# One worker in the usual tier, for each imports everything first.
+@pytest.mark.parametrize(("workers", "number"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_ray_gives_the_same_lines_and_a_worker_that_dies_is_replaced(
-    tmp_path: Path, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    workers: int, number: int, tmp_path: Path, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One worker, for each imports everything first; its second run dies once."""
-    path, victim, two = tmp_path / "r.jsonl", tmp_path / "victim", four()[:2]
-    once = two[1]
+    """The second run dies once."""
+    path, victim, asked = tmp_path / "r.jsonl", tmp_path / "victim", four()[:number]
+    once = asked[1]
 
     def events(job: Any, threads: int) -> Iterator[Any]:
         for event in compute(job, threads):
@@ -371,10 +365,10 @@ def test_ray_gives_the_same_lines_and_a_worker_that_dies_is_replaced(
     monkeypatch.setattr(engines, "events", events)
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by default they wait for all others of a busy machine
     watch = Watch(kill_once)
-    outcome = runner.sweep(two, path, engine=Ray(workers=1), listener=watch)
-    assert (outcome.finished, outcome.failures, watch.failed) == (2, (), [])
+    outcome = runner.sweep(asked, path, engine=Ray(workers=workers), listener=watch)
+    assert (outcome.finished, outcome.failures, watch.failed) == (number, (), [])
     assert killed == [once.key]
-    assert curves(path) == {run.key: alone[run.key] for run in two}
+    assert curves(path) == {run.key: alone[run.key] for run in asked}
 
 
 # ---------------------------------------------------------------- teams
@@ -397,35 +391,37 @@ class Wide(nn.Module):
         return self.net(x.double())
 
 
-def train_in_team(out: Path) -> None:
+def train_in_team(out: Path, epochs: int) -> None:
     """Train `NETS`, and one more by the command; for one process, or any number of them together."""
     torch.set_num_threads(1)
     team, found = join("cpu"), {}
     for name in NETS:
-        epochs = training(lambda name=name: Wide(name), load_dataset("digits"), DIGITS.changed(epochs=1), team=team)
-        found[name] = [[e.train_loss, e.train_score, e.test_score] for e in epochs if isinstance(e, EpochMetrics)]
+        recipe = DIGITS.changed(epochs=epochs)
+        events = training(lambda name=name: Wide(name), load_dataset("digits"), recipe, team=team)
+        found[name] = [[e.train_loss, e.train_score, e.test_score] for e in events if isinstance(e, EpochMetrics)]
     if team.leads:
         out.mkdir()
         (out / "curves.json").write_text(json.dumps({"size": team.size, "curves": found}))
     assert main(["bench", "lenet5_cifar", "--epochs", "1", "--device", "cpu", "--out", str(out)]) == 0
 
 
-def join_team(rank: int, port: int, out: Path) -> None:
+def join_team(rank: int, port: int, out: Path, epochs: int) -> None:
     """Train as one of two processes, with what torchrun tells those that it starts."""
     where = dict(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2
     )
     os.environ.update({name: str(value) for name, value in where.items()})
-    train_in_team(out)
+    train_in_team(out, epochs)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(tmp_path: Path, epochs: int) -> None:
     threads = torch.get_num_threads()
-    train_in_team(tmp_path / "1")
+    train_in_team(tmp_path / "1", epochs)
     torch.set_num_threads(threads)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    team = [FORK.Process(target=join_team, args=(rank, port, tmp_path / "2")) for rank in (0, 1)]
+    team = [FORK.Process(target=join_team, args=(rank, port, tmp_path / "2", epochs)) for rank in (0, 1)]
     for process in team:
         process.start()
     for process in team:

@@ -1,18 +1,15 @@
 """A race of nets: rounds, budget, decisions, and that a race which was stopped goes on."""
 
 import json
-import os
 import random
-import re
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import FORK
+from processes import FORK, killed_at
 from result_lines import stored
 from test_keeping import SMALL, request, tiny_set
 from test_keeping import tiny as tiny  # an automatic fixture
@@ -148,16 +145,7 @@ def test_a_race_that_is_stopped_goes_on_and_trains_nothing_twice(
 def race_until_killed(out: str, files: str, last: int | None, sender: Any) -> None:
     """A race that sends how many lines of some of the zoo's files it runs, and is killed at the last of them."""
     torch.set_num_threads(1)
-    ran, trained = 0, []
-
-    def count(frame: Any, event: str, _: Any) -> Any:
-        nonlocal ran
-        if not re.search(files, frame.f_code.co_filename):
-            return None
-        ran += event == "line"
-        if ran == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return count
+    trained = []
 
     class Watch(racing.Listener):
         def on_epoch(self, run: Any, metrics: Any) -> None:
@@ -169,10 +157,9 @@ def race_until_killed(out: str, files: str, last: int | None, sender: Any) -> No
 
     with tiny_set():
         asked = quick(Path(out), models=NAMES[:3])
-        sys.settrace(count)
-        outcome = race(asked, listener=Watch(), tell=lambda _: None)
-        sys.settrace(None)
-    sender.send((outcome.winner, outcome.rounds, ran))
+        with killed_at(files, last) as ran:
+            outcome = race(asked, listener=Watch(), tell=lambda _: None)
+    sender.send((outcome.winner, outcome.rounds, ran()))
 
 
 def raced(out: Path, files: str, last: int | None) -> tuple[int | None, list[Any]]:

@@ -304,7 +304,7 @@ def test_hostile_texts_stay_data(tmp_path: Path) -> None:
 
 
 def test_a_thousand_lines_stay_small(tmp_path: Path) -> None:
-    epochs = [{**RUN["epochs"][0], "epoch": n, "test_accuracy": (n * 37 % 200) / 200} for n in range(100)]
+    epochs = [{**RUN["epochs"][0], "epoch": n, "test_accuracy": (n * 37 % 200) / 200} for n in range(200)]
     lines = [run(f"net{n}", seed, epochs=epochs) for n in range(100) for seed in range(10)]
     contents = contents_of(tmp_path, *lines)
     assert len(contents["runs"]) == 1000

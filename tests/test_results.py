@@ -477,7 +477,7 @@ def test_a_hostile_line_is_an_error_that_names_the_field(content: Any, message: 
 @pytest.mark.slow  # each kind of wrong line has a test of its own above
 def test_hostile_lines_break_nothing(tmp_path: Path) -> None:
     """More with: python tests/fuzz_results.py."""
-    found = fuzz(tmp_path, 30, seed=1, batch=30)
+    found = fuzz(tmp_path, 60, seed=1, batch=60)
     assert set(found) == {"result", "warning", "error"}
 
 

@@ -205,16 +205,16 @@ def test_overrides_make_another_net_and_leave_the_preset_alone() -> None:
     assert zoo.model_entry("fishnet99") == before
 
 
-@pytest.mark.only(order=("post", "norm_after_add"))  # the others compute what the tests of paths hold
+@pytest.mark.only(order=("norm_after_add",))  # what the paper finds hardest to train
 @pytest.mark.parametrize("order", FIGURE_4)
 def test_every_ordering_trains_on_digits(order: str) -> None:
-    """Eight narrow layers and two epochs are enough to tell a net that learns from one that does not."""
+    """Eight layers and three epochs are enough to tell a net that learns from one that does not."""
     trained = train(
-        lambda: zoo.create_model("resnet20_cifar", depths=(1, 1, 1), stem_width=8, widths=(8, 16, 32), order=order),
+        lambda: zoo.create_model("resnet20_cifar", depths=(1, 1, 1), order=order),
         load_dataset("digits"),
-        replace(dataset_row("digits").recipe, epochs=2),
+        replace(dataset_row("digits").recipe, epochs=3),
     )
-    assert trained.epochs[-1].test_score > 0.25
+    assert trained.epochs[-1].test_score > 0.8
 
 
 @pytest.mark.parametrize("name", ["resnet_test", "preresnet_test"])

@@ -272,8 +272,7 @@ def pruning(subject: Subject) -> None:
         cut.train()(x).sum().backward()
         left = [name for name, p in cut.named_parameters() if p.grad is None]
         _hold(not left, f"cut to tap {i}, {left and left[0]} is of no use and is left")
-        if i in (0, len(maps) - 1):
-            torch.jit.script(cut.eval())
+        torch.jit.script(cut.eval())
 
 
 def input_channels(subject: Subject) -> None:
