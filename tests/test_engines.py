@@ -239,7 +239,7 @@ def test_sigkill_at_any_moment_loses_no_finished_run(tmp_path: Path, files: str,
     length = receiver.recv()
     done: set[str] = set()
     # The first kill falls into the first of three runs, behind its first epoch; the others anywhere.
-    for last in (length // 4, *(chance.randint(1, length // 2) for _ in range(kills - 1))):
+    for last in (length // 7, *(chance.randint(1, length // 2) for _ in range(kills - 1))):
         process = FORK.Process(target=counted_sweep, args=(str(path), seeds, epochs, files, last, sender))
         process.start()
         process.join()
