@@ -201,6 +201,22 @@ def test_scores_of_positions_are_averaged() -> None:
     assert error_of(Everywhere(net), x, labels % 10) == error_of(net, x, labels % 10) == 25
 
 
+def test_what_changes_nothing_or_comes_again_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two units there is one choice of both and one other order; half of the draws of two exchanges undo both."""
+    passes = []
+    monkeypatch.setattr("zoo.analysis.lesion.error_of", lambda *_: passes.append(1) or 0.0)
+    net = zoo.create_model("resnet_test", **PLAIN | {"depths": (3,), "widths": (8,), "stem": "cifar"})
+    found = lesions(net, images(1), torch.zeros(1, dtype=torch.long), draws=8)
+    number = len(units_of(net, SIZE))
+    several = [frozenset(lesion.units) for lesion in found if lesion.kind == SEVERAL]
+    assert len(several) == len(set(several))
+    assert sum(len(units) == number for units in several) == 1
+    moved = [lesion for lesion in found if lesion.kind == ORDER]
+    assert moved
+    assert all(lesion.units and lesion.tau < 1 for lesion in moved)
+    assert len(passes) == len(found)
+
+
 def test_shape_changing_units_are_not_among_several() -> None:
     net, x = small("residual"), images(4)
     found = lesions(net, x, torch.zeros(4, dtype=torch.long), draws=1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import zoo
@@ -61,6 +62,17 @@ def test_branches_that_begin_at_zero_hand_on_no_gradient() -> None:
     assert found[0].norm > 0
     assert not any(row.norm for row in found[1:])
     assert effective_range(found) == (0, 0)
+
+
+@torch.no_grad()
+def test_gradients_of_long_paths_do_not_vanish_in_float32() -> None:
+    net = small()
+    for unit in units_of(net, SIZE):
+        unit.module.get_submodule("branch.conv2").weight.mul_(1e-12)  # ty: ignore[unresolved-attribute]
+    found = path_gradients(net, images(), LABELS, draws=2)
+    assert 0 < found[4].norm < 1e-45
+    assert found[4].norm / found[3].norm == pytest.approx(1e-12, rel=20)
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +154,18 @@ def test_gradients_of_layers_are_those_of_autograd() -> None:
     logits = other(x).detach().requires_grad_()
     [gradient] = torch.autograd.grad(F.cross_entropy(logits, LABELS), logits)
     assert found[-1].map == pytest.approx(float(gradient.square().mean().sqrt()), rel=1e-5)
+    assert [layer.dims for layer in found] == [4] * (len(found) - 1) + [2]
+
+
+def test_maps_are_compared_with_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient at the logits is no gradient at a map, and on another scale."""
+    monkeypatch.setattr("zoo.analysis.gradients.open_net", lambda *_, **__: small("resnet_test"))
+    outcome = analyse("gradients", ["resnet_test"], Options(images=3, draws=1))
+    maps = [row["map"] for row in outcome.rows if row["what"] == "layer" and ".fc" not in row["name"]]
+    assert float(outcome.shown[0]["first / last map"]) == pytest.approx(maps[0] / maps[-1], rel=1e-2)
+    figure = Figure()
+    outcome.draw(figure)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx(maps, rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from statistics import median
 from typing import Any
 
 import torch
@@ -49,12 +50,14 @@ class LayerGradient:
         map: Root mean square of the gradient at the layer's output.
         weight: Norm of the gradient at its weight.
         relative: The same divided by the norm of the weight.
+        dims: Number of dimensions of the output: 4 of a map, 2 of a vector, such as the logits.
     """
 
     name: str
     map: float
     weight: float
     relative: float
+    dims: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ def layer_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> list[Laye
         tensors = [tensor for _, *pair in chosen for tensor in pair]
         gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
     found = []
-    for i, (name, _, weight) in enumerate(chosen):
+    for i, (name, output, weight) in enumerate(chosen):
         at_map, at_weight = gradients[2 * i], gradients[2 * i + 1]
         if at_map is None or at_weight is None:  # of a layer that the head does not read
             continue
@@ -114,6 +117,7 @@ def layer_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> list[Laye
                 map=float(at_map.double().square().mean().sqrt()),
                 weight=norm,
                 relative=norm / max(float(weight.detach().double().norm()), 1e-30),
+                dims=output.ndim,
             )
         )
     return found
@@ -229,12 +233,17 @@ COLUMNS = ("map", "weight", "relative", "gain", "product", "whole")
 
 def _summary(name: str, weights: str, layers: Sequence[LayerGradient], units: Sequence[Gain]) -> dict[str, Any]:
     row: dict[str, Any] = {"net": name, "weights": weights, "layers": len(layers)}
-    row["first / last map"] = f"{layers[0].map / layers[-1].map:.3g}"
-    own = sorted(unit.own for unit in units)
-    row["gain: median"] = f"{own[len(own) // 2]:.3g}" if own else ""
+    maps = _maps(layers)
+    row["first / last map"] = f"{maps[0].map / maps[-1].map:.3g}" if maps and maps[-1].map else ""
+    row["gain: median"] = f"{median(unit.own for unit in units):.3g}" if units else ""
     row["all units"] = f"{units[0].whole:.3g}" if units else ""
     row["product"] = f"{units[0].product:.3g}" if units else ""
     return row
+
+
+def _maps(layers: Sequence[LayerGradient]) -> list[LayerGradient]:
+    """Return the layers that give maps: a gradient at a vector, behind the average over a map, is on another scale."""
+    return [layer for layer in layers if layer.dims == 4]
 
 
 def _draw(figure: Any, layers: Mapping[tuple[str, str], Any], units: Mapping[tuple[str, str], Any]) -> None:
@@ -247,7 +256,8 @@ def _draw(figure: Any, layers: Mapping[tuple[str, str], Any], units: Mapping[tup
                 continue
             found, chain = layers[name, weights], units[name, weights]
             depth = [i / max(len(found) - 1, 1) for i in range(len(found))]
-            maps.plot(depth, [layer.map for layer in found], **looks)
+            at_maps = [(where, layer.map) for where, layer in zip(depth, found, strict=True) if layer.dims == 4]
+            maps.plot([where for where, _ in at_maps], [size for _, size in at_maps], **looks)
             relative.plot(depth, [layer.relative for layer in found], **looks)
             depth = [i / max(len(chain) - 1, 1) for i in range(len(chain))]
             gain.plot(depth, [unit.whole for unit in chain], **looks)

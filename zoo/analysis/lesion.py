@@ -54,7 +54,7 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
         net: A trained net. It stays as it is.
         images: Images (N, C, H, W), normalised as the net needs them.
         labels: Classes (N,).
-        draws: Number of random choices for each number of units.
+        draws: Number of random choices for each number of units. A choice that was drawn before is left out.
         seed: Seed of the choices.
 
     Raises:
@@ -70,12 +70,10 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
         found.append(Lesion(kind=ONE, units=(unit.name,), position=position, reshapes=unit.reshapes, error=error))
     chance = random.Random(seed)
     free = [unit for unit in units if not unit.reshapes]
-    for number in _spread(2, len(free)):
-        for _ in range(draws):
-            chosen = chance.sample(free, number)
-            with without(chosen):
-                error = error_of(net, images, labels)
-            found.append(Lesion(kind=SEVERAL, units=tuple(unit.name for unit in chosen), error=error))
+    for chosen in _choices(free, draws, chance):
+        with without(chosen):
+            error = error_of(net, images, labels)
+        found.append(Lesion(kind=SEVERAL, units=tuple(unit.name for unit in chosen), error=error))
     for order in _orders(free, draws, chance):
         with reordered(net, order):
             error = error_of(net, images, labels)
@@ -103,8 +101,22 @@ def _spread(least: int, most: int) -> list[int]:
     return sorted({least + round(i * (most - least) / (NUMBERS - 1)) for i in range(NUMBERS)})
 
 
+def _choices(units: Sequence[Unit], draws: int, chance: random.Random) -> Iterator[Sequence[Unit]]:
+    """Yield choices of more and more units, those of all units at last; none comes twice."""
+    known = set()
+    for number in _spread(2, len(units)):
+        for _ in range(draws):
+            chosen = chance.sample(units, number)
+            if frozenset(chosen) not in known:
+                known.add(frozenset(chosen))
+                yield chosen
+
+
 def _orders(units: Sequence[Unit], draws: int, chance: random.Random) -> Iterator[Mapping[Unit, Unit]]:
-    """Yield orders with more and more exchanged pairs, each place with the unit that runs there."""
+    """Yield orders with more and more exchanged pairs, each place with the unit that runs there.
+
+    Exchanges that undo each other are no order of their own and are left out.
+    """
     groups: dict[Any, list[Unit]] = {}
     for unit in units:
         groups.setdefault(unit.group, []).append(unit)
@@ -115,7 +127,8 @@ def _orders(units: Sequence[Unit], draws: int, chance: random.Random) -> Iterato
             for _ in range(number):
                 first, second = chance.choice(pairs)
                 order[first], order[second] = order[second], order[first]
-            yield order
+            if any(place is not unit for place, unit in order.items()):
+                yield order
 
 
 def analyse(names: Sequence[str], options: Options) -> Outcome:
