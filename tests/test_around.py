@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -31,6 +33,45 @@ def test_at_its_start_a_transformer_changes_nothing(name: str, kind: str) -> Non
     assert front.num_classes == 7
     with pytest.raises(AttributeError, match="nothing"):
         front.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["affine", "attention"])
+def test_at_its_start_a_transformer_shifts_no_pixel_in_half_precision(kind: str) -> None:
+    x = torch.arange(160.0).expand(1, 3, 4, 160)  # a ramp: a shift of a pixel is a difference of 1
+    front = Front(nn.Identity(), kind=kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(front(x), x, rtol=0, atol=1e-3)
+        assert front.theta(x).dtype == torch.float32
+    torch.testing.assert_close(torch.fx.symbolic_trace(front)(x), x, rtol=0, atol=1e-3)
+    half = x.to(torch.bfloat16)
+    assert torch.equal(front.to(torch.bfloat16)(half), half)
+
+
+def own_names(keys: list[str]) -> list[str]:
+    """Return the names of the net's own parameters."""
+    return [key.removeprefix("net.") for key in keys if key.startswith("net.")]
+
+
+@pytest.mark.parametrize("name", ["resnet_test", "fishnet_test", "fabric_test"])
+def test_layer_groups_of_a_net_behind_a_transformer(name: str) -> None:
+    net: Any = zoo.create_model(name)
+    front: Any = Front(net)
+    names = [key for key, _ in net.named_parameters()]
+    for coarse in (False, True):
+        theirs = group_parameters(net, net.group_matcher(coarse=coarse))
+        ours = group_parameters(front, front.group_matcher(coarse=coarse))
+        assert len(theirs) > 2
+        assert {group: own_names(keys) for group, keys in ours.items()} == theirs
+        place = {key: group for group, keys in ours.items() for key in keys}
+        assert place["last.weight"] == place["localisation.conv1.weight"] == place["net." + names[-1]] == max(ours)
+
+
+def test_layer_groups_of_timm_behind_a_transformer() -> None:
+    net: Any = timm.create_model("test_vit")
+    theirs = group_parameters(net, net.group_matcher())
+    ours = group_parameters(front := Front(net), front.group_matcher())
+    assert len(theirs) > 3
+    assert {group: own_names(keys) for group, keys in ours.items()} == theirs
 
 
 def test_a_map_of_ninety_degrees_turns_the_image() -> None:
@@ -66,6 +107,11 @@ def test_mistakes_are_explained() -> None:
         Front(nn.Identity(), kind="projective")
     with pytest.raises(ValueError, match="localisation must have num_features"):
         Front(nn.Identity(), nn.Flatten())
+    with pytest.raises(ValueError, match="Flatten has None"):
+        Front(nn.Identity(), nn.Flatten())
+    for size in (8, (8,), (0, 8), (8, 2.5)):
+        with pytest.raises(ValueError, match=r"size \(.*\) must be a height and a width"):
+            Front(nn.Identity(), size=size)  # ty: ignore[invalid-argument-type]
     rois, offsets = torch.zeros(2, 5), torch.zeros(3, 2, 7, 7)
     with pytest.raises(ValueError, match=r"rois \(2, 5\) and offsets \(3, 2, 7, 7\) must be"):
         deform_roi_pool(torch.zeros(1, 1, 4, 4), rois, offsets)
@@ -126,6 +172,19 @@ def test_a_drop_in_for_the_pooling_of_detectors() -> None:
     assert pool.offset.weight.grad.abs().sum() > 0
 
 
+def test_detectors_train_under_autocast() -> None:
+    maps = {"0": torch.randn(1, 4, 32, 160)}
+    boxes, sizes = [torch.tensor([[0.0, 0, 600, 100], [501, 10, 603, 90]])], [(128, 640)]
+    pool = DeformRoIPool(["0"], 3, 2, channels=4)
+    exact = pool(maps, boxes, sizes)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pool({key: x.to(torch.bfloat16) for key, x in maps.items()}, boxes, sizes)
+        mixed = pool(maps, boxes, sizes)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(mixed, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_sampled_hypercolumns_are_those_of_enlarged_maps() -> None:
     maps = [torch.randn(2, 3, 8, 6, dtype=torch.float64), torch.randn(2, 4, 4, 3, dtype=torch.float64)]
     size = (32, 24)
@@ -135,6 +194,16 @@ def test_sampled_hypercolumns_are_those_of_enlarged_maps() -> None:
     for image in range(2):
         rows, columns = places[image].T
         torch.testing.assert_close(found[image], enlarged[image][:, rows, columns].T, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hypercolumns_in_half_precision_are_of_the_right_pixels(dtype: torch.dtype) -> None:
+    size = (8, 160)
+    ramp = torch.arange(160).to(dtype).expand(1, 2, 8, 160)  # exact in half precision
+    places = torch.cartesian_prod(torch.arange(8), torch.arange(160))[None]
+    found = hypercolumns([ramp], places, size)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found[0, :, 0], places[0, :, 1].to(dtype), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vgg_test", "fishnet_test"])

@@ -5,10 +5,12 @@ pixels of the result, bilinearly; the net sees the result. At its start the map 
 what the net alone computes. The result may have another size than the image.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +20,29 @@ KINDS = ("affine", "attention")
 """Maps: all six numbers of an affine map, or scale and translation (the paper's equations 1 and 2)."""
 START: Mapping[str, tuple[float, ...]] = {"affine": (1, 0, 0, 0, 1, 0), "attention": (1, 0, 0)}
 """Parameters of the identity: of the rows of the matrix, or scale, x and y."""
+
+OWN_START = re.compile(r"(?<![\[\\])\^")
+"""Mark of a name's start in a rule for names; not that of a set of other characters, and not the character."""
+
+
+# Half precision, as under autocast, could not tell one pixel from the next. The types are known only where a net runs,
+# so that a graph of torch.fx calls these functions as a whole. Sums and products element by element are not autocast.
+
+
+@torch.fx.wrap
+def linear_exactly(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute a linear layer of features (N, C), in single precision at least."""
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    return (x.to(exact)[:, None] * weight.to(exact)).sum(2) + bias.to(exact)
+
+
+@torch.fx.wrap
+def sample_exactly(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sample images (N, C, H, W) at places of affine maps (N, 2, 3), in the maps' precision: -> (N, C, *size)."""
+    ys, xs = (torch.linspace(-1 if n > 1 else 0, 1, n, dtype=theta.dtype, device=theta.device) for n in size)
+    across, down, shift = theta[:, None, None].unbind(4)  # (N, 1, 1, 2)
+    grid = across * xs[:, None] + down * ys[:, None, None] + shift
+    return F.grid_sample(x.to(theta.dtype), grid, align_corners=True).to(x.dtype)
 
 
 class Localisation(nn.Module):
@@ -64,7 +89,7 @@ class Front(nn.Module):
         kind: One of ``KINDS``.
 
     Raises:
-        ValueError: If the kind is unknown, or the localisation does not say how many features it gives.
+        ValueError: If the kind or the size is none, or the localisation does not say how many features it gives.
     """
 
     def __init__(
@@ -81,7 +106,16 @@ class Front(nn.Module):
         self.localisation = Localisation(getattr(net, "in_chans", 3)) if localisation is None else localisation
         features: Any = getattr(self.localisation, "num_features", None)
         if not isinstance(features, int):
-            raise ValueError("localisation must have num_features, the number of features that it gives")
+            raise ValueError(
+                f"localisation must have num_features, the number of features that it gives: "
+                f"{type(self.localisation).__name__} has {features!r}"
+            )
+        if size is not None and (
+            not isinstance(size, tuple | list)
+            or len(size) != 2
+            or not all(arguments.is_whole(n) and n > 0 for n in size)
+        ):
+            raise arguments.wrong("size", size, "be a height and a width: two whole numbers above 0")
         self.size = size
         start = torch.tensor(START[kind], dtype=torch.float32)
         self.last = nn.Linear(features, len(start))
@@ -90,17 +124,27 @@ class Front(nn.Module):
 
     def theta(self, x: Tensor) -> Tensor:
         """Compute the affine maps (N, 2, 3) of images (N, C, H, W), in coordinates from -1 to 1."""
-        numbers = self.last(self.localisation(x))
-        if self.kind == "affine":
-            return numbers.unflatten(1, (2, 3))
-        scale, shift = numbers[:, :1, None], numbers[:, 1:, None]
-        return torch.cat([scale * torch.eye(2, dtype=x.dtype, device=x.device), shift], 2)
+        numbers = linear_exactly(self.localisation(x), self.last.weight, self.last.bias)
+        if self.kind == "attention":
+            scale, right, down = numbers.unbind(1)
+            numbers = torch.stack([scale, 0 * scale, right, 0 * scale, scale, down], 1)
+        return numbers.unflatten(1, (2, 3))
 
     def transform(self, x: Tensor) -> Tensor:
         """Sample images (N, C, H, W) -> (N, C, *size)."""
-        size = self.size or (x.shape[2], x.shape[3])
-        grid = F.affine_grid(self.theta(x), [x.shape[0], x.shape[1], *size], align_corners=True)
-        return F.grid_sample(x, grid, align_corners=True)
+        return sample_exactly(x, self.theta(x), self.size or (x.shape[2], x.shape[3]))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the net's layer groups, in order of depth, by the names of parameters here.
+
+        The localisation is new like the classifier, and in the last group with it.
+        """
+        net: Any = self.net
+        groups = net.group_matcher(coarse=coarse)
+        return {
+            name: _behind_net(rule) if isinstance(rule, str) else [(_behind_net(one), place) for one, place in rule]
+            for name, rule in groups.items()
+        }
 
     def forward(self, x: Tensor) -> Any:
         """Compute what the net computes from the transformed images."""
@@ -124,3 +168,8 @@ class Front(nn.Module):
             if name == "net":
                 raise
             return getattr(super().__getattr__("net"), name)
+
+
+def _behind_net(rule: str) -> str:
+    """Return a rule for names of parameters, which is matched at their start, for names with ``net.`` before them."""
+    return rf"^net\.(?:{re.sub(OWN_START, '', rule)})"

@@ -7,6 +7,7 @@ sampled at these places instead of enlarged.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -34,11 +35,17 @@ def hypercolumns(maps: Sequence[Tensor], places: Tensor, size: tuple[int, int]) 
     Returns:
         (N, P, sum of C_i): what the maps would hold there, enlarged bilinearly to the image's size.
     """
-    rows_and_columns = places.to(maps[0].dtype) + 0.5
-    grid = 2 * rows_and_columns / torch.tensor(size, dtype=maps[0].dtype, device=places.device) - 1
+    exact = reduce(torch.promote_types, [m.dtype for m in maps], torch.float32)
+    rows_and_columns = places.to(exact) + 0.5
+    grid = 2 * rows_and_columns / torch.tensor(size, dtype=exact, device=places.device) - 1
     grid = grid.flip(2)[:, None]  # x first
-    found = [F.grid_sample(m, grid, padding_mode="border", align_corners=False)[:, :, 0] for m in maps]
-    return torch.cat(found, 1).transpose(1, 2)
+    return torch.cat([_sample(m, grid) for m in maps], 1).transpose(1, 2)
+
+
+def _sample(x: Tensor, grid: Tensor) -> Tensor:
+    """Return (N, C, P): a map at (N, 1, P, 2) places. Half precision could not tell one pixel from the next."""
+    found = F.grid_sample(x.to(grid.dtype), grid, padding_mode="border", align_corners=False)
+    return found[:, :, 0].to(x.dtype)
 
 
 def draw_pixels(labels: Tensor, count: int = PIXELS, *, ignore: int = 255) -> tuple[Tensor, Tensor]:

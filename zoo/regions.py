@@ -49,6 +49,9 @@ def deform_roi_pool(
         raise ValueError(
             f"rois {tuple(rois.shape)} and offsets {tuple(offsets.shape)} must be (K, 5) and (K, 2, h, w) with one K"
         )
+    # Half precision could not tell one pixel from the next, and some types may come together under autocast.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    rois, offsets = rois.to(exact), offsets.to(exact)
     (height, width), (bins_y, bins_x) = x.shape[2:], offsets.shape[2:]
     half = 0.5 if aligned else 0.0
     left, top, right, bottom = (rois[:, 1:] * scale - half).unbind(1)
@@ -67,9 +70,10 @@ def deform_roi_pool(
         own = rois[:, 0] == image
         count = int(own.sum())
         flat = grid[own].flatten(0, 1)[None]  # (1, regions * rows, columns, 2)
-        values = F.grid_sample(x[image : image + 1], flat, align_corners=True)
+        values = F.grid_sample(x[image : image + 1].to(exact), flat, align_corners=True)
         values = values[0].unflatten(1, (count, -1)).transpose(0, 1) * inside[own][:, None]
-        pooled = pooled.index_put((torch.nonzero(own)[:, 0],), F.avg_pool2d(values, sampling_ratio))
+        means = F.avg_pool2d(values, sampling_ratio).to(x.dtype)
+        pooled = pooled.index_put((torch.nonzero(own)[:, 0],), means)
     return pooled
 
 
