@@ -18,7 +18,9 @@ from result_lines import stored
 
 from zoo.bench import Request, dense_tasks
 from zoo.bench import run as bench
+from zoo.bench.distributed import Team
 from zoo.bench.one_run import retest
+from zoo.bench.tasks import TASKS
 from zoo.datasets.annotated import open_boxes, open_masks
 from zoo.datasets.external import DataLocation
 from zoo.datasets.scenes import Scenes
@@ -103,6 +105,69 @@ def test_pixels_that_are_ignored_count_nowhere() -> None:
     for weights in (None, torch.ones(3)):
         losses = [dense_tasks.weighted_loss(x, masks.long(), RECIPE, weights, 255) for x in (logits, other)]
         assert float(losses[0]) == pytest.approx(float(losses[1]))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 2.0])], ids=["equal", "weighed"])
+def test_the_loss_is_that_of_the_whole_batch_however_it_is_shared(weights: torch.Tensor | None) -> None:
+    logits = torch.randn(4, 3, 2, 2)
+    masks = torch.tensor([0, 1, 2, 255] + [1] * 4 + [255] * 7 + [2]).reshape(4, 2, 2)
+    shares = [slice(0, 2), slice(2, 4)]
+
+    class Two(Team):
+        size = 2
+
+        def total(self, value: torch.Tensor) -> torch.Tensor:
+            counts = [int((masks[share] != 255).sum()) for share in shares]
+            assert value in counts
+            return torch.tensor(float(sum(counts)))
+
+    def loss(chosen: slice, team: Team | None) -> float:
+        return float(
+            dense_tasks.segmentation_loss(lambda x: x, logits[chosen], masks[chosen], RECIPE, weights, team)[0]
+        )
+
+    whole = loss(slice(0, 4), None)
+    valid = masks != 255
+    each = torch.nn.functional.cross_entropy(logits, masks, weights, ignore_index=255, reduction="none")
+    assert whole == pytest.approx(float(each[valid].mean()))
+    assert sum(loss(share, Two()) for share in shares) / 2 == pytest.approx(whole)
+    masks[2:] = 255
+    assert loss(slice(2, 4), Two()) == 0, "a share without a class"
+    assert sum(loss(share, Two()) for share in shares) / 2 == pytest.approx(loss(slice(0, 4), None))
+    assert loss(slice(2, 4), None) == 0
+
+
+def test_each_class_has_a_figure_or_none() -> None:
+    masks = torch.tensor([[[0, 1], [255, 1]]], dtype=torch.uint8)
+    found = torch.tensor([[[0, 1], [4, 3]]], dtype=torch.uint8)  # the 4 is ignored
+    assert TASKS["segment"].by_class(found, masks, 6) == {"class_iou": [1, 0.5, None, 0, None, None]}
+    assert dense_tasks.mean_iou(found, masks) == pytest.approx(0.5)
+
+
+def test_blocks_without_truth_are_left_out_of_the_error() -> None:
+    masks = torch.tensor([0, 1, 255, 255, 1, 0], dtype=torch.uint8).reshape(6, 1, 1).repeat(1, 1, 2)
+    found = torch.zeros_like(masks)
+    found[0, 0, 1] = 1
+    parts = [0, 1, 4, 5]
+    whole = TASKS["segment"].error(0.5, found, masks)
+    assert whole == pytest.approx(TASKS["segment"].error(0.5, found[parts], masks[parts]))
+    assert whole > 0
+    assert TASKS["segment"].error(0.5, found[2:5], masks[2:5]) == 0, "one block does not spread"
+
+    one = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1])}
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    truth = [one, none, one]
+    boxes = [one | {"scores": torch.ones(1)}, one | {"scores": torch.ones(1)}, none | {"scores": torch.ones(0)}]
+    assert TASKS["detect"].error(0.5, boxes, truth) == pytest.approx(0.5)  # 1 and 0 of two blocks
+    assert dense_tasks.mean_average_precision(boxes[1:2], truth[1:2]) == -1
+
+
+def test_segmentation_keeps_a_byte_a_pixel() -> None:
+    logits = torch.zeros(1, 255, 1, 2)
+    logits[0, 254, 0, 1] = 1
+    found = TASKS["segment"].predict(torch.nn.Identity(), logits)
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [[[0, 254]]]
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:

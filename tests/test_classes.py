@@ -39,6 +39,23 @@ def test_figures_of_classes_are_those_of_torchmetrics() -> None:
     assert "confusion" not in TASKS["classify"].by_class(predictions, labels, 101)
 
 
+def test_figures_of_many_classes_need_no_table_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    bincount = torch.bincount
+
+    def counted(values: torch.Tensor, **options: int) -> torch.Tensor:
+        lengths.append(options["minlength"])
+        return bincount(values, **options)
+
+    labels, predictions = torch.randint(5, (60,)), torch.randint(5, (60,))
+    few = TASKS["classify"].by_class(predictions, labels, 5)
+    monkeypatch.setattr(torch, "bincount", counted)
+    found = TASKS["classify"].by_class(predictions, labels, 20_000)
+    assert max(lengths) == 20_000
+    assert found["class_accuracy"] == few["class_accuracy"] + [None] * 19_995
+    assert found["macro_f1"] == pytest.approx(few["macro_f1"])
+
+
 @pytest.fixture(scope="module")
 def out(tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one run with balanced classes and a validation half."""

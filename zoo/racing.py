@@ -286,7 +286,7 @@ def epoch_seconds(prepared: Prepared, run: Run) -> float:
     for number, (batch, labels) in zip(range(STEPS + 1), batches, strict=False):
         if number == 1:  # the first chooses kernels
             start, taken = time.perf_counter(), 0
-        loss, _ = task.loss(model, batch.contiguous(memory_format=layout), labels, recipe, None)
+        loss, _ = task.loss(model, batch.contiguous(memory_format=layout), labels, recipe, None, None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -17,6 +17,7 @@ from zoo import detection_backbone, registry
 from zoo.datasets.annotated import IGNORED
 
 if TYPE_CHECKING:
+    from zoo.bench.distributed import Team
     from zoo.datasets.image_set import ImageSet
     from zoo.results.recipe import Recipe
     from zoo.results.run import Run
@@ -45,6 +46,8 @@ STRIDES = (8, 16, 32)
 """Strides of the maps that a detector reads, as in both papers without the coarser ones: the scenes are small."""
 PYRAMID_CHANNELS = 64
 MAX_BOXES = 50
+SCORED = 64
+"""Number of masks that are compared at a time."""
 
 
 def build_segmenter(run: Run, dataset: ImageSet) -> nn.Module:
@@ -69,38 +72,68 @@ def build_segmenter(run: Run, dataset: ImageSet) -> nn.Module:
 
 
 def segmentation_loss(
-    model: nn.Module, images: Tensor, masks: Tensor, recipe: Recipe, weights: Tensor | None = None
+    model: nn.Module,
+    images: Tensor,
+    masks: Tensor,
+    recipe: Recipe,
+    weights: Tensor | None = None,
+    team: Team | None = None,
 ) -> tuple[Tensor, None]:
-    """Return the mean cross-entropy over all pixels."""
-    return weighted_loss(model(images), masks.long(), recipe, weights, IGNORED), None
+    """Return the mean cross-entropy over all pixels with a class of the whole batch; 0 if it has none.
+
+    Of processes that share a batch each returns its part times their number, so that the mean of all is the loss.
+    """
+    return weighted_loss(model(images), masks.long(), recipe, weights, IGNORED, team), None
+
+
+def segment(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the class of each pixel, (N, H, W) uint8: there are at most `IGNORED` classes."""
+    return model(images).argmax(1).byte().cpu()
+
+
+def has_classes(masks: Tensor) -> bool:
+    """Return True if a pixel has a class."""
+    return bool((masks != IGNORED).any())
 
 
 def weighted_loss(
-    logits: Tensor, targets: Tensor, recipe: Recipe, weights: Tensor | None, ignored: int = -100
+    logits: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    weights: Tensor | None,
+    ignored: int | None = None,
+    team: Team | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over images or pixels, each weighed by its class.
 
-    The mean is over their number, not over the sum of their weights: shares of a batch then add up to the batch.
+    The mean is over their number, not over the sum of their weights. Where a target counts nowhere, the number is that
+    of the whole team, divided by its size. So the losses of shares have the loss of the batch as their mean.
 
     Args:
         logits: (N, classes, ...).
         targets: (N, ...) int64, or shares of the classes in the form of the logits.
         recipe: Recipe with the label smoothing.
         weights: (classes,) of mean 1 over the training set; None for equal weights.
-        ignored: Target that counts nowhere.
+        ignored: Target that counts nowhere. None: all count.
+        team: Processes that share the batch. Default: this process alone.
     """
-    if weights is None:
-        return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing, ignore_index=ignored)
-    places = len(targets) if targets.is_floating_point() else (targets != ignored).sum()
+    if ignored is None:
+        if weights is None:
+            return cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
+        whole = cross_entropy(logits.float(), targets, weights, label_smoothing=recipe.label_smoothing, reduction="sum")
+        return whole / len(targets)
     whole = cross_entropy(
         logits.float(),
         targets,
         weights,
-        ignore_index=-100 if targets.is_floating_point() else ignored,
+        ignore_index=ignored,
         label_smoothing=recipe.label_smoothing,
         reduction="sum",
     )
-    return whole / places
+    places = (targets != ignored).sum().float()
+    if team is not None and team.size > 1:
+        places = team.total(places) / team.size
+    return whole / places.clamp(min=1 / (1 if team is None else team.size))
 
 
 def mean_iou(predictions: Tensor, masks: Tensor) -> float:
@@ -109,25 +142,37 @@ def mean_iou(predictions: Tensor, masks: Tensor) -> float:
     Classes that occur neither in the truth nor in the prediction are left out of the average.
 
     Args:
-        predictions: (N, H, W) int64.
+        predictions: (N, H, W) whole numbers.
         masks: (N, H, W) whole numbers; `IGNORED` pixels count nowhere.
     """
-    return float(_jaccard(predictions, masks, "macro"))
+    masks = masks.cpu()
+    # Of two classes at least; those that do not occur change nothing.
+    highest = max(int(predictions.max()), int(masks[masks != IGNORED].max()), 1)
+    return float(_jaccard(predictions, masks, highest + 1, "macro"))
 
 
-def class_ious(predictions: Tensor, masks: Tensor) -> list[float]:
-    """Return the intersection over union of each class up to the highest one that occurs; see `mean_iou`."""
-    return _jaccard(predictions, masks, "none").tolist()
+def class_ious(predictions: Tensor, masks: Tensor, classes: int) -> list[float | None]:
+    """Return the intersection over union of each class; None for one that neither truth nor prediction has.
+
+    Args:
+        predictions: See `mean_iou`.
+        masks: See `mean_iou`.
+        classes: Number of classes.
+    """
+    masks = masks.cpu()
+    valid = masks != IGNORED
+    there = torch.cat([predictions[valid], masks[valid]]).bincount(minlength=classes)
+    values = _jaccard(predictions, masks, classes, "none").tolist()
+    return [value if n else None for value, n in zip(values, there.tolist(), strict=True)]
 
 
-def _jaccard(predictions: Tensor, masks: Tensor, average: str) -> Tensor:
+def _jaccard(predictions: Tensor, masks: Tensor, classes: int, average: str) -> Tensor:
     from torchmetrics.classification import MulticlassJaccardIndex
 
-    masks = masks.cpu().long()
-    highest = max(int(predictions.max()), int(masks[masks != IGNORED].max()))
-    # Of two classes at least; those that do not occur change nothing.
-    metric = MulticlassJaccardIndex(max(2, highest + 1), average=average, ignore_index=IGNORED)  # ty: ignore
-    return metric(predictions, masks)
+    metric = MulticlassJaccardIndex(classes, average=average, ignore_index=IGNORED)  # ty: ignore
+    for found, truth in zip(predictions.split(SCORED), masks.split(SCORED), strict=True):  # it needs int64
+        metric.update(found.long(), truth.long())
+    return metric.compute()
 
 
 def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
@@ -180,8 +225,9 @@ def detection_loss(
     targets: Sequence[Mapping[str, Tensor]],
     recipe: Recipe,
     weights: Tensor | None = None,
+    _: Team | None = None,
 ) -> tuple[Tensor, None]:
-    """Return the sum of the detector's own losses."""
+    """Return the sum of the detector's own losses. Processes that share a batch take it of their shares."""
     if recipe.label_smoothing:
         raise ValueError(f"recipe field label_smoothing must be 0 for detection, got {recipe.label_smoothing}")
     if weights is not None:
@@ -193,6 +239,11 @@ def detection_loss(
 def detect(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     """Return boxes, labels and scores of each image."""
     return [{key: value.cpu() for key, value in found.items()} for found in model(list(images))]
+
+
+def has_boxes(targets: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Return True if an image has a box."""
+    return any(len(target["boxes"]) for target in targets)
 
 
 def no_boxes(targets: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.bench import dense_tasks as dense
+from zoo.bench.distributed import Team
 from zoo.datasets.annotated import open_boxes, open_masks
 from zoo.datasets.built_in import DATASETS, DatasetRow, load_dataset
 from zoo.datasets.external import BUILT_IN, DataLocation, is_external, open_set
@@ -61,8 +62,9 @@ class Task:
         name: The key in `TASKS`.
         datasets: Built-in image sets, the default one first, each with the recipe of this task.
         build: Run, dataset -> the model to train.
-        loss: Model in training mode, images, targets, recipe, weight of each class or None -> the loss, and the number
-            of correctly answered images of the batch, or None if there is no such number.
+        loss: Model in training mode, images, targets, recipe, weight of each class or None, processes that share the
+            batch or None -> the loss, and the number of correctly answered images of the batch, or None if there is no
+            such number.
         predict: Model in evaluation mode, images -> predictions, as a tensor or list over images, on the CPU.
         score: Predictions, targets -> the metric of `zoo.results.metrics`, in [0, 1].
         error: Score, predictions, targets -> the standard error of the score.
@@ -80,7 +82,7 @@ class Task:
     name: str
     datasets: Mapping[str, DatasetRow]
     build: Callable[[Run, ImageSet], nn.Module]
-    loss: Callable[[nn.Module, Tensor, Any, Recipe, Tensor | None], tuple[Tensor, Tensor | None]]
+    loss: Callable[[nn.Module, Tensor, Any, Recipe, Tensor | None, Team | None], tuple[Tensor, Tensor | None]]
     predict: Callable[[nn.Module, Tensor], Any]
     score: Callable[[Any, Any], float]
     error: Callable[[float, Any, Any], float]
@@ -218,19 +220,31 @@ def trivial_score(
     return row.score(row.trivial(targets), targets)
 
 
-def block_error(score: Callable[[Any, Any], float], predictions: Any, targets: Any) -> float:
+def block_error(
+    score: Callable[[Any, Any], float],
+    predictions: Any,
+    targets: Any,
+    has_truth: Callable[[Any], bool] = lambda _: True,
+) -> float:
     """Return the standard error of a score over images that is no mean over them.
 
     The images are cut into `BLOCKS` runs of equal length, or fewer for few images. The scores of the blocks spread as
     those of independent test sets of that size would. The error of the whole set is smaller by the root of their
-    number.
+    number. Blocks without truth have no score and are left out.
+
+    Args:
+        score: Predictions, targets -> the score.
+        predictions: Predictions of all images.
+        targets: Targets of all images.
+        has_truth: Targets -> True if there is anything to be found in them.
     """
     blocks = min(BLOCKS, len(targets))
     if blocks < 2:
         return 0.0
     edges = [len(targets) * i // blocks for i in range(blocks + 1)]
-    parts = [score(predictions[low:high], targets[low:high]) for low, high in pairwise(edges)]
-    return statistics.stdev(parts) / math.sqrt(blocks)
+    runs = [slice(low, high) for low, high in pairwise(edges)]
+    parts = [score(predictions[run], targets[run]) for run in runs if has_truth(targets[run])]
+    return statistics.stdev(parts) / math.sqrt(len(parts)) if len(parts) > 1 else 0.0
 
 
 def _build_classifier(run: Run, dataset: ImageSet) -> nn.Module:
@@ -263,7 +277,12 @@ def _start_from(model: Any, run: Run, dataset: ImageSet) -> None:
 
 
 def _classifier_loss(
-    model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, weights: Tensor | None = None
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    weights: Tensor | None = None,
+    _: Team | None = None,
 ) -> tuple[Tensor, Tensor]:
     outputs = model(images)
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -283,15 +302,20 @@ def _by_class(predictions: Tensor, labels: Tensor, classes: int) -> dict[str, An
 
     A class without a test image has no accuracy; one that is not named either is left out of the mean.
     """
-    pairs = torch.bincount(labels.cpu() * classes + predictions, minlength=classes**2).reshape(classes, classes)
-    right, named, there = pairs.diagonal(), pairs.sum(0), pairs.sum(1)
+    labels = labels.cpu()
+    right, named, there = (
+        torch.bincount(values, minlength=classes) for values in (labels[labels == predictions], predictions, labels)
+    )
     known = named + there > 0
     accuracies = (right / there.clamp(min=1)).tolist()
-    return {
+    found = {
         "macro_f1": float((2 * right[known] / (named + there)[known]).mean()),
         "class_accuracy": [share if n else None for share, n in zip(accuracies, there.tolist(), strict=True)],
-        **({"confusion": pairs.tolist()} if classes <= MOST_CONFUSED else {}),
     }
+    if classes > MOST_CONFUSED:
+        return found
+    pairs = torch.bincount(labels * classes + predictions, minlength=classes**2)
+    return found | {"confusion": pairs.reshape(classes, classes).tolist()}
 
 
 TASKS = {
@@ -323,13 +347,13 @@ TASKS = {
             },
             build=dense.build_segmenter,
             loss=dense.segmentation_loss,
-            predict=lambda model, images: model(images).argmax(1).cpu(),
+            predict=dense.segment,
             score=dense.mean_iou,
-            error=lambda _, predictions, masks: block_error(dense.mean_iou, predictions, masks),
+            error=lambda _, predictions, masks: block_error(dense.mean_iou, predictions, masks, dense.has_classes),
             heads=tuple(dense.DECODERS),
             head_option="--decoder",
             nets=dense.NETS,
-            by_class=lambda predictions, masks, _: {"class_iou": dense.class_ious(predictions, masks)},
+            by_class=lambda predictions, masks, classes: {"class_iou": dense.class_ious(predictions, masks, classes)},
             open=open_masks,
             trivial=torch.zeros_like,
             modules=("segmentation_models_pytorch", "torchmetrics"),
@@ -352,7 +376,7 @@ TASKS = {
             loss=dense.detection_loss,
             predict=dense.detect,
             score=dense.mean_average_precision,
-            error=lambda _, boxes, truth: block_error(dense.mean_average_precision, boxes, truth),
+            error=lambda _, boxes, truth: block_error(dense.mean_average_precision, boxes, truth, dense.has_boxes),
             heads=tuple(dense.DETECTORS),
             head_option="--detector",
             nets=dense.NETS,

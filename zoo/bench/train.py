@@ -361,7 +361,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with self.team.whole_batch():
             with _autocast(self.team.device, self.recipe):
-                loss, hits = self.task.loss(self.net, images, labels, self.recipe, self.weights)
+                loss, hits = self.task.loss(self.net, images, labels, self.recipe, self.weights, self.team)
             loss.backward()
         self.optimizer.step()
         return loss, hits
