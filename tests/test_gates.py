@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from structures import FABRIC
 from torch import Tensor
 
 import zoo
-from zoo.analysis.gates import edge_facts, folded
+from zoo.analysis.gates import EdgeFacts, edge_facts, folded
 from zoo.analysis.nets import Options
 from zoo.analysis.prune import Hold, child_of, prune, read_edges
 from zoo.analysis.run import analyse
@@ -110,6 +111,35 @@ def test_the_facts_of_edges() -> None:
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_every_image_has_one_weight_in_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last batch is smaller than the others, and its images are unlike them."""
+    net, edge = fabric(), torch.randn(4, 3, 16, 16)
+    edge[3] *= 100
+    whole, parts = [], []
+    for batch_size, found in ((4, whole), (3, parts)):
+        monkeypatch.setattr("zoo.analysis.gates.BATCH", batch_size)
+        found += [facts.ratio for facts in edge_facts(net, edge, torch.zeros(4, dtype=torch.long))]
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_edges_that_then_lead_nowhere_are_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = read_edges(zoo.create_model("fabric_test", device="meta"))
+    weak = [edge for edge in edges if edge.target == (1, 1)]
+    told = [EdgeFacts(edge, None, None, None, None, None, 0.0 if edge in weak else 10.0) for edge in edges]
+    monkeypatch.setattr("zoo.analysis.gates.edge_facts", lambda *_: told)
+    outcome = analyse("gates", ["fabric_test"], Options(images=2, threshold=5))
+    small = prune(zoo.create_model("fabric_test"), weak)
+    nowhere = [edge for edge in edges if edge.source == (1, 1)]
+    assert len(read_edges(small)) == len(edges) - len(weak) - len(nowhere)
+    assert f"{len(edges)} edges -> {len(read_edges(small))} (" in outcome.notes[1]
+    assert all(child_of(edge) in outcome.notes[1] for edge in nowhere)
+    assert "Random weights, which tell little here: fabric_test." in outcome.notes
+    figure = Figure()
+    outcome.draw(figure)
+    gone = figure.axes[-1].lines[0].get_xdata()
+    assert list(gone)[: len(weak) + 1] == [*range(len(weak)), len(weak) + len(nowhere)]
 
 
 def test_the_analysis(tmp_path: Path) -> None:

@@ -5,15 +5,26 @@ needs. The weights alone mean nothing, because a norm follows: what is read is t
 times gamma / sqrt(var + eps) of its norm. Edges are also removed one by one, which no weight can tell.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.nets import Options, accuracy, check_classes, expand, open_images, open_net, sample, title, untouched
+from zoo.analysis.branches import hooked
+from zoo.analysis.nets import (
+    Options,
+    accuracy,
+    check_classes,
+    expand,
+    fresh_note,
+    open_images,
+    open_net,
+    sample,
+    title,
+    untouched,
+)
 from zoo.analysis.outcome import Outcome, finish, styles
 from zoo.analysis.prune import child_of, prune, read_edges
 from zoo.complexity import count
@@ -55,17 +66,7 @@ def folded(gate: Any) -> Tensor:
     return (factor[:, None] * gate.conv.weight[:, :, 0, 0]).detach()
 
 
-@contextmanager
-def hooked(module: nn.Module, hook: Callable[..., Any]) -> Generator[None]:
-    """Run with a forward hook on a module."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _silent(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+def _silent(_inputs: Any, output: Tensor) -> Tensor:
     return torch.zeros_like(output)
 
 
@@ -90,9 +91,9 @@ def edge_facts(net: Any, images: Tensor, labels: Tensor) -> list[EdgeFacts]:
         ratio = without_skip = None
         if skips:
             ratio = _ratio(net, layer.sum, images)
-            with hooked(layer.project, _silent):
+            with hooked({layer.project: _silent}):
                 without_skip = intact - accuracy(net, images, labels)
-        with hooked(layer, _silent):
+        with hooked({layer: _silent}):
             without_edge = intact - accuracy(net, images, labels)
         found.append(EdgeFacts(edge, *_sizes(kernel), ratio, without_skip, without_edge))
     return found
@@ -111,13 +112,13 @@ def _ratio(net: nn.Module, joint: nn.Module, images: Tensor) -> float:
     """Return the root mean square of the skip over that of the branch; a sum gets both, the branch first."""
     sums: list[Tensor] = []
 
-    def read(_module: nn.Module, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
-        sums.append(torch.stack([part.double().square().mean() for part in inputs]))
+    def read(inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
+        sums.append(torch.stack([part.double().square().sum() for part in inputs]))
 
-    with torch.inference_mode(), untouched(net), hooked(joint, read):
+    with torch.inference_mode(), untouched(net), hooked({joint: read}):
         for batch in images.split(BATCH):
             net(batch)
-    branch, skip = torch.stack(sums).mean(0).sqrt().tolist()
+    branch, skip = torch.stack(sums).sum(0).sqrt().tolist()  # of maps of one shape, so their numbers cancel
     return skip / branch if branch else float("inf")
 
 
@@ -143,8 +144,9 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         judged, tested = (sample(images, half, options.images) for half in ("train", "test"))
         found = edge_facts(net, *judged)
         rows += [{"net": title(name), **_row(facts)} for facts in found]
-        curves[title(name)] = _curve(net, found, tested)
-        notes.append(f"{title(name)}: {_pruned(net, found, options, tested)}")
+        fabrics = _prunings(net, found, tested)
+        curves[title(name)] = [(len(fabric.gone) + len(fabric.led_nowhere), fabric.accuracy) for fabric in fabrics]
+        notes.append(f"{title(name)}: {_pruned(net, found, fabrics, options.threshold, tested[0].shape[1:])}")
         pictures.append((title(name), net.spec, found))
     return Outcome(
         what="gates",
@@ -155,6 +157,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
             "norm, largest, identity: of the gate's folded kernel. ratio: skip over branch, root mean square. "
             "skip, edge: accuracy that is lost without it, in points, on training images.",
             *notes,
+            *fresh_note(names),
         ),
         size=(4.0 * (len(pictures) + 1), 3.6),
     )
@@ -178,32 +181,54 @@ def _row(facts: EdgeFacts) -> dict[str, Any]:
     }
 
 
-def _curve(net: Any, found: Sequence[EdgeFacts], tested: tuple[Tensor, Tensor]) -> list[tuple[int, float]]:
-    """Return test accuracies without the n least needed edges, as long as a path is left."""
+@dataclass(frozen=True)
+class _Pruned:
+    """A fabric without its least needed edges.
+
+    Attributes:
+        gone: Edges that were left out.
+        led_nowhere: Edges that are gone with them, because they then lead nowhere or come from nowhere.
+        accuracy: Accuracy on test images.
+    """
+
+    gone: tuple[Edge, ...]
+    led_nowhere: tuple[Edge, ...]
+    accuracy: float
+
+
+def _prunings(net: Any, found: Sequence[EdgeFacts], tested: tuple[Tensor, Tensor]) -> list[_Pruned]:
+    """Return the fabric without the n least needed edges for each n from 0 on, as long as a path is left."""
     order = [facts.edge for facts in sorted(found, key=lambda facts: facts.without_edge)]
-    curve = []
+    fabrics: list[_Pruned] = []
+    kept: tuple[Edge, ...] | None = None
     for number in range(len(order)):
+        gone = tuple(order[:number])
         try:
-            small = prune(net, order[:number])
+            small = prune(net, gone)
         except ValueError:
             break
-        curve.append((number, accuracy(small, *tested)))
-    return curve
+        former, kept = kept, read_edges(small)
+        score = fabrics[-1].accuracy if kept == former else accuracy(small, *tested)  # the next edge was gone already
+        fabrics.append(_Pruned(gone, tuple(edge for edge in order if edge not in {*kept, *gone}), score))
+    return fabrics
 
 
-def _pruned(net: Any, found: Sequence[EdgeFacts], options: Options, tested: tuple[Tensor, Tensor]) -> str:
-    weak = [facts.edge for facts in found if facts.without_edge < options.threshold]
-    try:
-        small = prune(net, weak)
-    except ValueError as error:
-        return f"not pruned at {options.threshold:g} points: {error}"
-    chs, height, width = tested[0].shape[1:]
-    size = chs, height, width
-    before, after = (count(prune(net, ()), size), count(small, size))
+def _pruned(
+    net: Any, found: Sequence[EdgeFacts], fabrics: Sequence[_Pruned], threshold: float, size: Sequence[int]
+) -> str:
+    number = sum(facts.without_edge < threshold for facts in found)
+    if number >= len(fabrics):
+        return f"not pruned at {threshold:g} points: without these {number} edges no path is left to the head"
+    fabric = fabrics[number]
+    chs, height, width = size
+    before, after = (count(prune(net, gone), (chs, height, width)) for gone in ((), fabric.gone))
+    left = len(found) - number - len(fabric.led_nowhere)
+    nowhere = ", ".join(child_of(edge) for edge in fabric.led_nowhere)
     return (
-        f"pruned of edges below {options.threshold:g} points: {len(found)} edges -> {len(read_edges(small))}, "
+        f"pruned of edges below {threshold:g} points: {len(found)} edges -> {left}"
+        f"{f' ({nowhere} led nowhere then)' if nowhere else ''}, "
         f"{before.params:,} parameters -> {after.params:,}, {before.macs / 1e6:.1f} M multiply-adds -> "
-        f"{after.macs / 1e6:.1f} M, test accuracy {accuracy(net, *tested):.2f} % -> {accuracy(small, *tested):.2f} %"
+        f"{after.macs / 1e6:.1f} M, test accuracy {fabrics[0].accuracy:.2f} % -> {fabric.accuracy:.2f} %"
     )
 
 
@@ -215,7 +240,7 @@ def _draw(figure: Any, pictures: Sequence[tuple[str, Any, list[EdgeFacts]]], cur
     for name, looks in styles(list(curves)):
         numbers, scores = zip(*curves[name], strict=True)
         panels[-1].plot(numbers, scores, **looks)
-    finish(panels[-1], "edges left out, the least needed first", "test accuracy [%]", legend=len(curves) > 1)
+    finish(panels[-1], "edges that are gone, the least needed first", "test accuracy [%]", legend=len(curves) > 1)
 
 
 def _draw_grid(axes: Any, spec: Any, found: Sequence[EdgeFacts]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.analysis.effective import output_of
 from zoo.analysis.field import FEATURES, region_of
 from zoo.analysis.flow import record
-from zoo.analysis.nets import Options, expand, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
 from zoo.analysis.outcome import Outcome, tiles
 from zoo.escape import for_picture
 
@@ -260,6 +260,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         notes=(
             "start, reached: value of the unit at the beginning and the end of the ascent. value: of the best image "
             "of the set, at this position of its map. The CSV has nine patches a unit.",
+            *fresh_note(names),
         ),
         size=(8.0, 0.78 * len(strips) + 0.2),
     )
