@@ -1,9 +1,12 @@
 """`benchmarks/gpu.py`, and what only a GPU can tell of fused and lean nets (marked ``gpu``)."""
 
+import gc
 import json
 import multiprocessing
+import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,48 @@ def test_the_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> N
     [job] = gpu.plan(gpu.build_parser().parse_args(["vgg16_bn", "--batch", "64", "--no-compile"]))[:1]
     assert list(gpu.fit(job)) == [{"batch": 16}]
     assert asked == [64, 32, 16]
+
+
+def test_each_job_starts_without_the_nets_of_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net that holds itself, as fused ones do, would count as memory that was there before."""
+
+    class Stop(Exception):
+        pass
+
+    def added_memory(*args: Any) -> None:
+        raise Stop("garbage" if old() is not None else "clean")
+
+    monkeypatch.setattr(gpu.measure, "added_memory", added_memory)
+    [job] = gpu.plan(gpu.build_parser().parse_args(["vgg16_bn", "--device", "cpu", "--no-compile"]))[:1]
+    gc.disable()
+    try:
+        net: Any = torch.nn.Identity()
+        net.report = {"net": net}
+        old = weakref.ref(net)
+        del net
+        with pytest.raises(Stop, match="clean"):
+            list(gpu.measure_job(job, 2))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["late", "in time"])
+def test_gpu_tests_that_are_not_done_in_time_are_failures(
+    seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(command: list[str], timeout: float, **options: Any) -> Any:
+        if timeout < 1:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0, stdout="1 passed")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(gpu, "plan", lambda args: [])
+    argv = ["--device", "cpu", "--seconds", str(4 * seconds), "--out", str(tmp_path / "gpu.jsonl")]
+    if seconds:
+        gpu.main(argv)
+    else:
+        with pytest.raises(SystemExit, match="1 of 1 lines are failures"):
+            gpu.main(argv)
 
 
 @pytest.mark.slow
