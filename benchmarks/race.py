@@ -1,11 +1,11 @@
 """Hold a race of eight nets on 2,000 garments of Fashion-MNIST against training all eight to the end.
 
-python benchmarks/race.py                                   both, on two cores, a budget of ten minutes
+python benchmarks/race.py --out ../race                     both, on two cores, a budget of ten minutes
 python benchmarks/race.py --pictures 200 --epochs 3 --out ../race     a miniature
 
 Both have the same nets, recipe, pictures and validation half, and the exhaustive run trains as many epochs as the
 winner of the race. Result lines go to OUT/race and OUT/exhaustive, the comparison to OUT/race.md. Times are those of
-this call, so delete OUT before measuring again: runs that are in it are not trained.
+this call, so an OUT that holds results already is an error: runs that are in it would not be trained.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from zoo.datasets import fashion
 from zoo.datasets.split import systematic_split
 from zoo.files import write_in_folder
 from zoo.racing import Outcome, race
-from zoo.results.store import read_if_there
+from zoo.results.store import RESULTS, read_if_there
 
 OUT = Path(__file__).resolve().parent / "results" / "race"
 NETS = (
     *("lenet5_cifar", "plain20_cifar", "resnet20_cifar", "preresnet20_cifar"),
     *("seresnet20_projection_cifar", "resnext20_4x8d_cifar", "highway11_cifar", "fabric_a_l3_s3_c32x2_post_cifar"),
 )
+RACE, EXHAUSTIVE = "race", "exhaustive"
 EPOCHS = 18
 VALIDATION = 0.1
 
@@ -80,8 +81,8 @@ def report(outcome: Outcome, lines: Sequence[Mapping[str, Any]], seconds: Mappin
     ]
     return "\n".join(
         [
-            f"The race took {seconds['race']:.0f} s, the exhaustive run {seconds['exhaustive']:.0f} s: "
-            f"{seconds['race'] / seconds['exhaustive']:.2f} of its time.",
+            f"The race took {seconds[RACE]:.0f} s, the exhaustive run {seconds[EXHAUSTIVE]:.0f} s: "
+            f"{seconds[RACE] / seconds[EXHAUSTIVE]:.2f} of its time.",
             "",
             tabulate(raced, ["race", "dropped", "epochs", "validation [%]", "behind"], "pipe", disable_numparse=True),
             "",
@@ -113,7 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; 1 if a run failed."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    for name in (RACE, EXHAUSTIVE):
+        if (there := args.out / name / RESULTS).exists():
+            parser.error(f"out: {there} holds results of an earlier call: delete it, or name another by --out")
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "garments"
@@ -136,11 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with ProgressBar() as listener:
             start = time.perf_counter()
-            outcome = race(request("race", args.epochs), budget=args.budget, listener=listener)
-            seconds["race"] = time.perf_counter() - start
+            outcome = race(request(RACE, args.epochs), budget=args.budget, listener=listener)
+            seconds[RACE] = time.perf_counter() - start
             start = time.perf_counter()
-            done = run(request("exhaustive", outcome.rounds[-1].epochs), listener)
-            seconds["exhaustive"] = time.perf_counter() - start
+            done = run(request(EXHAUSTIVE, outcome.rounds[-1].epochs), listener)
+            seconds[EXHAUSTIVE] = time.perf_counter() - start
     if done.failures:
         print("\n".join(done.failures), file=sys.stderr)
         return 1

@@ -26,6 +26,7 @@ from zoo.datasets.external import DataLocation
 from zoo.datasets.scenes import Scenes
 from zoo.results.recipe import Recipe
 from zoo_cli import main
+from zoo_cli.predict import mask_paths
 
 SIDE = 64
 RECIPE = Recipe(epochs=1, batch_size=2, lr=1e-3, optimizer="adamw", image_size=SIDE)
@@ -388,6 +389,11 @@ def test_own_pictures_are_learned_kept_tested_and_found(
 
     pictures = [str(root / "validation/images/1.png"), str(root / "classes.txt"), str(root / "validation/images/0.png")]
     words = ["predict", *pictures, "--weights", str(folder), "--device", "cpu"]
+    if task == "segment":
+        before = Path(pictures[0]).read_bytes()
+        assert main([*words, "--masks", str(root / "validation/images")]) == 2
+        assert "images/1.png: name another folder" in capsys.readouterr().err
+        assert Path(pictures[0]).read_bytes() == before
     words += ["--masks", str(tmp_path / "masks")] if task == "segment" else ["--min-score", "0"]
     assert main([*words, "--format", "jsonl"]) == 1
     first, broken, last = map(json.loads, capsys.readouterr().out.splitlines())
@@ -408,6 +414,18 @@ def test_own_pictures_are_learned_kept_tested_and_found(
         boxes = [found["box"] for found in first["boxes"]]
         assert all(0 <= x0 <= x1 <= 2 * SIDE and 0 <= y0 <= y1 <= SIDE for x0, y0, x1, y1 in boxes)
         assert len(rows) == max(1, len(boxes)) + 1 + max(1, len(last["boxes"]))
+
+
+def test_masks_have_names_of_their_own_and_overwrite_no_picture(tmp_path: Path) -> None:
+    pictures = [Path(name) for name in ("x/a.jpg", "y/a.jpg", "a-2.jpg", "a.jpg", "a-2.jpg")]
+    names = [path.name for path in mask_paths(pictures, tmp_path)]
+    assert names == ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "a-2-3.png"]
+    assert mask_paths([tmp_path / "b.jpg"], tmp_path) == [tmp_path / "b.png"]
+    (tmp_path / "link").symlink_to(tmp_path)
+    for pictures in ([tmp_path / "b.png"], [Path("x/b.jpg"), tmp_path / "b.png"]):
+        for folder in (tmp_path, tmp_path / "link"):
+            with pytest.raises(ValueError, match=r"a mask would overwrite the picture .*b\.png: name another folder"):
+                mask_paths(pictures, folder)
 
 
 def test_options_of_another_task_are_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

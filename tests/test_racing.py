@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from zoo.racing import KEPT, Limits, Outcome, Round, candidates, fit_budget, rac
 from zoo.results.topologies import topology_of
 from zoo_cli import main
 from zoo_cli.race import span
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import race as measured
 
 NAMES = ["preresnet20_cifar", "resnet20_cifar", "preresnet56_cifar", "resnet56_cifar"]
 
@@ -292,3 +296,22 @@ def test_times_are_read_as_people_write_them() -> None:
         "45": 45,
     }
     assert span(None) is None
+
+
+def test_the_measurement_touches_no_results_of_an_earlier_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: Any) -> None:
+        raise AssertionError("the measurement begins")
+
+    monkeypatch.setattr(measured, "write_pictures", begun)
+    (tmp_path / "exhaustive").mkdir()
+    (tmp_path / "exhaustive/results.jsonl").touch()
+    for words in ([], ["--out", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            measured.main(words)
+        assert ended.value.code == 2
+        message = "results.jsonl holds results of an earlier call: delete it, or name another by --out"
+        assert message in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="the measurement begins"):
+        measured.main(["--out", str(tmp_path / "new")])

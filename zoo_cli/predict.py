@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -124,9 +124,14 @@ def _found_lines(args: argparse.Namespace, device: str) -> Iterator[tuple[str, b
 
     net = open_finder(args.weights, device=device)
     least = LEAST_SCORE if args.min_score is None else args.min_score
-    found = net(_named(args.pictures), least=least, batch_size=args.batch_size or 16, workers=args.workers)
+    pictures = _named(args.pictures)
+    masks = None
+    if args.masks is not None:
+        pictures = list(pictures)
+        masks = mask_paths(pictures, args.masks)
+    found = net(pictures, least=least, batch_size=args.batch_size or 16, workers=args.workers)
     if net.task == "segment":
-        return _pixel_lines(found, args.format, min(args.top or 5, len(net.classes)), args.masks)
+        return _pixel_lines(found, args.format, min(args.top or 5, len(net.classes)), masks)
     return _box_lines(found, args.format, args.top)
 
 
@@ -156,15 +161,14 @@ def _lines(found: Iterator[Any], form: str, top: int) -> Iterator[tuple[str, boo
             yield json.dumps(told), bool(prediction.error)
 
 
-def _pixel_lines(found: Iterator[Any], form: str, top: int, masks: Path | None) -> Iterator[tuple[str, bool]]:
+def _pixel_lines(found: Iterator[Any], form: str, top: int, masks: list[Path] | None) -> Iterator[tuple[str, bool]]:
     """Write the masks, and yield the lines as `_lines` does."""
     if form == "csv":
         names = [f"{column}{i}" for i in range(1, top + 1) for column in ("class", "share")]
         yield _row(["picture", *names, *["mask"] * (masks is not None), "error"]), False
-    taken: Counter[str] = Counter()
-    for one in found:
+    for i, one in enumerate(found):
         pairs = list(zip(one.classes, one.values, strict=True))[:top]
-        mask = "" if masks is None or one.mask is None else str(_write_mask(one, masks, taken))
+        mask = "" if masks is None or one.mask is None else str(_write_mask(one, masks[i]))
         if form == "csv":
             cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
             cells += [""] * (2 * top - len(cells))
@@ -176,16 +180,33 @@ def _pixel_lines(found: Iterator[Any], form: str, top: int, masks: Path | None) 
             yield json.dumps(told | ({"error": one.error} if one.error else {})), bool(one.error)
 
 
-def _write_mask(one: Any, folder: Path, taken: Counter[str]) -> Path:
-    """Write a mask under its picture's name; a number tells pictures of one name apart."""
+def mask_paths(pictures: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a path for the mask of each picture, with its name; a number tells pictures of one name apart.
+
+    Raises:
+        ValueError: If a mask would take the place of a picture.
+    """
+    given = {picture.resolve() for picture in pictures}
+    last: Counter[str] = Counter()
+    taken: dict[Path, None] = {}
+    for stem in (picture.stem for picture in pictures):
+        path = None
+        while path is None or path in taken:
+            last[stem] += 1
+            path = folder / (f"{stem}.png" if last[stem] == 1 else f"{stem}-{last[stem]}.png")
+        if path.resolve() in given:
+            raise ValueError(f"masks {str(folder)!r}: a mask would overwrite the picture {path}: name another folder")
+        taken[path] = None
+    return list(taken)
+
+
+def _write_mask(one: Any, path: Path) -> Path:
+    """Write a mask in the colours of its classes."""
     from PIL import Image
 
     from zoo.bench.prediction_pictures import colour_of
     from zoo.files import replacing
 
-    stem = Path(one.picture).stem
-    taken[stem] += 1
-    path = folder / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")
     image = Image.fromarray(one.mask)
     image.putpalette([int(colour_of(label)[i : i + 2], 16) for label in range(256) for i in (1, 3, 5)])
     with replacing(path) as file:
