@@ -1,9 +1,11 @@
 """Shape or texture: the images have the cues that they say, and a net that knows one cue alone is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_analyses import kept
 from torch import Tensor, nn
 
 from zoo.analysis.cues import Bias, cue_bias
@@ -72,15 +74,50 @@ def test_the_halves_are_normalised_and_made_the_same_each_time() -> None:
 
 def test_the_analysis_asks_for_trained_nets() -> None:
     assert Bias(90, 30, 10, 0, 0).shape_bias == 75
-    assert Bias(90, 0, 0, 0, 0).shape_bias == 50
+    assert Bias(90, 0, 0, 0, 0).shape_bias is None
     with pytest.raises(
         ValueError, match=r"'lenet_test' must be trained on the two cues: zoo bench NAME --dataset cues"
     ):
         analyse("shape-or-texture", ["lenet_test"], Options(images=3))
 
 
+def test_nets_of_other_sets_are_refused(tmp_path: Path) -> None:
+    """Also one with as many classes: that it has seen no cue is no bias."""
+    digits = kept(tmp_path / "digits", load_dataset("digits"), classes=10)
+    with pytest.raises(ValueError, match=r"must be trained on the two cues"):
+        analyse("shape-or-texture", [digits], Options(images=3))
+    assert analyse("shape-or-texture", [kept(tmp_path / "cues", load_dataset("cues"), classes=10)], Options(images=3))
+    other = replace(load_dataset("cues"), classes=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match=r"the images of cues are not those that"):
+        analyse("shape-or-texture", [kept(tmp_path / "other", other, classes=10)], Options(images=3))
+
+
+class Silent(nn.Module):
+    """Names no class but one of its own, and counts the images that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return nn.functional.one_hot(torch.full((len(x),), 10), 11).float()
+
+
+def test_no_bias_is_invented_and_all_kinds_of_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Silent()
+    monkeypatch.setattr("zoo.analysis.cues.trained_on", lambda _: "cues")
+    monkeypatch.setattr("zoo.analysis.cues.open_net", lambda *_: net)
+    outcome = analyse("shape-or-texture", ["lenet5_cifar"], Options(images=7))
+    assert outcome.rows[0]["shape_bias"] is None
+    assert outcome.csv().endswith(",\n")
+    assert outcome.picture("png")
+    assert len(net.seen) == 4
+    assert max(net.seen) <= 7
+
+
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.analysis.cues.is_fresh", lambda name: False)
+    monkeypatch.setattr("zoo.analysis.cues.trained_on", lambda _: "cues")
     outcome = analyse("shape-or-texture", ["lenet5_cifar"], Options(images=3))
     assert [path.suffix for path in outcome.write(tmp_path)] == [".csv", ".png", ".svg"]
     [row] = outcome.rows

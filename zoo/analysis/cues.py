@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.nets import Options, accuracy, expand, is_fresh, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, accuracy, expand, open_images, open_net, sample, title, trained_on, untouched
 from zoo.analysis.outcome import Outcome
 from zoo.datasets.built_in import load_dataset
-from zoo.datasets.cues import CLASSES, Conflicts, conflicting
-from zoo.escape import for_picture
+from zoo.datasets.cues import Conflicts, conflicting
+from zoo.escape import for_picture, for_terminal
 from zoo.evaluation import pooled
 
 CUES = "cues"
@@ -43,10 +43,10 @@ class Bias:
     texture_alone: float
 
     @property
-    def shape_bias(self) -> float:
-        """Share of shapes among the answers that name one of the two cues; 50 if none does."""
+    def shape_bias(self) -> float | None:
+        """Share of shapes among the answers that name one of the two cues; None if none does."""
         named = self.shape + self.texture
-        return 100 * self.shape / named if named else 50.0
+        return 100 * self.shape / named if named else None
 
 
 def cue_bias(net: nn.Module, agreeing: tuple[Tensor, Tensor], conflicts: Conflicts) -> Bias:
@@ -74,32 +74,36 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
 
     Args:
         names: Folders of nets that were trained on the set ``cues``.
-        options: ``images`` and ``seed``.
+        options: ``images``, which bounds each kind of images, and ``seed``.
 
     Raises:
-        ValueError: If a net has not ten classes, or fresh weights.
+        ValueError: If a net was not trained on the set, or ``images`` is below 1.
     """
     cues: Any = load_dataset(CUES)
     digits: Any = load_dataset("digits")
     agreeing = sample(cues, "test", options.images)
     conflicts = conflicting(cues, digits, options.seed)
+    few = conflicts.every(-(-len(conflicts.both) // options.images))
     found: dict[str, Bias] = {}
     for name in expand(names):
-        net = open_net(name)
-        if is_fresh(name) or net.num_classes != CLASSES:
-            raise ValueError(f"{title(name)!r} must be trained on the two cues: zoo bench NAME --dataset {CUES}")
-        found[title(name)] = cue_bias(net, agreeing, conflicts)
+        if trained_on(name) != CUES:
+            raise ValueError(
+                f"{for_terminal(title(name))!r} must be trained on the two cues: zoo bench NAME --dataset {CUES}"
+            )
+        open_images(name, Options())  # compares the images that it was trained on
+        found[title(name)] = cue_bias(open_net(name), agreeing, few)
+    values = {name: {**asdict(bias), "shape_bias": bias.shape_bias} for name, bias in found.items()}
     rows = [
-        {"net": name, **{key: round(value, 3) for key, value in asdict(bias).items()}}
-        | {"shape_bias": round(bias.shape_bias, 3)}
-        for name, bias in found.items()
+        {"net": name, **{key: None if value is None else round(value, 3) for key, value in measured.items()}}
+        for name, measured in values.items()
     ]
     return Outcome(
         what="shape-or-texture",
         rows=rows,
         draw=lambda figure: _draw(figure, found, cues, conflicts),
         notes=(
-            "All in percent. shape, texture: answers where the two disagree. shape_bias: shape / (shape + texture). "
+            "All in percent. shape, texture: answers where the two disagree. shape_bias: shape / (shape + texture), "
+            "nothing if no answer names either. "
             "A set of our own: nothing here compares with published shape biases.",
         ),
         size=(8.0, 2.6 + 0.25 * len(found)),
@@ -129,7 +133,8 @@ def _draw(figure: Any, found: dict[str, Bias], cues: Any, conflicts: Conflicts) 
     others = [100 - a - b for a, b in zip(shapes, textures, strict=True)]
     axes.barh(places, others, left=[100 - other for other in others], color="0.85", label="another class")
     for place, bias in zip(places, found.values(), strict=True):
-        axes.text(50, place, f"shape bias {bias.shape_bias:.0f} %", ha="center", va="center", fontsize=7)
+        told = "no cue named" if bias.shape_bias is None else f"shape bias {bias.shape_bias:.0f} %"
+        axes.text(50, place, told, ha="center", va="center", fontsize=7)
     axes.set_yticks(places, [for_picture(name) for name in found], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("answers where shape and texture disagree [%]")

@@ -112,6 +112,12 @@ def is_fresh(name: str) -> bool:
     return not Path(name).is_dir() and not registry.has_tag(name)
 
 
+def trained_on(name: str) -> str:
+    """Return the name of the image set that a net in a folder was trained on; nothing for other nets."""
+    line = kept_line(name) if Path(name).is_dir() else None
+    return line["dataset"]["name"] if line else ""
+
+
 def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = False, **overrides: Any) -> Any:
     """Return a net in evaluation mode.
 

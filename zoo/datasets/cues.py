@@ -7,7 +7,7 @@ a random phase. In training and testing both cues agree, so that a net may use e
 cues disagree, and images with one of them alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import pi
 
 import torch
@@ -39,6 +39,10 @@ class Conflicts:
     texture: Tensor
     shapes: Tensor
     textures: Tensor
+
+    def every(self, step: int) -> "Conflicts":
+        """Return every ``step``-th of the images."""
+        return Conflicts(*(getattr(self, field.name)[::step] for field in fields(self)))
 
 
 def cues_from(digits: Dataset) -> Dataset:
