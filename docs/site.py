@@ -138,14 +138,25 @@ def results_of(family: str, entry: Entry) -> dict[str, str]:
     nets = [net for net in measured(family) if net[0] == "digits"]
     errors = {name: f"{tag.top1_error:g} %" for name, tag in entry.weights.items() if tag.top1_error is not None}
     figures = [figure for figure in published_figures(entry.name) if figure.series in SOURCES]
-    best = f"{figures[0].top1_error:g} % on {figures[0].dataset} ({figures[0].series})" if figures else "none"
+    best = "none"
+    if figures:
+        first = figures[0]
+        best = f"{first.top1_error:g} % on {first.dataset} ({first.series}; {first.protocol})"
     return {
         "error in the paper": best,
         "weights": "; ".join(f"`{name}` {error}" for name, error in list(errors.items())[:3]) or "none",
-        "measured on digits": f"{min(n.score for _, n in nets):.1%} to {max(n.score for _, n in nets):.1%}"
-        if nets
-        else "none",
+        "measured on digits": measured_range([net for _, net in nets]),
     }
+
+
+def measured_range(nets: list[NetResult]) -> str:
+    """Return the range of accuracies by the study's own recipe, or else by others, each of which is named."""
+    ranges = []
+    for recipe in sorted({net.recipe for net in nets}):  # the study's own has no name, and comes first
+        scores = [net.score for net in nets if net.recipe == recipe]
+        ranges.append(f"{min(scores):.1%} to {max(scores):.1%}" + (f" ({recipe})" if recipe else ""))
+    own = ranges[:1] if any(not net.recipe for net in nets) else ranges
+    return "; ".join(own) or "none"
 
 
 # ---- a page a family
@@ -218,24 +229,35 @@ def comparisons() -> list[tuple[str, NetResult]]:
 
 
 def measured(family: str) -> list[tuple[str, NetResult]]:
-    """Return the measured nets of a family, the best first."""
+    """Return the measured nets of a family by image set and recipe, the best first."""
     own = [(dataset, net) for dataset, net in comparisons() if net.family == family]
-    return sorted(own, key=lambda pair: (pair[0], -pair[1].score))
+    return sorted(own, key=lambda pair: (pair[0], pair[1].recipe, -pair[1].score))
 
 
 def measured_table(family: str) -> str:
     """Return what the studies have measured."""
     rows = [
         [
-            *(f"`{net.net}`", dataset, f"{net.params:,}", f"{net.macs / 1e6:,.1f} M", f"{net.score:.2%}"),
+            *(
+                f"`{net.net}`",
+                dataset,
+                net.recipe or "-",
+                f"{net.params:,}",
+                f"{net.macs / 1e6:,.1f} M",
+                f"{net.score:.2%}",
+            ),
             *(f"{net.spread:.2%}" if net.spread is not None else "-", net.seeds),
         ]
         for dataset, net in measured(family)
     ]
     if not rows:
         return "Not in the [study](../study.md)."
-    head = ["net", "images", "parameters", "multiply-adds", "accuracy", "deviation over seeds", "seeds"]
-    return table(rows, head) + "\n\nFrom the [study](../study.md), which says what such figures can tell and what not."
+    head = ["net", "images", "recipe", "parameters", "multiply-adds", "accuracy", "deviation over seeds", "seeds"]
+    return (
+        table(rows, head) + "\n\nFrom the [study](../study.md), which says what such figures can tell and what not. "
+        "Compare within one image set and recipe: `-` is the one of most nets on these images, others are named by "
+        "what differs from it."
+    )
 
 
 def weights_table(entries: list[Entry]) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,32 @@ def test_a_family_page_tells_all() -> None:
         assert part in page, part
     assert re.search(r"`lenet5_cifar \+ .*` +\| digits", page), "measured by the study"
     assert "| 16 px " in page, "receptive field"
+
+
+def test_measured_nets_name_their_recipe() -> None:
+    special = [(family, dataset, net) for family in zoo.families() for dataset, net in SITE["measured"](family)]
+    special = [(family, dataset, net) for family, dataset, net in special if net.recipe]
+    assert special
+    for family, dataset, net in special:
+        row = next(
+            line
+            for line in SITE["measured_table"](family).splitlines()
+            if f"`{net.net}`" in line and f" {dataset} " in line and f"{net.score:.2%}" in line
+        )
+        assert f"| {net.recipe} " in row
+    assert re.search(r"\| digits +\| - ", SITE["measured_table"]("resnet"))
+
+
+def test_ranges_of_the_gallery_are_of_one_recipe() -> None:
+    def net(recipe: str, score: float) -> Any:
+        return SimpleNamespace(recipe=recipe, score=score)
+
+    own, other = [net("", 0.95), net("", 0.97)], [net("lr=0.02", 0.5), net("lr=0.02", 0.99)]
+    assert SITE["measured_range"]([*other, *own]) == "95.0% to 97.0%"
+    assert SITE["measured_range"](other) == "50.0% to 99.0% (lr=0.02)"
+    assert SITE["measured_range"]([]) == "none"
+    entry = zoo.model_entry("densenet121")
+    assert SITE["results_of"]("densenet", entry)["error in the paper"].endswith("(paper; single crop)")
 
 
 def test_the_navigation_names_families_as_their_pages_do() -> None:
