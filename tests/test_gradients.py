@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import zoo
@@ -16,7 +17,7 @@ from zoo.analysis.branches import hooked, units_of, without
 from zoo.analysis.gradients import chain_of, gains, layer_gradients
 from zoo.analysis.nets import Options, settled
 from zoo.analysis.path_gradients import effective_range, path_gradients
-from zoo.analysis.responses import CONVOLUTION, NORM, responses
+from zoo.analysis.responses import CONVOLUTION, NORM, Response, responses
 from zoo.analysis.run import analyse
 
 SIZE = (3, 16, 16)
@@ -137,6 +138,46 @@ def test_responses_without_a_norm_are_those_of_convolutions() -> None:
     assert last.std == pytest.approx(float(seen[0].double().std(correction=0)), rel=1e-6)
     with pytest.raises(ValueError, match="has no 3x3 convolution"):
         responses(nn.Conv2d(3, 4, 1), images())
+
+
+class Normed(nn.Sequential):
+    """Two 3x3 convolutions with norms, each with its activation in the norm, or behind it."""
+
+    def __init__(self, *norms: nn.Module) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), norms[0], nn.Conv2d(8, 8, 3), norms[1])
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self(x)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_responses_stand_in_front_of_the_activation_of_a_norm(inplace: bool) -> None:
+    """timm's norms have an activation within: behind it the deviation is another one."""
+    norms = [BatchNormAct2d(8, inplace=inplace) for _ in range(2)]
+    net = settled(Normed(*norms), images())
+    assert [(layer.behind, round(layer.std, 2)) for layer in responses(net, images())] == [(NORM, 1.0)] * 2
+
+
+def test_an_activation_that_cannot_be_parted_from_its_norm_is_not_called_a_norm() -> None:
+    class Both(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    net = Normed(Both(8), Both(8)).eval()
+    found = responses(net, images())
+    assert {layer.behind for layer in found} == {CONVOLUTION}
+    assert found[0].std == pytest.approx(float(net[0](images()).detach().double().std(correction=0)), rel=1e-6)
+
+
+def test_norms_of_other_kinds_are_norms() -> None:
+    net = Normed(nn.GroupNorm(2, 8), nn.GroupNorm(8, 8)).eval()
+    assert [(layer.behind, round(layer.std, 2)) for layer in responses(net, images())] == [(NORM, 1.0)] * 2
+
+
+def test_the_median_of_an_even_number_is_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [Response(name=str(std), behind=NORM, std=std) for std in (1.0, 2.0, 3.0, 8.0)]
+    monkeypatch.setattr("zoo.analysis.responses.responses", lambda *_: told)
+    assert analyse("responses", ["lenet_test"], Options(images=2)).shown[0]["median"] == "2.500"
 
 
 def test_gradients_of_layers_are_those_of_autograd() -> None:

@@ -5,15 +5,17 @@ any other non-linearity (activation or sum). Residual nets respond less than pla
 than shallow ones: each layer changes the signal less.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.analysis.branches import hooked
-from zoo.analysis.flow import Constant, record
+from zoo.analysis.flow import Constant, Flow, Op, record
 from zoo.analysis.nets import (
     Options,
     expand,
@@ -29,6 +31,8 @@ from zoo.analysis.nets import (
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
 
 NORM, CONVOLUTION = "norm", "convolution"
+NORMS = "batch_norm", "group_norm", "layer_norm"
+"""Parts of the names of norms among operators."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class Response:
 
     Attributes:
         name: Dotted name of the convolution.
-        behind: ``NORM`` if it was measured behind the norm that alone reads the convolution; else ``CONVOLUTION``.
+        behind: ``NORM`` if it was measured behind the norm that alone reads the convolution, and in front of any
+            activation; else ``CONVOLUTION``.
         std: Standard deviation over images, positions and channels.
     """
 
@@ -89,14 +94,21 @@ def _layers(net: nn.Module, input_size: Sequence[int]) -> dict[str, tuple[str, s
         if op.name != "convolution" or not isinstance(weight, Constant) or weight.shape[2:] != (3, 3):
             continue
         readers = [reader for reader in flow.ops if op.outputs[0] in reader.inputs]
-        norms = {reader.module for reader in readers if "batch_norm" in reader.name}
-        if len(readers) == len(norms) == 1:
-            found[op.module] = norms.pop(), NORM
-        else:
-            found[op.module] = op.module, CONVOLUTION
+        giver = _giver(flow, readers[0]) if len(readers) == 1 and any(n in readers[0].name for n in NORMS) else ""
+        found[op.module] = (giver, NORM) if giver else (op.module, CONVOLUTION)
     if not found:
         raise ValueError("the net has no 3x3 convolution: responses are measured behind these")
     return found
+
+
+def _giver(flow: Flow, norm: Op) -> str:
+    """Return the first module that hands on what a norm gives, unchanged; nothing if an activation acts before.
+
+    A module of timm that ends in an activation of its own gives another map than its norm, but a part of it may not.
+    """
+    called = Counter(call.module for call in flow.calls)
+    givers = [call.module for call in flow.calls if call.outputs == norm.outputs[:1] and called[call.module] == 1]
+    return givers[0] if givers else ""
 
 
 def analyse(names: Sequence[str], options: Options) -> Outcome:
@@ -124,8 +136,8 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
                 "net": name,
                 "3x3s": len(values),
                 "behind a norm": sum(layer.behind == NORM for layer in layers),
-                "mean": f"{sum(values) / len(values):.3f}",
-                "median": f"{values[len(values) // 2]:.3f}",
+                "mean": f"{fmean(values):.3f}",
+                "median": f"{median(values):.3f}",
                 "smallest": f"{values[0]:.3f}",
                 "largest": f"{values[-1]:.3f}",
             }
