@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from test_images import write_mnist
 import zoo
 from zoo.bench.tasks import TASKS
 from zoo.datasets import decode as decoding
+from zoo.datasets import library
 from zoo.datasets.check import check_halves
 from zoo.datasets.decode import PictureError, decode, read_file
 from zoo.datasets.external import DataLocation, Stream, open_set
@@ -655,6 +657,22 @@ def test_class_maps_give_the_labels(tmp_path: Path) -> None:
         assert message in refusal(lambda: read_class_map(path))
     path.write_bytes(b"\x80\x04\x95")
     assert "must be a text file with one class a line" in refusal(lambda: read_class_map(path))
+
+
+def test_labels_that_are_texts_are_found_without_comparing_all() -> None:
+    compared: list[str] = []
+
+    class Label(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(self)
+            return str(self) == str(other)
+
+    labels = [Label(f"class {i}") for i in reversed(range(300))]
+    assert library._labels(SimpleNamespace(iter_targets=lambda: iter(labels))) == list(reversed(range(300)))
+    assert len(compared) < len(labels)
 
 
 # ---------------------------------------------------------------- measuring

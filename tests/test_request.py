@@ -129,6 +129,30 @@ def test_a_wrong_request_is_told_when_it_is_made(wrong: dict[str, Any], message:
         Request(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"task": "detect", "changes": {"class_weights": "balanced"}}, "class_weights must be '' for detection"),
+        ({"task": "detect", "changes": {"label_smoothing": 0.1}}, "label_smoothing must be 0 for detection, got 0.1"),
+        ({"task": "segment", "changes": {"flip": True}}, "flip must be False for task segment"),
+    ],
+)
+def test_a_recipe_that_a_task_cannot_follow_is_told_before_the_images_are_read(
+    wrong: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("zoo.bench.request.load", lambda *_: pytest.fail("the images are read"))
+    with pytest.raises(ValueError, match=message):
+        prepare(Request(**wrong, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("name", "message"), [("lenet_test", "has no units"), ("plain20_cifar", "0 for a plain net")])
+def test_paths_of_a_net_without_branches_are_told_before_the_training(name: str, message: str, tmp_path: Path) -> None:
+    request = Request(models=[name], changes={"epochs": 1, "paths": 4}, out=tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match=f"^{name}: .*{message}"):
+        run(request)
+    assert not (tmp_path / "out/results.jsonl").exists()
+
+
 def test_a_batch_larger_than_the_set_is_told_before_the_training(tmp_path: Path) -> None:
     request = Request(models=["lenet_test"], changes={"batch_size": 1000}, out=tmp_path / "out", device="cpu")
     with pytest.raises(ValueError, match=r"batch_size 1000 exceeds the 897 training images of digits"):

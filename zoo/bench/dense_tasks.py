@@ -219,19 +219,22 @@ def build_detector(run: Run, dataset: ImageSet) -> nn.Module:
     )
 
 
+def check_detection(recipe: Recipe) -> None:
+    """Raise ValueError if a recipe changes the loss of a classification: detectors have their own."""
+    for name, neutral in (("label_smoothing", 0), ("class_weights", "")):
+        if (value := getattr(recipe, name)) != neutral:
+            raise ValueError(f"recipe field {name} must be {neutral!r} for detection, got {value!r}")
+
+
 def detection_loss(
     model: nn.Module,
     images: Tensor,
     targets: Sequence[Mapping[str, Tensor]],
     recipe: Recipe,
-    weights: Tensor | None = None,
-    _: Team | None = None,
+    *_: Tensor | Team | None,
 ) -> tuple[Tensor, None]:
     """Return the sum of the detector's own losses. Processes that share a batch take it of their shares."""
-    if recipe.label_smoothing:
-        raise ValueError(f"recipe field label_smoothing must be 0 for detection, got {recipe.label_smoothing}")
-    if weights is not None:
-        raise ValueError(f"recipe field class_weights must be '' for detection, got {recipe.class_weights!r}")
+    check_detection(recipe)
     losses: dict[str, Tensor] = model(list(images), targets)
     return torch.stack(list(losses.values())).sum(), None
 

@@ -292,6 +292,7 @@ def prepare(request: Request) -> Prepared:
     named = recipe_row(request.recipe).recipe if request.recipe else None
     base = named or default_recipe(task.name, dataset, location)
     recipe = base.changed(**changes)
+    task.check_recipe(recipe)
     if recipe.paths and task.name != CLASSIFY:
         raise ValueError(f"recipe field paths must be 0 for task {task.name}, got {recipe.paths}: it is for bare nets")
     if recipe.paths and request.compile:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from zoo import registry
+from zoo.analysis.active import ActiveUnits
 from zoo.bench.distributed import Team
 from zoo.bench.engines import Engine, Event, InProcess
 from zoo.bench.one_run import Job, Line, Placement, build
@@ -337,6 +338,11 @@ def _facts(runs: Sequence[Run], placement: Placement, listener: Listener) -> dic
             model = build(run, dataset)
         except (TypeError, AssertionError) as error:  # an override or a stride that the net does not know
             raise ValueError(f"{run.display}: {error}") from error
+        if run.recipe.paths:
+            try:
+                ActiveUnits(model, dataset.input_size, run.recipe.paths)
+            except ValueError as error:
+                raise ValueError(f"{run.display}: {error}") from error
         counts = count(task_row(run.task).countable(model), dataset.input_size).to_dict()
         facts[net] = {
             "family": registry.model_entry(run.name.partition(".")[0]).family if spec else "timm",

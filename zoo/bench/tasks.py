@@ -40,6 +40,8 @@ from zoo.weights.loading import load_weights
 AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
+MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
+"""Fields of a recipe that change images. Targets other than a class would have to change as well."""
 MOST_CONFUSED = 100
 """Largest number of classes whose confusion matrix is stored."""
 MODERN = "modern_cifar", "modern_imagenet"
@@ -77,6 +79,7 @@ class Task:
         modules: Packages that the task needs beyond those of the extra `bench`; all are in the extra `downstream`.
         open: Name, location -> a set that is not built in; its recipe is that of a built-in set unless it has classes
             alone.
+        check: Raises ValueError for a recipe that the loss cannot follow.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Task:
     countable: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     modules: tuple[str, ...] = ()
     open: Callable[[str, DataLocation], ImageSet] = open_set
+    check: Callable[[Recipe], None] = field(default=lambda _: None)
 
     @property
     def metric(self) -> str:
@@ -134,6 +138,16 @@ class Task:
             known = ", ".join(self.heads) or "none: its nets end in their own classifiers"
             raise ValueError(f"unknown head {name!r} of task {self.name}: choose from {known}")
         return name or (self.heads[0] if self.heads else "")
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError if the task cannot follow a recipe."""
+        for name in MOVING:
+            if self.name != CLASSIFY and (value := getattr(recipe, name)):
+                raise ValueError(
+                    f"recipe field {name} must be {type(value)()!r} for task {self.name}, got {value}: "
+                    "images would move and their targets not"
+                )
+        self.check(recipe)
 
     def require(self) -> None:
         """Raise ValueError, naming the extra, if a package that the task needs is missing."""
@@ -374,6 +388,7 @@ TASKS = {
             },
             build=dense.build_detector,
             loss=dense.detection_loss,
+            check=dense.check_detection,
             predict=dense.detect,
             score=dense.mean_average_precision,
             error=lambda _, boxes, truth: block_error(dense.mean_average_precision, boxes, truth, dense.has_boxes),

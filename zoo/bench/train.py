@@ -27,10 +27,6 @@ from zoo.freezing import freeze_parts
 from zoo.results.recipe import Recipe
 from zoo.results.run import CLASSIFY
 
-MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
-"""Fields of a recipe that change images. Targets other than a class would have to change as well."""
-
-
 PRECISE_BATCHES = 200
 """Largest number of batches from which the statistics of norms are estimated, if a recipe asks for it."""
 PULSE = 1.0
@@ -239,12 +235,7 @@ def training(
 
 
 def _check(dataset: ImageSet, recipe: Recipe, task: Task, team: Team) -> None:
-    for name in MOVING:
-        if task.name != CLASSIFY and (value := getattr(recipe, name)):
-            raise ValueError(
-                f"recipe field {name} must be {type(value)()!r} for task {task.name}, got {value}: "
-                "images would move and their targets not"
-            )
+    task.check_recipe(recipe)
     if dataset.train_size < recipe.batch_size:
         raise ValueError(f"batch_size {recipe.batch_size} exceeds the {dataset.train_size} training images")
     if recipe.batch_size % team.size:

@@ -208,8 +208,8 @@ def _labels(source: Any) -> list[int]:
     """Return the class of each picture, without reading pictures if the set has a list of labels."""
     if hasattr(source, "iter_targets"):
         labels = list(source.iter_targets())
-        names = _named(labels)
-        return [names.index(label) for label in labels] if names else [int(label) for label in labels]
+        number = {name: i for i, name in enumerate(_named(labels))}
+        return [number[label] for label in labels] if number else [int(label) for label in labels]
     for attribute in ("targets", "labels"):
         if getattr(source, attribute, None) is not None:
             return [int(label) for label in getattr(source, attribute)]
