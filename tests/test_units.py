@@ -85,6 +85,30 @@ def test_classes_see_the_whole_image_and_the_net_stays_as_it_is() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("module", ["classifier.fc", "classifier.global_pool", "features", "stage2"])
+def test_modules_of_the_head_have_patches(module: str) -> None:
+    """A vector of the head sees the whole image, as the classes do; a map in front of it keeps its fields."""
+    net, images = zoo.create_model("resnet_test"), torch.randn(3, 3, 32, 32)
+    patches = top_patches(net, images, module, [3])[3]
+    assert len(patches) == 3
+    if module.startswith("classifier"):
+        assert {(patch.rows, patch.columns) for patch in patches} == {((0, 31), (0, 31))}
+    outcome = analyse("units", ["resnet_test"], Options(images=3, units=1, module=module))
+    assert {row["module"] for row in outcome.rows} == {module}
+    assert "mean of the unit over the positions" in outcome.notes[0]
+    assert outcome.notes[1] == "Random weights, which tell little here: resnet_test."
+
+
+def test_patches_are_cut_before_the_long_ascent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no patches")
+
+    monkeypatch.setattr("zoo.analysis.units.top_patches", fail)
+    monkeypatch.setattr("zoo.analysis.units.maximise", lambda *_, **__: pytest.fail("the ascent ran first"))
+    with pytest.raises(ValueError, match="no patches"):
+        analyse("units", ["lenet_test"], Options(images=2, units=1))
+
+
 def test_the_analysis(tmp_path: Path) -> None:
     outcome = analyse("units", ["lenet_test"], Options(images=12, units=1))
     assert [path.suffix for path in outcome.write(tmp_path)] == [".csv", ".png", ".svg"]

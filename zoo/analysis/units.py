@@ -104,7 +104,7 @@ class _Regions:
         self.known: dict[tuple[int, int], Any] = {}
         self.flow, self.value = None, 0
         if module != LOGITS:
-            self.flow = record(net, tuple(size), features=True)
+            self.flow = record(net, tuple(size), features=module == FEATURES)
             self.value = self.flow.result if module == FEATURES else self.flow.output_of(module)
 
     def __call__(self, position: tuple[int, int]) -> Any:
@@ -243,8 +243,8 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
             with torch.inference_mode(), untouched(net):
                 there = _unit_map(net, x[:1], module).shape[1]
             channels = sorted({i * there // options.units for i in range(options.units)})
-            best, values = maximise(net, module, channels, input_size=x.shape[1:], seed=options.seed)
             patches = top_patches(net, x, module, channels)
+            best, values = maximise(net, module, channels, input_size=x.shape[1:], seed=options.seed)
             for i, channel in enumerate(channels):
                 about = {"net": title(name), "module": module, "channel": channel}
                 reached = {"start": round(float(values[0, i]), 4), "reached": round(float(values[-1, i]), 4)}
@@ -258,8 +258,9 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         shown=[row for row in rows if row["rank"] == 1],
         draw=lambda figure: _draw(figure, strips),
         notes=(
-            "start, reached: value of the unit at the beginning and the end of the ascent. value: of the best image "
-            "of the set, at this position of its map. The CSV has nine patches a unit.",
+            "start, reached: mean of the unit over the positions of its map, at the beginning and the end of the "
+            "ascent. value: on the best image of the set, at the position where it is largest, so it compares with "
+            "the two for classes and vectors alone. The CSV has nine patches a unit.",
             *fresh_note(names),
         ),
         size=(8.0, 0.78 * len(strips) + 0.2),
