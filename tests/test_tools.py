@@ -144,8 +144,13 @@ class Places(TorchDispatchMode):
 @pytest.mark.parametrize("training", [False, True])
 def test_layers_are_called_once_each(net: nn.Module, training: bool) -> None:
     """No convolution, norm or activation is computed outside of its module, in any mode, and none serves two places."""
+    calls: Counter[str] = Counter()
+    for name, module in net.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
     with innermost() as running, Places(running) as places:
         net.train(training)(images(net))
+    assert {name for name, times in calls.items() if times > 1} == set(), "layers without parameters, too"
     leaves = [m for m in net.modules() if isinstance(m, (*CONVS, NORMS, *ACTIVATIONS, nn.Linear))]
     assert {m for m in leaves if not places.called[m]} == set(), "each of them is run"
     offsets = {m.offset for m in net.modules() if hasattr(m, "offset")}

@@ -47,7 +47,7 @@ class Cell(nn.Module):
         self.fwd = self.down = self.up = self.zip = None
         for kind, edge in edges.items():
             setattr(self, kind.removesuffix("_down").removesuffix("_up"), edge)
-        self.sum = Sum()
+        self.sums = nn.ModuleList(Sum() for _ in range(len(edges) - (not self.first)))
         self.finish = finish
 
     def forward(self, before: Nodes, here: Nodes) -> Node:
@@ -70,8 +70,8 @@ class Cell(nn.Module):
             x, raw = here[self.zips_from]
             parts.append(self.zip(x, raw, size))
         total = parts[0]
-        for part in parts[1:]:
-            total = self.sum(total, part)
+        for number, add in enumerate(self.sums):
+            total = add(total, parts[number + 1])
         x = self.finish(total)
         if self.shared:
             return x, total
