@@ -1,4 +1,4 @@
-"""Writes docs/models.md, docs/papers.md and the drawings: ``python docs/catalogue.py``.
+"""Writes docs/models.md, docs/papers.md and all drawings: ``python docs/catalogue.py``.
 
 Tests compare them with the registry, a table and the nets.
 """
@@ -11,10 +11,12 @@ import zoo
 from zoo.analysis.field import known_fields
 from zoo.entry import Entry
 from zoo.papers import KINDS, SYSTEMS
+from zoo.report.drawings import packed
 
 PAGE = Path(__file__).with_name("models.md")
 PAPERS = Path(__file__).with_name("papers.md")
 DRAWINGS = Path(__file__).parent / "images" / "drawn"
+CARDS = Path(zoo.__file__).parent / "data" / "drawings.json.gz"
 DRAWN = re.findall(r"images/drawn/(\w+)[.]svg", Path(__file__).with_name("drawing.md").read_text(encoding="ascii"))
 """Nets that docs/drawing.md shows."""
 HEAD = """\
@@ -100,3 +102,4 @@ if __name__ == "__main__":
         (DRAWINGS / f"{name}.svg").write_bytes(drawing(name))
     PAGE.write_text(catalogue(), encoding="ascii")
     PAPERS.write_text(papers(), encoding="ascii")
+    CARDS.write_bytes(packed())

@@ -41,6 +41,12 @@ SOURCE = (
 )
 """Authors, year, title, perhaps a venue, and a number: how a docstring cites."""
 SOURCES = (published.PAPER, published.AUTHORS)
+ON_THE_SITE = {
+    "../CHANGELOG.md": "changelog.md",
+    "../benchmarks/results/digits/report.html": STUDY,
+    "drawing.md#one-net-of-each-family": "gallery.md",
+}
+"""Pages of the site for what links of this folder lead to, in the repository."""
 
 
 def generated() -> list[str]:
@@ -52,6 +58,8 @@ def build(folder: Path = BUILT) -> None:
     """Write all pages into an empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for page in folder.glob("*.md"):
+        page.write_text(on_the_site(page.read_text(encoding="ascii")), encoding="ascii")
     (folder / "families").mkdir()
     (folder / "changelog.md").write_text(changelog(), encoding="ascii")
     (folder / "gallery.md").write_text(gallery(), encoding="ascii")
@@ -59,6 +67,11 @@ def build(folder: Path = BUILT) -> None:
         (folder / "families" / f"{family}.md").write_text(family_page(family), encoding="ascii")
     title = "Sixteen topologies, three sizes, three seeds"
     (folder / STUDY).write_bytes(render(gather(read(RESULTS[:1]), with_published=False), title))
+
+
+def on_the_site(text: str) -> str:
+    """Return a page of this folder with the links that it has on the site."""
+    return re.sub(r"(?<=\]\()[^)\s]+", lambda link: ON_THE_SITE.get(link[0], link[0]), text)
 
 
 def changelog() -> str:

@@ -135,12 +135,12 @@ def test_gradients_of_paths_fall_with_length() -> None:
     assert sum(float(row["share_of_paths"]) for row in rows if int(row["length"]) <= 17) < 0.005
 
 
-def kept(folder: Path, images: Any, *, recipe: dict[str, Any] | None = None, classes: int = 3) -> str:
+def kept(folder: Path, images: Any, *, recipe: dict[str, Any] | None = None, classes: int = 3, **changes: Any) -> str:
     """The folder of a net as if it were trained on some images."""
     net = zoo.create_model("resnet_test", depths=(1, 1), widths=(4, 4), mid_widths=(), num_classes=classes)
     told = {"crop_mode": "center", **images.describe()}
     recipe = {"epochs": 1, "batch_size": 4, "lr": 0.1, **(recipe or {})}
-    return str(keep(net, line_of("resnet_test", dataset=told, recipe=recipe), folder))
+    return str(keep(net, line_of("resnet_test", dataset=told, recipe=recipe, **changes), folder))
 
 
 def test_a_trained_net_sees_its_own_images(tmp_path: Path) -> None:
@@ -173,6 +173,30 @@ def test_answers_of_other_classes_mean_nothing(what: str, tmp_path: Path) -> Non
 
 def test_nets_of_one_title_are_told_apart(tmp_path: Path) -> None:
     first, second = (kept(tmp_path / place, load_dataset("digits"), classes=10) for place in "ab")
-    assert expand([first, f"{first}/", "resnet_test", "resnet_test"]) == [first, "resnet_test"]
-    with pytest.raises(ValueError, match=r"would both be shown as 'resnet_test-seed0-.*': rename one of the folders"):
+    titles = {first: "resnet_test, seed 0", "resnet_test": "resnet_test"}
+    assert expand([first, f"{first}/", "resnet_test", "resnet_test"]) == titles
+    with pytest.raises(ValueError, match=r"would both be shown as .resnet_test, seed 0, resnet_t.: rename one of the"):
         expand([first, second])
+
+
+def test_titles_are_as_short_as_tells_nets_apart(tmp_path: Path) -> None:
+    digits = load_dataset("digits")
+    first, other, second, changed = (
+        kept(tmp_path, digits, classes=10, **line)
+        for line in ({}, {"key": "b" * 16}, {"seed": 1}, {"overrides": {"order": "pre"}, "key": "c" * 16})
+    )
+    assert expand([first]) == {first: "resnet_test"}
+    assert list(expand([first, second, changed]).values()) == [
+        "resnet_test, seed 0",
+        "resnet_test, seed 1",
+        "resnet_test + order=pre",
+    ]
+    assert expand([first, other, second]) == {
+        first: "resnet_test, seed 0, resnet_t",
+        other: "resnet_test, seed 0, bbbbbbbb",
+        second: "resnet_test, seed 1",
+    }
+    own = str(Path(first).rename(tmp_path / "resnet_test"))
+    assert expand([own, other]) == {own: "resnet_test", other: "resnet_test, seed 0"}
+    with pytest.raises(ValueError, match=r"would both be shown as .resnet_test.: rename one of the folders"):
+        expand([own, "resnet_test"])

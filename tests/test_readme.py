@@ -12,7 +12,7 @@ import zoo
 from zoo.complexity import count
 
 ROOT = Path(__file__).parents[1]
-HEAD = (ROOT / "README.md").read_text(encoding="ascii").splitlines()[:22]
+HEAD = (ROOT / "README.md").read_text(encoding="ascii").splitlines()[:20]
 
 
 def rows() -> list[str]:
@@ -78,9 +78,11 @@ def test_row_drawings_and_counts() -> None:
     assert not [name for name in ("draw", "count", "plot") if hasattr(timm, name)]
 
 
-def test_the_first_lines_show_three_drawings_and_an_installation() -> None:
-    shown = [match[1] for line in HEAD if (match := re.match(r"!\[.*\]\((docs/images/drawn/\w+\.svg)\)", line))]
-    assert len(shown) == 3
+def test_the_first_lines_show_the_study_three_drawings_and_an_installation() -> None:
+    shown = [match[1] for line in HEAD if (match := re.match(r"!\[.+\]\((docs/images/\S+)\)", line))]
+    assert shown[0] == "docs/images/topologies.png", "the picture of the study"
+    assert len(shown) == 4
+    assert all(re.fullmatch(r"docs/images/drawn/\w+\.svg", path) for path in shown[1:])
     assert all((ROOT / path).is_file() for path in shown)
     assert any("pip install ." in line for line in HEAD)
     assert isinstance(zoo.create_model("lenet_test"), nn.Module)

@@ -18,6 +18,7 @@ from result_lines import RUN, SPEED, changed, run, write
 import zoo
 from zoo.complexity import count, taps
 from zoo.published import ONE_VIEW, results
+from zoo.report.drawings import drawing_of_stages, kept_drawings, published_nets
 from zoo.report.page import render
 from zoo.report.rows import gather
 from zoo.results.store import read
@@ -143,6 +144,67 @@ def test_a_card_holds_what_is_known(tmp_path: Path) -> None:
     counts = count(zoo.create_model("resnet20_cifar", device="meta"), entry.input_size)
     assert sum(stage[2] for stage in card["stages"]) == counts.macs
     assert [tap[0] for tap in card["taps"]] == [t["module"] for t in taps(zoo.create_model("resnet20_cifar"))]
+
+
+def test_a_card_names_the_images_and_the_recipe_of_its_figures(tmp_path: Path) -> None:
+    classes = {"dataset__classes": ["a", "b"], "class_accuracy": [0.9, 0.8]}
+    lines = [
+        run("resnet20_cifar", **classes),
+        run("a", dataset__name="others"),
+        run("b", dataset__name="others"),
+        run("resnet20_cifar", dataset__name="others", dataset__input_size=[3, 28, 28], recipe__lr=0.02, **classes),
+    ]
+    card = contents_of(tmp_path, *lines)["cards"]["resnet20_cifar"]
+    assert card["classes"]["rows"] == [["a", 90.0], ["b", 80.0]]
+    assert card["of"] == "others, lr=0.02"
+    assert card["counted"] == "for one image of others, (3, 28, 28)"
+    later = run("resnet20_cifar", 1, class_accuracy=[0.7, 0.6], dataset__classes=["a", "b"])
+    card = contents_of(tmp_path, *lines, later)["cards"]["resnet20_cifar"]
+    assert (card["of"], card["classes"]["rows"][0]) == ("digits", ["a", 70.0]), (
+        "the last that was read, not of the last images"
+    )
+
+
+def test_nets_that_differ_in_more_than_size_are_told_apart(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {},
+        {"overrides": {"widths": [8, 16, 32], "stem_width": 8, "squeeze": 4}},
+        {"overrides": {"widths": [8, 16, 32], "act_layer": "silu"}},
+        {"head": "linear"},
+        {"frozen": True},
+        {"digest": "abc"},
+        {"freeze": "stage1"},
+        {"validation": 0.1, "validation_accuracy": 0.9},
+    ]
+    nets = [{**RUN, **line, "key": str(n)} for n, line in enumerate(lines)]
+    apart = [row["apart"] for row in measured(contents_of(tmp_path, *nets))]
+    assert apart[:3] == ["", "", "act_layer=silu"]
+    assert len(set(apart)) == len(lines) - 1
+
+
+def test_a_drawing_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents_of(tmp_path, run("resnet20_cifar"))
+    monkeypatch.setattr("zoo.report.drawings.draw", lambda name: pytest.fail(f"{name} was drawn again"))
+    assert contents_of(tmp_path, run("resnet20_cifar"))["drawings"]["resnet20_cifar"].startswith("<svg")
+
+
+def test_cards_of_nets_that_are_only_published_have_a_drawing(tmp_path: Path) -> None:
+    contents = contents_of(tmp_path, run("a"))
+    ours = {card["net"]: card["drawn"] for card in contents["cards"].values() if "net" in card}
+    assert len(ours) > 90
+    assert all(name == drawn for name, drawn in ours.items())
+    assert all(contents["drawings"][name].startswith("<svg") for name in ours)
+    assert set(contents["drawings"]) == set(ours)
+
+
+def test_published_nets_are_drawn_beforehand() -> None:
+    assert list(kept_drawings()) == published_nets(), "run `make format`"
+
+
+@pytest.mark.only(name=("lenet5_cifar", "resnet20_cifar"))
+@pytest.mark.parametrize("name", published_nets())
+def test_a_drawing_of_a_published_net_is_up_to_date(name: str) -> None:
+    assert kept_drawings()[name] == drawing_of_stages(name), "run `make format`"
 
 
 def test_lines_are_not_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_a_card_tells_all(browser: Any) -> None:
         "AMD EPYC",
         RUN["git_revision"],
         "2.15.0",
-        "macro F1 62.50 %",
+        "On the test images of the last run, on CIFAR-10: seed 0; macro F1 62.50 %",
         f"as {HOSTILE}",
     ):
         assert part in text, part
@@ -412,6 +412,28 @@ def test_the_first_view_shows_the_best_and_says_what_is_left_out(browser: Any) -
     assert not browser.find_elements(By.CSS_SELECTOR, "#published button[aria-pressed=false]")
     press(browser, "#all-series")
     assert browser.find_element(By.CSS_SELECTOR, "#left-out span").text == told
+
+
+def test_images_without_a_series_of_the_first_view_are_never_empty(browser: Any) -> None:
+    group = browser.execute_script(
+        "const shown = (g) => data.rows.some((r) => r.group === g.id && data.series[r.series].shown);"
+        "return data.groups.find((g) => !shown(g)).id"
+    )
+    choose(browser, "group", group)
+    everything = names(browser)
+    assert len(everything) == browser.execute_script("return inGroup().length") > 0
+    assert not browser.find_element(By.ID, "all-series").is_displayed(), "there is nothing to switch"
+    press(browser, "#all-series")
+    assert names(browser) == everything
+
+
+def test_nets_that_differ_in_more_than_size_are_not_joined(browser: Any) -> None:
+    script = (
+        "const [a, b] = data.rows.filter((r) => r.kind === 'measured' && r.topology === 'ResNet');"
+        "return joined('params', [a, {...b, apart: arguments[0]}]).length"
+    )
+    assert browser.execute_script(script, "") == 1
+    assert browser.execute_script(script, "head=linear") == 0
 
 
 def test_sizes_of_one_topology_are_joined(browser: Any) -> None:

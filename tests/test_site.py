@@ -157,6 +157,8 @@ def test_it_is_built_without_a_broken_link(site: Path) -> None:
 
 
 def show(chromium: Any, page: str, theme: str, width: int = 1280) -> None:
+    from test_report_browser import PATIENCE, By, WebDriverWait
+
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
@@ -164,9 +166,11 @@ def show(chromium: Any, page: str, theme: str, width: int = 1280) -> None:
     chromium.get(page)
     chromium.execute_script("localStorage.clear()")
     chromium.get(page)
+    WebDriverWait(chromium, PATIENCE).until(lambda d: not d.find_elements(By.ID, "status"))  # the report unpacks itself
 
 
-PAGES = ("index", "gallery", "families/fishnet", "families/resnet", "study", "api", "faq", "choosing", "benchmark")
+PAGES = [*re.findall(r": (\S+)\.md$", (ROOT / "mkdocs.yml").read_text("ascii"), re.MULTILINE), SITE["STUDY"][:-5]]
+"""All pages of the site, without their ends."""
 
 
 @pytest.mark.slow
@@ -186,4 +190,4 @@ def test_a_page_in_a_browser(address: str, chromium: Any, page: str, theme: str)
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         assert f"{address}/{page}.html" in asked
         assert not [url for url in asked if not url.startswith((address, "data:", "blob:", "chrome"))]
-    assert serious_faults(chromium) == []
+        assert serious_faults(chromium) == []

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.analysis.nets import Options, accuracy, expand, open_images, open_net, sample, title, trained_on, untouched
+from zoo.analysis.nets import Options, accuracy, expand, open_images, open_net, sample, trained_on, untouched
 from zoo.analysis.outcome import Outcome
 from zoo.datasets.built_in import load_dataset
 from zoo.datasets.cues import Conflicts, conflicting
@@ -85,13 +85,13 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     conflicts = conflicting(cues, digits, options.seed)
     few = conflicts.every(-(-len(conflicts.both) // options.images))
     found: dict[str, Bias] = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         if trained_on(name) != CUES:
             raise ValueError(
-                f"{for_terminal(title(name))!r} must be trained on the two cues: zoo bench NAME --dataset {CUES}"
+                f"{for_terminal(title)!r} must be trained on the two cues: zoo bench NAME --dataset {CUES}"
             )
         open_images(name, Options())  # compares the images that it was trained on
-        found[title(name)] = cue_bias(open_net(name), agreeing, few)
+        found[title] = cue_bias(open_net(name), agreeing, few)
     values = {name: {**asdict(bias), "shape_bias": bias.shape_bias} for name, bias in found.items()}
     rows = [
         {"net": name, **{key: None if value is None else round(value, 3) for key, value in measured.items()}}

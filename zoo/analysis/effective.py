@@ -101,13 +101,13 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     """
     module = options.module or FEATURES
     seen: dict[str, tuple[Tensor, float, Field]] = {}
-    for name in expand(names):
-        for label, weights, net in twins(name, options):
+    for name, title in expand(names).items():
+        for weights, net in twins(name, options):
             images = _images(name, net, options)
             pixels, side = effective_field(net, images, module)
             size = (images.shape[1], images.shape[2], images.shape[3])
             [field] = receptive_fields(net, [module], input_size=size)
-            seen[f"{label}, {weights}"] = pixels, side, field
+            seen[f"{title}, {weights}"] = pixels, side, field
     rows = [
         {
             "net": name,

@@ -21,7 +21,7 @@ from torch import nn
 
 from zoo import registry
 from zoo.analysis.flow import Flow, Op, record
-from zoo.analysis.nets import Options, expand, open_net, own_size, title
+from zoo.analysis.nets import Options, expand, open_net, own_size
 from zoo.analysis.outcome import Outcome, finish, plain, styles
 from zoo.analysis.reads import Box, reads
 
@@ -255,17 +255,16 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         names: Models, patterns, or folders of trained nets.
         options: ``input_size`` and ``gates``.
     """
-    names = expand(names)
     rows: list[dict[str, Any]] = []
     layers: dict[str, list[LayerCost]] = {}
     sides = []
-    for name in names:
+    for name, title in expand(names).items():
         net = open_net(name, meta=True)
         size = options.input_size or own_size(net)
         sides.append(size[-1])
-        layers[title(name)] = stacked_maps(net, input_size=size)
+        layers[title] = stacked_maps(net, input_size=size)
         fields = receptive_fields(net, input_size=size, gates=options.gates)
-        rows += [{"net": title(name), "image": f"{size[1]}x{size[2]}", **field.row()} for field in fields]
+        rows += [{"net": title, "image": f"{size[1]}x{size[2]}", **field.row()} for field in fields]
     kept = {name: sum(layer.mebibytes for layer in found) for name, found in layers.items()}
     return Outcome(
         what="receptive-field",

@@ -22,7 +22,6 @@ from zoo.analysis.nets import (
     open_images,
     open_net,
     sample,
-    title,
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, styles
@@ -137,17 +136,17 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     rows: list[dict[str, Any]] = []
     notes, curves = [], {}
     pictures: list[tuple[str, Any, list[EdgeFacts]]] = []
-    for name in expand(names):
+    for name, title in expand(names).items():
         net = open_net(name, seed=options.seed)
         images = open_images(name, options)
         check_classes(name, net, images)
         judged, tested = (sample(images, half, options.images) for half in ("train", "test"))
         found = edge_facts(net, *judged)
-        rows += [{"net": title(name), **_row(facts)} for facts in found]
+        rows += [{"net": title, **_row(facts)} for facts in found]
         fabrics = _prunings(net, found, tested)
-        curves[title(name)] = [(len(fabric.gone) + len(fabric.led_nowhere), fabric.accuracy) for fabric in fabrics]
-        notes.append(f"{title(name)}: {_pruned(net, found, fabrics, options.threshold, tested[0].shape[1:])}")
-        pictures.append((title(name), net.spec, found))
+        curves[title] = [(len(fabric.gone) + len(fabric.led_nowhere), fabric.accuracy) for fabric in fabrics]
+        notes.append(f"{title}: {_pruned(net, found, fabrics, options.threshold, tested[0].shape[1:])}")
+        pictures.append((title, net.spec, found))
     return Outcome(
         what="gates",
         rows=rows,

@@ -28,7 +28,6 @@ from zoo.analysis.nets import (
     open_net,
     sample,
     settled,
-    title,
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
@@ -194,17 +193,17 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     layers: dict[tuple[str, str], list[LayerGradient]] = {}
     units: dict[tuple[str, str], list[Gain]] = {}
     norms = []
-    for name in expand(names):
+    for name, title in expand(names).items():
         opened = open_images(name, options)
         images, labels = sample(opened, "test", min(options.images, BATCH))
         for weights in (FRESH,) if is_fresh(name) else (FRESH, TRAINED):
             net = open_net(name, seed=options.seed, fresh=weights == FRESH)
             check_classes(name, net, opened)
             if weights == FRESH:
-                norms.append(f"{title(name)}: {sum(isinstance(m, NORMS) for m in net.modules())} norms")
+                norms.append(f"{title}: {sum(isinstance(m, NORMS) for m in net.modules())} norms")
                 net = settled(net, images)
-            layers[title(name), weights] = layer_gradients(net, images, labels)
-            units[title(name), weights] = gains(net, images, draws=options.draws, seed=options.seed)
+            layers[title, weights] = layer_gradients(net, images, labels)
+            units[title, weights] = gains(net, images, draws=options.draws, seed=options.seed)
     rows: list[dict[str, Any]] = []
     for (name, weights), found in layers.items():
         for i, layer in enumerate(found, 1):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.analysis.branches import Unit, reordered, units_of, without
-from zoo.analysis.nets import Options, accuracy, check_classes, expand, fresh_note, open_images, open_net, sample, title
+from zoo.analysis.nets import Options, accuracy, check_classes, expand, fresh_note, open_images, open_net, sample
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
 
 INTACT, ONE, SEVERAL, ORDER = "intact", "one deleted", "several deleted", "reordered"
@@ -139,12 +139,10 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         options: ``dataset``, ``data_dir``, ``images``, ``draws`` and ``seed``.
     """
     found = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         images, net = open_images(name, options), open_net(name, seed=options.seed)
         check_classes(name, net, images)
-        found[title(name)] = lesions(
-            net, *sample(images, "test", options.images), draws=options.draws, seed=options.seed
-        )
+        found[title] = lesions(net, *sample(images, "test", options.images), draws=options.draws, seed=options.seed)
     rows = [
         {
             "net": name,

@@ -1,6 +1,7 @@
 """Nets and images that an analysis is asked for: nets by name with fresh weights, or trained ones in a folder."""
 
 import copy
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from zoo.datasets.external import DataLocation, is_external, open_set
 from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.escape import for_terminal
 from zoo.evaluation import pooled
-from zoo.keeping import CONFIG, kept_line
+from zoo.keeping import CONFIG, folder_name, kept_line
+from zoo.results.group import display_of
 from zoo.results.recipe import Recipe
 
 DIGITS = "digits"
@@ -76,34 +78,56 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int 
     return 100 * int((answers == labels).sum()) / len(labels)
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """Return names and folders, with the names that a pattern matches in its place.
+def expand(names: Iterable[str]) -> dict[str, str]:
+    """Return names and folders, with the names that a pattern matches in its place, each with its title.
+
+    Titles are what tables and pictures show. A net by name has its name, a folder that a user has named its own name. A
+    folder that ``zoo bench`` has named has the name of its net, with the seed, and then the key of its run, where other
+    nets have the same title.
 
     Raises:
         ValueError: If a name is no model, a folder holds no net that ``zoo bench`` has kept, or two different nets have
-            one title, under which tables and pictures show them.
+            one title nonetheless.
     """
-    found: list[str] = []
+    found: dict[str | Path, str] = {}
     for name in names:
         if not Path(name).is_dir():
-            found += registry.expand_names([name])
+            found |= {each: each for each in registry.expand_names([name])}
         elif (Path(name) / CONFIG).is_file():
-            found.append(name)
+            found.setdefault(Path(name).resolve(), name)
         else:
             raise ValueError(f"{for_terminal(name)!r} is a folder without {CONFIG}: zoo bench keeps such ones")
+    titles = _titles(list(found.values()))
     shown: dict[str, str] = {}
-    for name in found:
-        other = shown.setdefault(title(name), name)
-        if other != name and (not Path(name).is_dir() or Path(other).resolve() != Path(name).resolve()):
+    for name, title in titles.items():
+        if (other := shown.setdefault(title, name)) != name:
             raise ValueError(
                 f"{for_terminal(other)!r} and {for_terminal(name)!r} would both be shown as "
-                f"{for_terminal(title(name))!r}: rename one of the folders"
+                f"{for_terminal(title)!r}: rename one of the folders"
             )
-    return list(shown.values())
+    return titles
 
 
-def title(name: str) -> str:
-    """Return a short name of a net: of a folder its own name."""
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """Return the shortest titles that tell nets apart, as far as any do."""
+    words = {name: _title_words(name) for name in names}
+    titles = {name: own[0] for name, own in words.items()}
+    for number in (2, 3):
+        often = Counter(titles.values())
+        titles |= {name: ", ".join(own[:number]) for name, own in words.items() if often[titles[name]] > 1}
+    return titles
+
+
+def _title_words(name: str) -> list[str]:
+    """Return the parts of a net's title, the first of which is needed most."""
+    line = kept_line(name) if Path(name).is_dir() else None
+    if line is None or own_name(name) != folder_name(line):
+        return [own_name(name)]
+    return [display_of(line), f"seed {line['seed']}", line["key"][:8]]
+
+
+def own_name(name: str) -> str:
+    """Return the name of a model, or that of a folder without the folders around it."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
@@ -170,17 +194,17 @@ FRESH, TRAINED = "fresh", "trained"
 """Words for the weights of a net."""
 
 
-def twins(name: str, options: Options, **overrides: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield title, word for the weights and net: with fresh weights, and with trained ones if there are any.
+def twins(name: str, options: Options, **overrides: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a word for the weights and a net: with fresh weights, and with trained ones if there are any.
 
     Args:
         name: Model, or folder of a trained net.
         options: ``seed``.
         overrides: Arguments of the net.
     """
-    yield title(name), FRESH, open_net(name, seed=options.seed, fresh=True, **overrides)
+    yield FRESH, open_net(name, seed=options.seed, fresh=True, **overrides)
     if not is_fresh(name):
-        yield title(name), TRAINED, open_net(name, **overrides)
+        yield TRAINED, open_net(name, **overrides)
 
 
 def own_size(net: Any) -> tuple[int, int, int]:
@@ -214,8 +238,8 @@ def open_images(name: str, options: Options) -> ImageSet:
     known = line["dataset"].get("fingerprint") if line and not options.dataset else None
     if known and known != images.fingerprint:
         raise ValueError(
-            f"the images of {for_terminal(dataset)} are not those that {for_terminal(title(name))!r} was trained on: "
-            f"fingerprint {images.fingerprint} instead of {known}; name a set by --dataset to take others"
+            f"the images of {for_terminal(dataset)} are not those that {for_terminal(own_name(name))!r} was trained on"
+            f": fingerprint {images.fingerprint} instead of {known}; name a set by --dataset to take others"
         )
     return images
 
@@ -238,8 +262,8 @@ def check_classes(name: str, net: Any, images: ImageSet) -> None:
     if net.num_classes != images.num_classes or (names and images.classes and names != images.classes):
         ours, theirs = _listed(names, net.num_classes), _listed(images.classes, images.num_classes)
         raise ValueError(
-            f"{for_terminal(title(name))!r} was trained on {ours}, and the images of {for_terminal(images.name)} have "
-            f"{theirs}: its answers mean nothing there; name a set with its classes by --dataset"
+            f"{for_terminal(own_name(name))!r} was trained on {ours}, and the images of {for_terminal(images.name)} "
+            f"have {theirs}: its answers mean nothing there; name a set with its classes by --dataset"
         )
 
 

@@ -26,7 +26,6 @@ from zoo.analysis.nets import (
     open_images,
     open_net,
     sample,
-    title,
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
@@ -142,11 +141,11 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         options: ``dataset``, ``data_dir``, ``images`` (at most ``BATCH``), ``draws`` and ``seed``.
     """
     found = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         images, net = open_images(name, options), open_net(name, seed=options.seed)
         check_classes(name, net, images)
         few = sample(images, "test", min(options.images, BATCH))
-        found[title(name)] = path_gradients(net, *few, draws=options.draws, seed=options.seed)
+        found[title] = path_gradients(net, *few, draws=options.draws, seed=options.seed)
     rows = [
         {
             "net": name,

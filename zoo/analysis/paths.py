@@ -23,7 +23,7 @@ from torch import nn
 
 from zoo.analysis.field import is_gate
 from zoo.analysis.flow import Flow, Value, record
-from zoo.analysis.nets import Options, expand, open_net, own_size, title
+from zoo.analysis.nets import Options, expand, open_net, own_size
 from zoo.analysis.outcome import Outcome, finish, styles
 from zoo.layers import DropPath, KeepAll, Scale
 
@@ -204,10 +204,10 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         options: ``input_size`` and ``counted``.
     """
     found = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         net = open_net(name, meta=True)
         size = options.input_size or own_size(net)
-        found[title(name)] = path_lengths(net, input_size=size, counted=options.counted)
+        found[title] = path_lengths(net, input_size=size, counted=options.counted)
     shown = [
         {
             "net": name,

@@ -148,11 +148,11 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         options: ``dataset``, ``data_dir``, ``images`` and ``seed``.
     """
     found: dict[tuple[str, str], list[Probe]] = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         images = open_images(name, options)
         halves = sample(images, "train", options.images), sample(images, "test", options.images)
-        for label, weights, net in twins(name, options):
-            found[label, weights] = probes(net, halves)
+        for weights, net in twins(name, options):
+            found[title, weights] = probes(net, halves)
     rows = list(_rows(found))
     shown = [
         row | {"dims": f"{row['channels']}x{row['side']}x{row['side']}"} | {"linear": f"{row['linear']:.2f}"}

@@ -25,7 +25,6 @@ from zoo.analysis.nets import (
     open_net,
     sample,
     settled,
-    title,
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
@@ -119,10 +118,10 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
         options: ``dataset``, ``data_dir``, ``images`` and ``seed``.
     """
     found = {}
-    for name in expand(names):
+    for name, title in expand(names).items():
         images, _ = sample(open_images(name, options), "test", options.images)
         net = open_net(name, seed=options.seed)
-        found[title(name)] = responses(settled(net, images) if is_fresh(name) else net, images)
+        found[title] = responses(settled(net, images) if is_fresh(name) else net, images)
     rows = [
         {"net": name, "layer": i, "name": layer.name, "behind": layer.behind, "std": rounded(layer.std)}
         for name, layers in found.items()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.analysis.effective import output_of
 from zoo.analysis.field import FEATURES, region_of
 from zoo.analysis.flow import record
-from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, title, untouched
+from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, untouched
 from zoo.analysis.outcome import Outcome, tiles
 from zoo.escape import for_picture
 
@@ -234,7 +234,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
     """
     rows: list[dict[str, Any]] = []
     strips: list[tuple[str, list[Tensor]]] = []
-    for name in expand(names):
+    for name, title in expand(names).items():
         net = open_net(name, seed=options.seed)
         images = open_images(name, options)
         prepared = images.prepared
@@ -246,11 +246,11 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
             patches = top_patches(net, x, module, channels)
             best, values = maximise(net, module, channels, input_size=x.shape[1:], seed=options.seed)
             for i, channel in enumerate(channels):
-                about = {"net": title(name), "module": module, "channel": channel}
+                about = {"net": title, "module": module, "channel": channel}
                 reached = {"start": round(float(values[0, i]), 4), "reached": round(float(values[-1, i]), 4)}
                 rows += [{**about, **reached, **row} for row in _patch_rows(patches[channel])]
                 cuts = [_shown(patch.cut(x), prepared) for patch in patches[channel]]
-                label = f"{module} {channel}" if len(names) == 1 else f"{title(name)}\n{module} {channel}"
+                label = f"{module} {channel}" if len(names) == 1 else f"{title}\n{module} {channel}"
                 strips.append((label, [_stretched(best[i]), *cuts]))
     return Outcome(
         what="units",
@@ -307,4 +307,12 @@ def _draw(figure: Any, strips: Sequence[tuple[str, Sequence[Tensor]]]) -> None:
         row = [next(places) for _ in range(across)]
         for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture.numpy(), interpolation="nearest")
-        row[0].text(-0.15, 0.5, for_picture(label), transform=row[0].transAxes, ha="right", va="center", fontsize=7)
+        row[0].text(
+            -0.15,
+            0.5,
+            "\n".join(map(for_picture, label.split("\n"))),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=7,
+        )

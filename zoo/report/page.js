@@ -278,13 +278,21 @@ function tellLeftOut() {
       `${percent(best)} %${better ? ", more than all that are shown" : ""}.`
     : "All series are shown.";
   $("all-series").textContent = off.length ? "Show all series" : "Show the series of the first view";
-  $("left-out").hidden = ![...seriesPlaces().keys()].some((series) => !data.series[series].shown) && !off.length;
+  $("left-out").hidden = !off.length && firstSeries().size === seriesPlaces().size; // nothing to switch
+}
+
+/** The series of the first view of these images: all, where none is meant for it. */
+function firstSeries() {
+  const own = [...seriesPlaces().keys()];
+  const shown = own.filter((series) => data.series[series].shown);
+  return new Set(shown.length ? shown : own);
 }
 
 function toggleSeries() {
   const own = [...seriesPlaces().keys()];
   const all = own.some((series) => !state.series.has(series));
-  for (const series of own) all || data.series[series].shown ? state.series.add(series) : state.series.delete(series);
+  const first = firstSeries();
+  for (const series of own) all || first.has(series) ? state.series.add(series) : state.series.delete(series);
   showSeries();
   draw();
 }
@@ -469,12 +477,12 @@ function frontLabels(own, axis, rows) {
   });
 }
 
-/** A line through the sizes of each topology that one series has measured. */
+/** A line through the sizes of each topology that one series has measured, if nothing else about the nets differs. */
 function joined(axis, rows) {
   const bySizes = new Map();
   for (const row of rows)
     if (row.kind === "measured") {
-      const key = `${row.series} ${row.topology}`;
+      const key = JSON.stringify([row.series, row.topology, row.apart]);
       bySizes.set(key, [...(bySizes.get(key) || []), row]);
     }
   return [...bySizes.values()]
@@ -627,7 +635,7 @@ function enterGroup(view) {
   );
   const places = seriesPlaces();
   if (![...places.keys()].some((series) => state.series.has(series)))
-    for (const series of places.keys()) state.series.add(series);
+    for (const series of firstSeries()) state.series.add(series);
   showSeries();
   showColumns();
   draw();
@@ -869,7 +877,7 @@ function openCard(row) {
         make(
           "div",
           {},
-          make("p", { className: "hint" }, `On the test images of the last run: ${card.classes.words}.`),
+          make("p", { className: "hint" }, `On the test images of the last run, on ${card.of}: ${card.classes.words}.`),
           tabled(["class", "accuracy [%]", ...card.classes.heads], card.classes.rows),
         ),
     ),

@@ -17,8 +17,8 @@ from typing import Any
 import zoo
 from zoo import published
 from zoo.complexity import count, taps
-from zoo.drawing import draw
 from zoo.entry import Entry
+from zoo.report.drawings import drawing, kept_drawings
 from zoo.results.classes import by_class
 from zoo.results.group import Comparison, NetResult, display_of, group
 from zoo.results.line import score_key
@@ -34,6 +34,11 @@ MOST_CLASSES = 20  # of which a confusion matrix is shown; of more, the most fre
 COUNTS = ("params", "macs", "activations")
 OTHER = "other"
 """Family of the published table that is none: nets with nothing in common."""
+SIZE = re.compile(
+    r"width|(.+_)?(widths|blocks|laterals|units|reduces)|(stem|last)_width|depths|wide|growth_rate|channels|columns"
+    r"|lanes|squeeze|ones|threes|fives|projections|stage[23]"
+)
+"""Overrides that make a net larger or smaller, and none of another kind."""
 THEIRS = {"wrn": "wide", "preact_resnet": "pre-activation", "resnext": "ResNeXt", "seresnet": "squeeze-excite"}
 """Topologies of families of the published table that are part of our residual family."""
 
@@ -68,7 +73,8 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
     for row in rows:
         row.pop("metric", None)
     shown_topologies = [row["topology"] for row in rows]
-    cards = _cards(rows, runs, count_stages)
+    last = _last_runs(results.trainings, runs)
+    cards = _cards(rows, last, count_stages)
     return {
         "groups": [groups[name] for name in dict.fromkeys(row["group"] for row in rows)],
         "rows": rows,
@@ -76,9 +82,7 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
         "conditions": [{"id": key, "title": title} for key, title in conditions.items()],
         "looks": {name: [look.colour, look.mark] for name, look in looks(dict.fromkeys(shown_topologies)).items()},
         "cards": cards,
-        "drawings": {
-            name: draw(name).svg for name in sorted({card.get("drawn", "") for card in cards.values()} - {""})
-        },
+        "drawings": _drawings(cards.values(), last.values()),
         "runs": [run["shown"] for run in runs],
         "failures": [
             {"name": display_of(record), "seed": record.get("seed"), "error": str(record["error"])}
@@ -92,7 +96,7 @@ def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list
     """Return all runs behind the rows, each as its line and as shown; record the conditions of their training."""
     runs = []
     for comparison in comparisons:
-        for record in (run for net in comparison.nets for run in net.runs):
+        for net, record in ((own, run) for own in comparison.nets for run in own.runs):
             condition = _condition(comparison, record)
             conditions.setdefault(condition, f"training in zoo bench, {_device(record)}")
             epochs = record.get("epochs") or []
@@ -115,7 +119,9 @@ def _runs(comparisons: Sequence[Comparison], conditions: dict[str, str]) -> list
                 "scores": [_number(epoch.get(tested), 2, 100) for epoch in kept],
                 "losses": [_number(epoch.get("train_loss"), 4) for epoch in kept],
             }
-            runs.append({"record": record, "shown": shown})
+            runs.append(
+                {"record": record, "shown": shown, "of": ", ".join(filter(None, [comparison.title, net.recipe]))}
+            )
     return runs
 
 
@@ -150,6 +156,7 @@ def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any])
         "score": round(100 * net.score, 4),
         "spread": None if net.spread is None else round(100 * net.spread, 4),
         "error": None if net.standard_error is None else round(100 * net.standard_error, 4),
+        "apart": _apart(record),
         "seeds": net.seeds,
         "seconds": round(net.seconds, 1),
         "machine": machine,
@@ -159,6 +166,13 @@ def _measured(comparison: Comparison, net: NetResult, speeds: Mapping[Any, Any])
         row["gap"] = round(net.versus_published, 2)
         row["note"] = f"published top-1 error {net.published_error:g} %; recipes differ"
     return row
+
+
+def _apart(record: Record) -> str:
+    """Return what sets a net apart from nets of other sizes besides topology and recipe; empty for most."""
+    overrides = {key: value for key, value in (record.get("overrides") or {}).items() if not SIZE.fullmatch(str(key))}
+    parts = {key: record.get(key) for key in ("head", "frozen", "digest", "freeze", "validation")} | overrides
+    return "; ".join(f"{key}={_plain(value)}" for key, value in sorted(parts.items(), key=str) if value)
 
 
 def _families() -> dict[str, str]:
@@ -216,34 +230,49 @@ def _speeds(records: Sequence[Record], conditions: dict[str, str]) -> dict[Any, 
     return speeds
 
 
-def _cards(rows: Sequence[Record], runs: Sequence[Record], count_stages: bool) -> dict[str, Record]:
+def _last_runs(trainings: Sequence[Record], runs: Sequence[Record]) -> dict[str, Record]:
+    """Return the run of each net that was read last, on whatever images and by whatever recipe, by display name."""
+    known = {id(run["record"]): run for run in runs}
+    return {display_of(line): known[id(line)] for line in trainings if id(line) in known}
+
+
+def _cards(rows: Sequence[Record], last: Mapping[str, Record], count_stages: bool) -> dict[str, Record]:
     """Return facts about each net besides its rows and runs, by the name that rows use for the net."""
-    records = {display_of(run["record"]): run["record"] for run in runs}
     cards: dict[str, Record] = {}
     for name in dict.fromkeys(row["card"] for row in rows):
-        record = records.get(name)
+        run = last.get(name)
+        record = run["record"] if run else None
         entry = _entry(record["name"] if record else name)
         plain = record is None or not record.get("overrides")
         card: Record = {"family": record["family"] if record else entry.family if entry else ""}
         if entry:
             card |= {"paper": entry.paper, "reference": entry.reference, "notes": entry.notes}
             card |= {"net": entry.name, "timm": entry.timm_name}
+            card["drawn"] = entry.name if record or entry.name in kept_drawings() else ""
             if plain:
                 card["structure"] = entry.spec.facts()
         spec = record.get("spec") if record else entry.spec.to_dict() if entry else None
         card["spec"] = {str(key): _plain(value) for key, value in (spec or {}).items()}
-        if record:
-            card["drawn"] = entry.name if entry else ""
+        if run and record:
             card["overrides"] = {str(key): _plain(value) for key, value in (record.get("overrides") or {}).items()}
             card["uncounted"] = {str(key): _plain(value) for key, value in record["counts"]["uncounted"].items()}
-            card["counted"] = "for one image of " + record["dataset"]["name"]
+            size = record["dataset"].get("input_size")
+            card["counted"] = f"for one image of {record['dataset']['name']}" + (f", {_plain(size)}" if size else "")
             card["classes"] = _classes(record)
+            card["of"] = run["of"]
             card["stages"] = _table(record.get("stages"), ("name", *COUNTS))
             card["taps"] = _table(record.get("taps"), ("module", "channels", "stride"))
             if count_stages and entry and plain and not card["stages"]:
                 card |= _count(entry)
         cards[name] = card
     return cards
+
+
+def _drawings(cards: Iterable[Record], runs: Iterable[Record]) -> dict[str, str]:
+    """Return the drawings of the cards' nets: unit by unit of those that were measured, of others their stages."""
+    measured = {run["record"]["name"] for run in runs}
+    names = sorted({card["drawn"] for card in cards if card.get("drawn")})
+    return {name: drawing(name) if name in measured else kept_drawings()[name] for name in names}
 
 
 def _classes(record: Record) -> Record | None:
@@ -311,11 +340,6 @@ def _device(record: Mapping[str, Any]) -> str:
 def _entry(name: str) -> Entry | None:
     """Return the registry's row; None for timm's nets, nets of later versions and any other name."""
     return zoo.model_entry(name) if name in zoo.list_models() else None
-
-
-@cache
-def _drawing(name: str) -> str:
-    return draw(name).svg
 
 
 def _by(items: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
