@@ -27,10 +27,10 @@ class PlainFabric(nn.Module):
         net = self.net
         spec: FabricSpec = net.spec
         edges = topology.fabric_edges(spec.type, spec.columns, spec.scales)
-        degrees = Counter(edge.source for edge in edges if spec.skips == "all" or edge.kind == "fwd")
+        degrees = Counter(edge.source for edge in edges if skips(spec, edge.kind))
         act: dict[topology.Node, Tensor] = {}
         raw: dict[topology.Node, Tensor] = {}
-        live = topology.live_nodes(edges, spec.head_nodes)
+        live = topology.live_nodes(spec.edges, spec.head_nodes)
         x = net.enter(net.stem(x))
         height, width = x.shape[2:]
         for node in topology.node_order(spec.type, spec.columns, spec.scales):
@@ -46,6 +46,8 @@ class PlainFabric(nn.Module):
                     total = total + unit(
                         spec, edge.kind, path, act[edge.source], raw[edge.source], size, degrees[edge.source]
                     )
+            if 0 < spec.column_skip <= column:
+                total = total + act[column - spec.column_skip, scale]
             raw[node] = total  # what a skip takes: the sum where the norm is shared, else the finished node
             after = spec.unit not in ("pre", "pre_released")
             act[node] = F.relu(cell.finish.norm1(total)) if after else total
@@ -64,6 +66,10 @@ def enlarge(x: Tensor, size: tuple[int, int], up: str) -> Tensor:
     zeros = x.new_zeros(x.shape[0], x.shape[1], *size)
     zeros[:, :, ::2, ::2] = x
     return zeros
+
+
+def skips(spec: FabricSpec, kind: str) -> bool:
+    return {"all": True, "within": kind == "fwd", "across": kind != "fwd"}[spec.skips]
 
 
 def plain(
@@ -99,7 +105,7 @@ def bottleneck(
     x = F.conv2d(x, path.mix.conv.weight, stride=2 if down else 1, padding=1)
     x = F.relu(path.mix.norm(x))
     x = path.expand.norm(path.expand.conv(x)) if spec.unit == "post" else path.expand(x)
-    if spec.skips == "all" or kind == "fwd":
+    if skips(spec, kind):
         skip = enlarge(raw, size, spec.up) if up else F.max_pool2d(raw, 2, 2, ceil_mode=True) if down else raw
         if spec.gate == "gated" or skip.shape[1] != x.shape[1]:
             skip = path.project.norm(path.project.conv(skip))

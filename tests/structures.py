@@ -21,7 +21,16 @@ SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
     *(("resnet_test", {"order": order}) for order in ("norm_after_add", "act_before_add", "act_only_pre")),
     ("resnet_test", {"squeeze": 4, "deform_stages": (2,)}),
     ("resnet_test", {"shortcut": "none", "drop_path_rate": 0.2}),
-    ("preresnet_test", {"activate_first": True, "drop_path_rate": 0.2, "norm_shortcut": True}),
+    (
+        "preresnet_test",
+        {
+            "activate_first": True,
+            "drop_path_rate": 0.2,
+            "norm_shortcut": True,
+            "shortcut_scale": 0.5,
+            "branch_scale": 2,
+        },
+    ),
     ("resnet20_cifar", {}),
     ("preresnet20_cifar", {}),
     ("plain20_cifar", {}),
@@ -37,6 +46,7 @@ SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
     ("fabric_test", FABRIC | {"unit": "pre", "gate": "gated", "up": "nearest", "type": "b"}),
     ("fabric_test", FABRIC | {"unit": "post", "gate": "dropout", "skips": "within"}),
     ("fabric_test", FABRIC | {"unit": "post", "gate": "none", "up": "zero", "head": "hypercolumn"}),
+    ("fabric_test", FABRIC | {"unit": "post", "gate": "scaled", "skips": "across", "column_skip": 2}),
 ]
 """Every structure of every family as a small net: a name, and arguments that change it."""
 

@@ -1,4 +1,4 @@
-"""Around nets: a spatial transformer, deformable RoI pooling, hypercolumns, against operators of torch."""
+"""Around nets: a spatial transformer, deformable RoI pooling, hypercolumns, detectors on one map, against torch."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign, RoIPool, roi_align
 
 import zoo
+from zoo.detection import FastRCNN, MaxRoIPool, faster_rcnn
 from zoo.front import Front
 from zoo.hypercolumns import PixelNet, draw_pixels, hypercolumns
 from zoo.regions import DeformRoIPool, deform_roi_pool
@@ -170,6 +171,137 @@ def test_a_drop_in_for_the_pooling_of_detectors() -> None:
     sum(detector([torch.rand(3, 64, 64)], [target]).values()).backward()
     assert pool.offset.weight.grad is not None
     assert pool.offset.weight.grad.abs().sum() > 0
+
+
+SMALL_DETECTOR: dict[str, Any] = dict(min_size=64, max_size=64, rpn_post_nms_top_n_train=20)
+
+
+def on_one_map(name: Any = "vgg_test", classes: int = 3, **arguments: Any) -> FasterRCNN:
+    torch.manual_seed(0)
+    return faster_rcnn(name, classes, sizes=(16, 32), options=SMALL_DETECTOR, **arguments)
+
+
+def test_the_first_faster_rcnn_by_its_parts() -> None:
+    """VGG-16 up to conv5_3, 9 anchors, its own fc6 and fc7, scores and boxes of 21 classes."""
+    with torch.device("meta"):
+        detector = faster_rcnn("vgg16", 21, drop_rate=0.5)
+        maps = detector.backbone(torch.empty(1, 3, 600, 800))
+    assert {key: tuple(x.shape) for key, x in maps.items()} == {"0": (1, 512, 37, 50)}
+    own = sum(p.numel() for p in detector.parameters())
+    proposing = 9 * 512 * 512 + 512 + (9 + 36) * (512 + 1)
+    classifying = 138_357_544 - 1000 * 4097 + (21 + 84) * 4097
+    assert own == proposing + classifying
+    assert [m.p for m in detector.roi_heads.box_head.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+    assert (detector.transform.min_size, detector.transform.max_size) == ((600,), 1000)
+
+
+@pytest.mark.parametrize("pooling", ["max", "align"])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("vgg_test", 16), ("vgg_test", 32), ("alexnet_test", 16), ("resnet_test", 16)]
+)
+def test_faster_rcnn_learns_on_one_map(name: str, stride: int, pooling: str) -> None:
+    net: Any = zoo.create_model(name)
+    detector = on_one_map(net, stride=stride, pooling=pooling)
+    if net.wide is not None:
+        wide = detector.roi_heads.box_head[0]
+        assert len(net.wide.layers), "the net itself keeps them"
+        assert torch.equal(wide.layers.conv1.weight, net.wide.layers.conv1.weight)
+    image = torch.rand(3, 96, 96)
+    target = {"boxes": torch.tensor([[8.0, 8, 60, 50]]), "labels": torch.tensor([1])}
+    losses = detector([image], [target])
+    assert len(losses) == 4
+    sum(losses.values()).backward()
+    unused = {key for key, p in detector.named_parameters() if p.grad is None}
+    assert not unused
+    [found] = detector.eval()([image])
+    assert found.keys() == {"boxes", "labels", "scores"}
+
+
+def test_fast_rcnn_judges_given_boxes() -> None:
+    """With the proposals of a Faster R-CNN it is the same detector, also of an image of another size."""
+    detector = on_one_map(trainable_stages=2).eval()
+    with torch.no_grad():
+        for p in detector.roi_heads.box_predictor.parameters():
+            p.mul_(20)  # scores that differ
+    fast = FastRCNN(detector)
+    image = torch.rand(1, 3, 64, 64).repeat_interleave(2, 2).repeat_interleave(2, 3)[0]  # 128 px, halved to 64
+    kept: list[Tensor] = []
+    handle = detector.rpn.register_forward_hook(lambda _m, _i, out: kept.extend(out[0]))
+    with torch.no_grad():
+        [want] = detector([image])
+        [have] = fast.eval()([image], [kept[0] * 2])
+    handle.remove()
+    assert len(want["boxes"]) > 1
+    for key in want:
+        torch.testing.assert_close(have[key], want[key], rtol=1e-4, atol=1e-3)
+    [none] = fast([image], [torch.zeros(0, 4)])
+    assert len(none["boxes"]) == 0
+    target = {"boxes": torch.tensor([[8.0, 8, 60, 50]]), "labels": torch.tensor([1])}
+    losses = fast.train()([image, image], [kept[0], kept[0][:3]], [target, target])
+    assert losses.keys() == {"loss_classifier", "loss_box_reg"}
+    sum(losses.values()).backward()
+    assert fast.roi_heads.box_head[0].layers.conv1.weight.grad.any()
+    assert fast.backbone.body.model.stem.conv1.weight.grad is None, "two stages learn"
+    assert fast.backbone.body.model.stage5[1].conv1.weight.grad.any()
+
+
+def test_regions_are_rounded_before_their_largest_values() -> None:
+    x = torch.randn(2, 3, 20, 20)
+    boxes = [torch.tensor([[0.0, 0, 100, 80], [9, 9, 50, 60]]), torch.tensor([[16.0, 0, 47, 47]])]
+    want = RoIPool((7, 7), 1 / 16)(x, boxes)
+    torch.testing.assert_close(MaxRoIPool(7, 16)({"0": x}, boxes, [(320, 320)] * 2), want)
+    # Column 440 / 32 = 13.75 becomes 14, row 264 / 32 = 8.25 becomes 8; five rows make two bins that share one.
+    places = 100.0 * torch.arange(20)[:, None] + torch.arange(20)
+    [[found]] = MaxRoIPool(2, 32)({"0": places[None, None]}, [torch.tensor([[440.0, 264, 544, 384]])], [(640, 640)])
+    assert found.tolist() == [[1015, 1017], [1215, 1217]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pooling": "mean"}, r"pooling \('mean'\) must be one of max, align"),
+        ({"num_classes": 1}, r"num_classes \(1\) must be a whole number from 2"),
+        ({"stride": 4}, r"stride \(4\) must be that of a map of 24 channels, which the wide layers of vgg_test read"),
+        ({"stride": 5}, r"stride \(5\) must be one of those of the taps of vgg_test: 2, 4, 8, 16, 32"),
+        ({"sizes": ()}, r"sizes \(\(\)\) must be a tuple of numbers above 0"),
+        ({"ratios": (1.0, 0)}, r"ratios \(\(1.0, 0\)\) must be a tuple of numbers above 0"),
+        ({"trainable_stages": 9}, r"trainable_stages \(9\) must lie in 0 to"),
+    ],
+)
+def test_detectors_of_one_map_explain_mistakes(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        faster_rcnn(**{"net": "vgg_test", "num_classes": 3, **arguments})
+
+
+def test_detectors_of_one_map_need_a_classifier() -> None:
+    net = zoo.create_model("vgg_test", num_classes=0)
+    with pytest.raises(ValueError, match=r"net \(VGG\) must have its wide layers"):
+        faster_rcnn(net, 3)
+    with pytest.raises(ValueError, match="drop_rate must be given to the net where it is made"):
+        faster_rcnn(net, 3, drop_rate=0.5)
+    for other in (nn.Identity(), zoo.create_model("vgg_test", features_only=True)):
+        with pytest.raises(TypeError, match=r"net \(\w+\) must be the name of a net of the zoo"):
+            faster_rcnn(other, 3)  # ty: ignore[invalid-argument-type]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([], r"proposals \(0\) must be one tensor for each of 1 images"),
+        (
+            [torch.tensor([[4, 4, 9, 9]])],
+            r"proposals \(torch.int64, \(1, 4\) for image 0\) must be boxes \(P, 4\) in floating",
+        ),
+        ([torch.zeros(2, 5)], r"proposals \(torch.float32, \(2, 5\) for image 0\)"),
+        ([torch.tensor([[4.0, 4, 4, 9]])], r"with right and bottom beyond left and top"),
+    ],
+)
+def test_proposals_that_are_no_boxes(boxes: list[Tensor], message: str) -> None:
+    fast = FastRCNN(on_one_map()).eval()
+    with pytest.raises(ValueError, match=message):
+        fast([torch.rand(3, 64, 64)], boxes)
+    with pytest.raises(ValueError, match=r"targets \(none\) must be one dict for each of 1 images in training mode"):
+        fast.train()([torch.rand(3, 64, 64)], [torch.rand(1, 4)])
 
 
 def test_detectors_train_under_autocast() -> None:

@@ -57,17 +57,17 @@ def test_a_fish_looks_like_a_fish() -> None:
         assert at[lateral].left[1] == at[beside].left[1]
 
 
-@pytest.mark.parametrize("type", topology.TYPES)
-def test_a_fabric_looks_like_its_grid(type: str) -> None:
+@pytest.mark.parametrize(("type", "column_skip"), [*((type, 0) for type in topology.TYPES), ("d", 2)])
+def test_a_fabric_looks_like_its_grid(type: str, column_skip: int) -> None:
     columns, scales = 4, 4
-    net, boxes, lines = drawn("fabric_test", type=type, columns=columns)
+    net, boxes, lines = drawn("fabric_test", type=type, columns=columns, column_skip=column_skip)
     outputs = net.spec.head_nodes  # ty: ignore[unresolved-attribute]
     nodes = {
         box: (int(match[1]), int(match[2]))
         for box in boxes
         if (match := re.fullmatch(r"columns\.(\d+)\.(\d+)", box.name))
     }
-    edges = topology.fabric_edges(type, columns, scales)
+    edges = topology.fabric_edges(type, columns, scales, column_skip)
     between = {(nodes[line.source], nodes[line.target]) for line in lines if {line.source, line.target} <= nodes.keys()}
     assert between == {(edge.source, edge.target) for edge in edges}
     live = topology.live_nodes(edges, outputs)

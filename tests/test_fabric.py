@@ -142,6 +142,21 @@ def test_equations_of_the_grid_net() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("type", "unit", "spec"),
+    [
+        ("a", "conv", {"column_skip": 4}),
+        ("d", "pre", {"column_skip": 2, "skips": "across", "gate": "scaled"}),
+        ("b", "preshared", {"column_skip": 1, "gate": "gated", "head": "hypercolumn"}),
+        ("a", "post", {"skips": "across", "gate": "dropout"}),
+    ],
+)
+def test_equations_of_other_skips(type: str, unit: str, spec: dict[str, Any]) -> None:
+    columns = spec.get("column_skip", 2) + 2
+    net = settle_norms(fabric(type, columns, (4, 4, 8), unit, {"dtype": torch.float64}, **spec)).eval()
+    compare(net, torch.randn(2, 3, 9, 12, dtype=torch.float64))
+
+
 def compare(net: Fabric, x: Tensor) -> None:
     for train in (False, True):
         ours, plain = (copy.deepcopy(net).train(train) for _ in range(2))
@@ -198,6 +213,47 @@ def test_dropped_skips() -> None:
     same.load_state_dict(net.state_dict())
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(same(x), net(x))
+
+
+@pytest.mark.parametrize(("skips", "degree"), [("all", 4), ("within", 1), ("across", 3)])
+def test_a_gate_counts_edges_with_a_skip(skips: str, degree: int) -> None:
+    net = fabric("a", 3, (4,) * 4, "post", {"device": "meta"}, gate="scaled", skips=skips)
+    cells = {node: net.columns[node[0]].get_submodule(str(node[1])) for node in ((1, 1), (0, 2), (1, 0), (1, 2))}
+    # The edges that leave node (0, 1): along, down, up, and inside of its column.
+    edges = [cells[1, 1].fwd, cells[1, 2].down, cells[1, 0].up, cells[0, 2].zip]
+    skipping = [edge for edge in edges if edge.skips]
+    assert len(skipping) == degree
+    for edge in skipping:
+        assert getattr(edge.gate, "factor", 1) == 1 / degree
+
+
+def test_column_skips_add_no_parameters() -> None:
+    """They are compiled, checkpointed and kept by a pruned net as the other edges are."""
+    net = settle_norms(fabric("d", 4, (4,) * 3, column_skip=2)).eval()
+    plain = fabric("d", 4, (4,) * 3)
+    assert net.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(2, 3, 12, 12)
+    logits = net(x)
+    torch.testing.assert_close(torch.jit.script(net)(x), logits)
+    again = copy.deepcopy(net)
+    again.set_grad_checkpointing()
+    torch.testing.assert_close(again(x), logits)
+    assert not torch.allclose(plain.eval()(x), logits)
+    plain.load_state_dict(net.state_dict())
+    assert not torch.allclose(plain(x), logits)
+    net.prune_intermediate_layers([2], prune_head=False)
+    torch.testing.assert_close(net(x), logits)
+
+
+def test_edges_without_a_skip_do_not_start_at_zero() -> None:
+    """An edge of zeros behind a ReLU has no gradient, so it would stay at zero for ever."""
+    net = fabric("a", 2, (4, 4), "post", {"zero_init_last": True}, skips="within")
+    net.train()(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    for name, p in net.named_parameters():
+        if name.endswith("expand.norm.weight"):
+            assert p.grad is not None
+            assert p.any() != (".fwd." in name)
+            assert p.grad.any()
 
 
 def test_the_released_pre_unit_ignores_its_first_norm() -> None:
@@ -331,6 +387,9 @@ def test_output_stride_keeps_the_finest_column() -> None:
         ("out_scale", 2, r"out_scale \(2\) must be 0 with head 'classify'"),
         ("head", "both", r"head \('both'\) must be one of"),
         ("skips", "within", r"skips \('within'\) must be all"),
+        ("skips", "some", r"skips \('some'\) must be one of all, within, across"),
+        ("column_skip", -4, r"column_skip \(-4\) must be below the 8 columns, or 0"),
+        ("column_skip", 8, r"column_skip \(8\) must be below the 8 columns, or 0"),
     ],
 )
 def test_errors_say_what_to_do(field: str, value: object, message: str) -> None:
@@ -363,3 +422,5 @@ def test_facts() -> None:
     assert facts["live nodes"] == "43 of 48"
     assert facts["paths"].startswith("4,273,180")
     assert zoo.model_entry("resnet50").spec.facts() == {}
+    skipping = zoo.model_entry("fabric_d_l8_s6_c128_cifar").spec.replace(column_skip=4)
+    assert skipping.facts()["edges"] == "176: fwd 42, down 35, up 35, zip_down 20, zip_up 20, column_skip 24"

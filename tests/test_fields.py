@@ -28,7 +28,7 @@ NETS: list[Any] = [
     *(pytest.param(name, {}, marks=pytest.mark.slow) for name in zoo.list_models("*_test") if name not in FORWARDS),
     pytest.param("fabric_test", {}, marks=pytest.mark.slow),
     ("resnet_test", {"squeeze": 4, "output_stride": 8}),
-    ("fabric_test", FABRIC | {"unit": "conv", "up": "zero", "type": "d"}),
+    ("fabric_test", FABRIC | {"unit": "conv", "up": "zero", "type": "d", "column_skip": 2}),
     pytest.param("fabric_test", FABRIC | {"unit": "pre", "up": "nearest", "type": "b"}, marks=pytest.mark.slow),
 ]
 

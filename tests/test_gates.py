@@ -14,6 +14,7 @@ from zoo.analysis.gates import EdgeFacts, edge_facts, folded
 from zoo.analysis.nets import Options
 from zoo.analysis.prune import Hold, child_of, prune, read_edges
 from zoo.analysis.run import analyse
+from zoo.topology import COLUMN_SKIP
 
 GATED = FABRIC | {"unit": "post", "gate": "gated", "stem": "cifar"}
 
@@ -43,7 +44,12 @@ def silenced(net: Any, edges: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"type": "d"}, {"unit": "conv", "gate": "none", "type": "d", "up": "zero"}, {"head": "dense"}],
+    [
+        {},
+        {"type": "d", "columns": 4, "column_skip": 2},
+        {"unit": "conv", "gate": "none", "type": "d", "up": "zero"},
+        {"head": "dense", "skips": "across"},
+    ],
     ids=str,
 )
 def test_a_pruned_fabric_is_the_fabric_with_silent_edges(changes: dict[str, Any]) -> None:
@@ -78,6 +84,17 @@ def test_a_node_that_comes_from_nowhere_still_gives_its_size() -> None:
     assert {edge for edge in quiet if edge not in chosen} == {edge for edge in edges if edge.source == (1, 1)}
     with torch.no_grad():
         torch.testing.assert_close(small(x), silenced(net, quiet, x))
+
+
+def test_column_skips_alone_make_a_net() -> None:
+    net, x = fabric(columns=5, column_skip=2), torch.randn(2, 3, 21, 26)
+    chosen = [edge for edge in read_edges(net) if edge.kind not in ("zip_down", COLUMN_SKIP)]
+    small = prune(net, chosen)
+    assert {edge.kind for edge in read_edges(small)} == {"zip_down", COLUMN_SKIP}
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), silenced(net, chosen, x))
+    found = {facts.edge: facts for facts in edge_facts(net, x, torch.tensor([0, 1]))}
+    assert all(facts.norm is facts.ratio is None for edge, facts in found.items() if edge.kind == COLUMN_SKIP)
 
 
 def test_nothing_without_a_path_is_a_net() -> None:

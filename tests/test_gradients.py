@@ -13,12 +13,13 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import zoo
-from zoo.analysis.branches import hooked, units_of, without
+from zoo.analysis.branches import gradient_path, hooked, units_of, without
 from zoo.analysis.gradients import chain_of, gains, layer_gradients
 from zoo.analysis.nets import Options, settled
 from zoo.analysis.path_gradients import effective_range, path_gradients
 from zoo.analysis.responses import CONVOLUTION, NORM, Response, responses
 from zoo.analysis.run import analyse
+from zoo.layers import Scale
 
 SIZE = (3, 16, 16)
 LABELS = torch.tensor([1, 2, 3, 0])
@@ -220,6 +221,45 @@ def test_scaled_shortcuts_make_a_power_of_their_factor(scale: float) -> None:
     assert [gain.own for gain in found] == pytest.approx([scale**2] * 4)
     for values in ([gain.whole for gain in found], [gain.product for gain in found]):
         assert values == pytest.approx([scale ** (2 * (4 - i)) for i in range(4)])
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.9, 1.0, 2.0])
+def test_the_product_of_scaled_shortcuts_is_exact(scale: float) -> None:
+    """The factor on the gradient over L - l units is lambda^(L - l), however the branches are."""
+    net = small(depths=(4,), widths=(8,), stem_width=8, stem="cifar", shortcut_scale=scale).double()
+    x = images().double()
+    found = gains(net, x, draws=2)
+    assert [gain.shortcuts for gain in found] == pytest.approx([scale ** (2 * (4 - i)) for i in range(4)], rel=1e-12)
+    assert all(gain.whole != pytest.approx(gain.shortcuts, rel=1e-3) for gain in found), "branches add to it"
+    h, v = (torch.randn(2, 8, 6, 6, dtype=torch.float64) for _ in range(2))
+    h.requires_grad_()
+    with gradient_path(units_of(net, SIZE), ()):
+        [gradient] = torch.autograd.grad(net.stage1(h), h, v)
+    torch.testing.assert_close(gradient, v * scale**4, rtol=0 if scale != 0.9 else 1e-15, atol=0)
+
+
+def test_only_residual_chains_have_shortcuts() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    assert {gain.shortcuts for gain in gains(zoo.create_model("vgg_lrn_test"), x, draws=1)} == {None}
+    scaled, whole = (zoo.create_model("wider_resnet_test", pools=0, shortcut_scale=s) for s in (0.5, 1.0))
+    found = gains(scaled, x, draws=1)
+    assert all(gain.shortcuts for gain in found)
+    assert sum(isinstance(module, Scale) for module in scaled.modules()) == len(found) == 7
+    assert not any(isinstance(module, Scale) for module in whole.modules())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shortcut_scale": 0}, r"shortcut_scale \(0.0\) must be above 0"),
+        ({"branch_scale": -1.0}, r"branch_scale \(-1.0\) must be above 0"),
+        ({"shortcut": "none", "shortcut_scale": 0.5}, r"shortcut_scale \(0.5\) must be 1 in a plain net"),
+        ({"shortcut": "none", "branch_scale": 0.5}, r"branch_scale \(0.5\) must be 1 in a plain net"),
+    ],
+)
+def test_scales_that_make_no_net(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
 
 
 def test_gains_belong_to_chains() -> None:

@@ -69,7 +69,7 @@ MAY_IMPORT = {
         "zoo.weights.loading",
     },
     "zoo.testing": {"zoo.backbone", "zoo.entry", "zoo.layers", "zoo.registry"},
-    "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.registry"},
+    "zoo.detection": {"zoo.arguments", "zoo.backbone", "zoo.features", "zoo.layers", "zoo.registry"},
     "zoo.timm": {"zoo", "zoo.backbone"},
     "zoo.front": {"zoo.arguments"},
     "zoo.hypercolumns": {"zoo.arguments", "zoo.registry"},

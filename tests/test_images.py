@@ -22,7 +22,7 @@ from zoo.bench.one_run import Job, Placement, attempt
 from zoo.bench.sweep import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
 from zoo.datasets import fingerprint
-from zoo.datasets.augment import draw, flip_images, mix, shift_images
+from zoo.datasets.augment import PRINCIPAL, SPREADS, Lighting, ShortSide, draw, each, flip_images, mix, shift_images
 from zoo.datasets.built_in import load_dataset
 from zoo.datasets.external import DataLocation, Stream, open_set, set_name
 from zoo.datasets.image_set import Dataset
@@ -120,7 +120,7 @@ def test_other_images_are_read_batch_by_batch(tmp_path: Path, sizes: list[tuple[
 
 def test_what_is_drawn_for_a_streamed_image_does_not_depend_on_who_reads_it(tmp_path: Path) -> None:
     where = write_folder(tmp_path, [(40, 30), (30, 40)])
-    recipe = PLAIN.changed(image_size=24, flip=True, augment="rand", colour=0.4, erase=0.5)
+    recipe = PLAIN.changed(image_size=24, flip=True, augment="rand", colour=0.4, lighting=0.1, erase=0.5)
     alone, crowd = (open_set("folder/set", DataLocation(folder=where, workers=n)).for_recipe(recipe) for n in (0, 2))
     state = torch.get_rng_state()
     first = batches(alone, recipe)
@@ -399,6 +399,35 @@ def test_changes_of_digits_keep_what_they_are() -> None:
     assert (erased.flatten(1)[changed] == 0).all()
 
 
+def test_lighting_moves_an_image_along_the_principal_components() -> None:
+    std = torch.tensor([0.2, 0.25, 0.5])
+    changed = each(torch.zeros(1500, 3, 2, 2), range(1500), Lighting(0.1, std))
+    assert torch.equal(changed, changed[:, :, :1, :1].expand_as(changed)), "the same change of all pixels"
+    along = (changed[:, :, 0, 0] * std) @ torch.tensor(PRINCIPAL)
+    assert along.std(0) / torch.tensor(SPREADS) == pytest.approx(torch.full((3,), 0.1), rel=0.06)
+    assert along.mean(0) == pytest.approx(torch.zeros(3), abs=0.002)
+    digits = load_dataset("digits")
+    lit, plain = (batches(digits, PLAIN.changed(batch_size=64, lighting=strength))[0][0] for strength in (0.1, 0.0))
+    moved = lit - plain
+    torch.testing.assert_close(moved, moved[:, :, :1, :1].expand_as(moved), rtol=0, atol=1e-5)
+    assert len(moved[:, 0, 0, 0].unique()) == 64
+    grey = replace(digits, train_images=digits.train_images[:, :1])
+    assert grey.for_recipe(PLAIN) is grey
+    with pytest.raises(ValueError, match=r"lighting must be 0 for digits, whose images have no red, green and blue"):
+        grey.for_recipe(PLAIN.changed(lighting=0.1))
+
+
+def test_squares_are_cut_from_resized_images(tmp_path: Path) -> None:
+    sizes = {tuple(each(torch.zeros(1, 3, 50, 60), [seed], ShortSide(30, 33)).shape[2:]) for seed in range(40)}
+    assert sizes == {(30, 36), (31, 37), (32, 38), (33, 39)}
+    recipe = PLAIN.changed(image_size=24, short_sides=[24, 30])
+    images = open_set("folder/set", DataLocation(folder=write_folder(tmp_path, [(120, 100)]), workers=0))
+    found = batches(images.for_recipe(recipe), recipe)
+    assert [batch.shape for batch, _ in found] == [(4, 3, 24, 24)] * 3
+    with pytest.raises(ValueError, match="image_size must be 0 for digits"):
+        load_dataset("digits").for_recipe(recipe)
+
+
 # ---------------------------------------------------------------- recipes
 
 
@@ -414,6 +443,8 @@ def test_recipes_say_what_the_papers_say() -> None:
         "fabric_cifar": {59.9: 0.1, 60.1: 0.01, 80.1: 0.001},
         "resnet_imagenet": {29.9: 0.1, 30.1: 0.01, 60.1: 0.001},
         "fishnet_imagenet": {29.9: 0.1, 30.1: 0.01, 90.1: 0.0001},
+        "vgg_imagenet": {18.4: 0.01, 18.6: 0.001, 37.1: 1e-4, 55.6: 1e-5},
+        "googlenet_imagenet": {7.9: 0.01, 8.1: 0.0096, 16.1: 0.009216, 249: 0.01 * 0.96**31},
     }
     for name, moments in rates.items():
         recipe = recipe_row(name).recipe
@@ -424,6 +455,14 @@ def test_recipes_say_what_the_papers_say() -> None:
     assert decays["resnet_cifar"] == decays["densenet_cifar"] == decays["fishnet_imagenet"] == 1e-4
     assert RECIPES["wide_resnet_cifar"].recipe.border == "reflect"
     assert not RECIPES["resnet_cifar"].recipe.nesterov
+    assert {name for name, row in RECIPES.items() if row.recipe.lighting == 0.1} == {
+        f"{net}_imagenet" for net in ("resnet", "densenet", "resnext", "fishnet", "vgg")
+    }
+    sides = [sentence for sentence in RECIPES["vgg_imagenet"].recipe.describe() if "shorter side" in sentence]
+    assert sides == [
+        "training images: squares of 224 px cut from images with a shorter side of 256 px, mirrored by chance, noise "
+        "of 0.1 along the principal components of colour"
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -463,6 +502,20 @@ def test_steps_move_with_the_epochs() -> None:
         ({"crop_scale": 0.0}, r"crop_scale must lie in \(0, 1\], got 0.0"),
         ({"mixup": -1.0}, r"mixup must not be negative, got -1.0"),
         ({"epochs": True}, r"epochs must be of type int, got True"),
+        ({"lighting": -0.1}, r"lighting must not be negative, got -0.1"),
+        (
+            {"short_sides": (32, 40)},
+            r"short_sides must be two rising whole numbers of at least image_size, which has to",
+        ),
+        ({"short_sides": (20, 40), "image_size": 24}, r"short_sides must be two rising .*, got \(20, 40\)"),
+        ({"short_sides": (40, 32), "image_size": 24}, r"short_sides must be two rising"),
+        ({"short_sides": (32.0, 40), "image_size": 24}, r"short_sides must be two rising whole numbers"),
+        ({"short_sides": (32,), "image_size": 24}, r"short_sides must be two rising"),
+        ({"short_sides": 32, "image_size": 24}, r"short_sides must be of type tuple"),
+        (
+            {"short_sides": (32, 40), "image_size": 24, "crop_scale": 0.5},
+            r"crop_scale must be left out with short_sides",
+        ),
     ],
 )
 def test_wrong_fields_of_a_recipe_are_named(changes: dict[str, Any], message: str) -> None:

@@ -175,6 +175,16 @@ def test_residual_is_the_sum_of_two_paths(order: str) -> None:
     torch.testing.assert_close(unit(x), unit.after(x.clone()))
 
 
+def test_scaled_paths_keep_the_names_of_their_layers() -> None:
+    shortcut = sequence(KIT, 4, "cn", [Conv(out_chs=4, kernel=1)])
+    for path in (shortcut, None, PadShortcut(4, 4, 1)):
+        unit = Residual(KIT, 4, basic(4), ORDERS["post"], shortcut=path, drop_path=0.3).eval()
+        scaled = Residual(KIT, 4, basic(4), ORDERS["post"], shortcut=path, drop_path=0.3, scales=(0.5, 3.0)).eval()
+        scaled.load_state_dict(unit.state_dict())
+        x = torch.randn(2, 4, 6, 6)
+        torch.testing.assert_close(scaled(x), unit.after(3 * unit.branch(x) + unit.shortcut(x) / 2))
+
+
 def test_shared_shortcut_leaves_after_the_activation() -> None:
     shortcut = sequence(KIT, 4, "c", [Conv(out_chs=6, kernel=1)])
     unit = Residual(KIT, 4, basic(6), ORDERS["pre"], shortcut=shortcut, shared=True).eval()

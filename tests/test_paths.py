@@ -79,7 +79,9 @@ def test_a_fish_is_its_formula() -> None:
     assert found.counts == {k: int(c) for k, c in enumerate(maps[-1].coef) if c}
 
 
-@pytest.mark.parametrize("changes", [{"unit": "conv"}, {"unit": "conv", "type": "d", "up": "zero"}])
+@pytest.mark.parametrize(
+    "changes", [{"unit": "conv"}, {"unit": "conv", "type": "d", "up": "zero", "columns": 5, "column_skip": 2}]
+)
 def test_a_fabric_has_the_paths_of_its_graph(changes: dict[str, Any]) -> None:
     net = zoo.create_model("fabric_test", device="meta", **FABRIC | changes)
     paths = path_lengths(net, input_size=(3, 64, 64))

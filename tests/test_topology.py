@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo import topology
-from zoo.topology import KINDS, TYPES, Edge, Node, fabric_edges, node_order
+from zoo.topology import COLUMN_SKIP, KINDS, TYPES, Edge, Node, fabric_edges, node_order
 
 pytestmark = pytest.mark.quick
 
@@ -69,6 +69,25 @@ def test_paths_by_recursion(grid: tuple[str, int, int]) -> None:
         return known[node]
 
     assert all(topology.count_paths(edges, node) == ways(node) for node in node_order(*grid))
+
+
+@given(GRIDS, st.integers(1, 9))
+def test_column_skips_stay_in_their_scale(grid: tuple[str, int, int], span: int) -> None:
+    edges, others = fabric_edges(*grid, span), fabric_edges(*grid)
+    skips = [edge for edge in edges if edge.kind == COLUMN_SKIP]
+    assert tuple(edge for edge in edges if edge.kind != COLUMN_SKIP) == others
+    assert {edge.target for edge in skips} == {node for node in node_order(*grid) if node[0] >= span}
+    assert all((edge.source[0] + span, edge.source[1]) == edge.target for edge in skips)
+    place = {node: i for i, node in enumerate(node_order(*grid))}
+    assert [place[edge.target] for edge in edges] == sorted(place[edge.target] for edge in edges)
+
+
+def test_paths_with_column_skips() -> None:
+    """Along a row of six columns there is one path, and one more from each node to the fourth behind it."""
+    edges = fabric_edges("b", 6, 2, 4)
+    assert topology.count_paths(edges, (3, 0)) == 1
+    assert topology.count_paths(edges, (4, 0)) == 2
+    assert topology.count_paths(edges, (5, 0)) == 3
 
 
 @given(st.integers(2, 9), st.integers(2, 7))

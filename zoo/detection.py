@@ -1,16 +1,20 @@
-"""Feature pyramids over the taps of any net, for torchvision's detectors.
+"""Any net in torchvision's detectors: feature pyramids over its taps, or one map as in the first R-CNNs.
 
 torchvision's own `BackboneWithFPN` splits a net into children that pass one tensor on. Fish and fabrics pass several,
 and nets of other packages have their taps deeper inside. Here the net stays whole and returns its taps.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
     FeaturePyramidNetwork,
@@ -21,6 +25,7 @@ from torchvision.ops.feature_pyramid_network import (
 from zoo import arguments
 from zoo.backbone import Backbone
 from zoo.features import FeatureGetter
+from zoo.layers import WideHead
 from zoo.registry import create_model, model_entry
 
 STRIDES = (4, 8, 16, 32)
@@ -28,6 +33,13 @@ STRIDES = (4, 8, 16, 32)
 WIDEST = 4096
 """Largest number of channels of a pyramid. Its convolutions have nine times the square of this number of weights."""
 EXTRA_BLOCKS = ("pool", "p6p7", "none")
+POOLINGS = ("max", "align")
+"""Ways to pool a region: the largest value of each bin (Girshick 2015), or the mean of samples (He et al. 2017)."""
+FIRST: Mapping[str, Any] = dict(min_size=600, max_size=1000, rpn_post_nms_top_n_test=300, box_batch_size_per_image=64)
+"""Options of torchvision's Faster R-CNN as in its paper: sides of images, proposals in tests, regions of an image that
+are trained on (64 of each of two, Girshick 2015, section 2.3)."""
+WINDOW, WIDTH = 7, 1024
+"""Bins along each side and width of the two linear layers behind nets that have no wide layers of their own."""
 
 
 class PyramidBackbone(nn.Module):
@@ -174,6 +186,206 @@ def _body(
             "features_only=True) returns"
         )
     return net, list(info.reduction()), list(info.channels())
+
+
+class MapBackbone(nn.Module):
+    """One map of a net: a backbone for torchvision's detectors.
+
+    Args:
+        body: Images -> list of one map.
+        out_channels: Channels of the map.
+    """
+
+    def __init__(self, body: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the map ``"0"`` (N, out_channels, H / stride, W / stride) from images (N, C, H, W)."""
+        return {"0": self.body(x)[0]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the body's units in the backward pass instead of storing their maps."""
+        self.body.set_grad_checkpointing(enable)  # ty: ignore[not-callable]
+
+
+class MaxRoIPool(MultiScaleRoIAlign):
+    """RoIPool of one map (Girshick 2015, arXiv:1504.08083, section 2.1): ``box_roi_pool`` of torchvision's detectors.
+
+    The corners of a region are rounded to pixels of the map, and so are the bins; each gives its largest value.
+
+    Args:
+        output_size: Bins along each side.
+        stride: Total stride of the map.
+    """
+
+    def __init__(self, output_size: int, stride: int) -> None:
+        super().__init__(["0"], output_size, sampling_ratio=1)
+        self.stride = stride
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Pool the boxes of all images: (K, channels, output_size, output_size)."""
+        return roi_pool(x["0"], boxes, self.output_size, 1 / self.stride)
+
+
+def faster_rcnn(
+    net: str | Backbone,
+    num_classes: int,
+    *,
+    stride: int = 16,
+    sizes: Sequence[int] = (128, 256, 512),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    pooling: str = "max",
+    trainable_stages: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> FasterRCNN:
+    """Make a Faster R-CNN on one map of a net, as in its paper (Ren et al. 2015, arXiv:1506.01497).
+
+    A 3x3 convolution over the map proposes boxes. Each is pooled to the window of the net's own wide layers (fc6 and
+    fc7 of VGG and AlexNet), which classify it. Behind nets without such layers stand two linear ones of 1,024. The
+    parts are torchvision's, and so is what papers and code leave open; of the boxes that are trained on as background,
+    it takes those below an overlap of 0.1 as well. The paper trains proposals and classes in turn, this at once.
+
+    >>> detector = zoo.detection.faster_rcnn("vgg16", num_classes=21, drop_rate=0.5)
+
+    Args:
+        net: A name of ours for `zoo.create_model`, or a net of the zoo, which is copied with its weights.
+        num_classes: Number of classes, with the background as the first.
+        stride: Total stride of the map. If several taps have it, the deepest is taken.
+        sizes: Sides of the anchors, in pixels: roots of their areas.
+        ratios: Heights of the anchors over their widths.
+        pooling: One of ``POOLINGS``.
+        trainable_stages: As in `detection_backbone`.
+        options: Further arguments of torchvision's `FasterRCNN`, before those in ``FIRST``.
+        **overrides: As in `zoo.create_model`; only if ``net`` is a name. ``drop_rate`` acts behind each wide layer.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the net has no such map; the message names it.
+        TypeError: If ``net`` is no net of the zoo, or ``options`` has an unknown name.
+    """
+    num_classes = arguments.whole("num_classes", num_classes, least=2)
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling ({pooling!r}) must be one of {', '.join(POOLINGS)}")
+    for name, values in (("sizes", sizes), ("ratios", ratios)):
+        numbers = values if isinstance(values, Sequence) else ()
+        if not numbers or not all(isinstance(number, int | float) and number > 0 for number in numbers):
+            raise ValueError(f"{name} ({values!r}) must be a tuple of numbers above 0")
+    name = _title(net)
+    whole = _classifier(net, overrides)
+    body, channels, wide = _one_map(whole, stride, name)
+    _freeze_stages(body, trainable_stages, name)
+    if wide is None:
+        window, width = WINDOW, WIDTH
+        head: nn.Module = TwoMLPHead(channels * window**2, width)
+    else:
+        window, width = wide.reach + 1, wide.out_chs
+        head = nn.Sequential(wide, nn.Flatten(), nn.Dropout(wide.drop_rate))
+    pool = MaxRoIPool(window, stride) if pooling == "max" else MultiScaleRoIAlign(["0"], window, 2)
+    known: Any = getattr(whole, "pretrained_cfg", {})
+    prepared = {f"image_{key}": list(known[key]) for key in ("mean", "std") if key in known}
+    return FasterRCNN(
+        MapBackbone(body, channels),
+        rpn_anchor_generator=AnchorGenerator((tuple(sizes),), (tuple(ratios),)),
+        box_roi_pool=pool,
+        box_head=head,
+        box_predictor=FastRCNNPredictor(width, num_classes),
+        **{**FIRST, **prepared, **(options or {})},
+    )
+
+
+class FastRCNN(nn.Module):
+    """Fast R-CNN: a detector that classifies and refines given boxes (Girshick 2015, arXiv:1504.08083).
+
+    It is a Faster R-CNN without the part that proposes boxes; they come from elsewhere, such as selective search.
+
+    >>> detector = zoo.detection.FastRCNN(zoo.detection.faster_rcnn("vgg16", num_classes=21))
+    >>> losses = detector(images, proposals, targets)
+
+    Args:
+        detector: Faster R-CNN of `faster_rcnn`, or any of torchvision's. Its parts are shared.
+    """
+
+    def __init__(self, detector: FasterRCNN) -> None:
+        super().__init__()
+        self.transform: Any = detector.transform
+        self.backbone = detector.backbone
+        self.roi_heads = detector.roi_heads
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Compute losses in training mode, and else detections, as torchvision's detectors do.
+
+        Args:
+            images: Images (C, H, W) with values from 0 to 1, of any sizes.
+            proposals: Boxes (P, 4) of each image: left, top, right, bottom, in its pixels.
+            targets: True ``boxes`` (B, 4) and their ``labels`` (B,) for each image; for training.
+
+        Raises:
+            ValueError: If numbers of images, proposals and targets differ, targets are missing, or a box has no area.
+        """
+        if len(proposals) != len(images):
+            raise ValueError(f"proposals ({len(proposals)}) must be one tensor for each of {len(images)} images")
+        if self.training and (targets is None or len(targets) != len(images)):
+            number = "none" if targets is None else len(targets)
+            raise ValueError(f"targets ({number}) must be one dict for each of {len(images)} images in training mode")
+        for i, boxes in enumerate(proposals):
+            shaped = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.is_floating_point()
+            if not shaped or not bool((boxes[:, 2:] > boxes[:, :2]).all()):
+                raise ValueError(
+                    f"proposals ({boxes.dtype}, {tuple(boxes.shape)} for image {i}) must be boxes (P, 4) in floating "
+                    "point, left, top, right and bottom, with right and bottom beyond left and top"
+                )
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, truth = self.transform(list(images), None if targets is None else [dict(t) for t in targets])
+        scaled = [
+            boxes * boxes.new_tensor([new[1] / old[1], new[0] / old[0]]).repeat(2)
+            for boxes, old, new in zip(proposals, sizes, batch.image_sizes, strict=True)
+        ]
+        maps = self.backbone(batch.tensors)
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
+        found, losses = self.roi_heads(maps, scaled, batch.image_sizes, truth)
+        return losses if self.training else self.transform.postprocess(found, batch.image_sizes, sizes)
+
+
+def _classifier(net: str | Backbone, overrides: dict[str, Any]) -> Backbone:
+    """Return a net of the zoo with its classifier: a new one, or a copy."""
+    if isinstance(net, str):
+        made: Any = create_model(net, **overrides)
+    elif overrides:
+        raise ValueError(f"{', '.join(overrides)} must be given to the net where it is made; here it is made already")
+    else:
+        made = copy.deepcopy(net)
+    if not isinstance(made, Backbone) or made.gives_taps:
+        raise TypeError(f"net ({_title(net)}) must be the name of a net of the zoo, or such a net with its classifier")
+    return made
+
+
+def _one_map(net: Backbone, stride: int, title: str) -> tuple[nn.Module, int, WideHead | None]:
+    """Return a body with one map, its channels, and the wide layers of the net, if it has such."""
+    strides = [tap["reduction"] for tap in net.feature_info]
+    if stride not in strides:
+        raise ValueError(
+            f"stride ({stride!r}) must be one of those of the taps of {title}: {', '.join(map(str, strides))}"
+        )
+    tap = max(i for i, one in enumerate(strides) if one == stride)
+    channels, wide = net.feature_info[tap]["num_chs"], net.wide
+    if wide is not None and not len(wide.layers):
+        raise ValueError(f"net ({title}) must have its wide layers, which come and go with its classes")
+    if wide is not None and wide.in_chs != channels:
+        raise ValueError(
+            f"stride ({stride}) must be that of a map of {wide.in_chs} channels, which the wide layers of {title} "
+            f"read; it has {channels}"
+        )
+    if wide is not None:
+        wide.same = False
+        net.wide = None  # or it would lose its layers with the classifier
+    return FeatureGetter(net, out_indices=(tap,)), channels, wide
 
 
 def _is_ours(name: str) -> bool:

@@ -26,13 +26,14 @@ UNTRAINED = (
 class Cell(nn.Module):
     """A node: the sum of the edges that end in it, and the layers after the sum.
 
-    Children are named after their edges: ``fwd``, ``down``, ``up``, ``zip``. A node has at most one of each. ``finish``
-    follows the sum; its output is the map of the node.
+    Children are named after their edges: ``fwd``, ``down``, ``up``, ``zip``, ``column_skip``. A node has at most one of
+    each. ``finish`` follows the sum; its output is the map of the node.
 
     Args:
         node: Column and scale.
         edges: Layer of each edge that ends here, by the kind of the edge. A layer takes the map of the edge's source,
-            the map that skips read there, and the height and width of the target.
+            the map that skips read there, and the height and width of the target; that of ``column_skip`` the map
+            alone.
         finish: Layers after the sum.
         shared: Skips read the sum instead of the finished map.
     """
@@ -44,14 +45,14 @@ class Cell(nn.Module):
         self.sized_as = self.scale if column else 0
         self.zips_from = self.scale + (1 if "zip_up" in edges else -1)
         self.shared = shared
-        self.fwd = self.down = self.up = self.zip = None
+        self.fwd = self.down = self.up = self.zip = self.column_skip = None
         for kind, edge in edges.items():
             setattr(self, kind.removesuffix("_down").removesuffix("_up"), edge)
         self.sums = nn.ModuleList(Sum() for _ in range(len(edges) - (not self.first)))
         self.finish = finish
 
-    def forward(self, before: Nodes, here: Nodes) -> Node:
-        """Compute the node from the previous column and from the nodes of this column that are done."""
+    def forward(self, before: Nodes, here: Nodes, earlier: Nodes) -> Node:
+        """Compute the node from the previous column, the nodes of this column that are done, and an earlier column."""
         like = before[self.sized_as][0]
         size = (like.shape[2], like.shape[3])
         parts: list[Tensor] = []
@@ -69,6 +70,8 @@ class Cell(nn.Module):
         if self.zip is not None:
             x, raw = here[self.zips_from]
             parts.append(self.zip(x, raw, size))
+        if self.column_skip is not None:
+            parts.append(self.column_skip(earlier[self.scale][0]))
         total = parts[0]
         for number, add in enumerate(self.sums):
             total = add(total, parts[number + 1])
@@ -93,12 +96,18 @@ class Column(nn.Sequential):
         super().__init__()
         self.reach = {}
 
-    def forward(self, before: Nodes, wanted: list[int]) -> Nodes:
-        """Compute the column from the previous one, without the nodes that no wanted output needs."""
+    def forward(self, before: Nodes, wanted: list[int], earlier: Nodes) -> Nodes:
+        """Compute the column from the previous one, without the nodes that no wanted output needs.
+
+        Args:
+            before: The previous column.
+            wanted: Numbers of the wanted outputs.
+            earlier: The column that column skips come from; empty if there is none.
+        """
         here: dict[int, tuple[Tensor, Tensor]] = {}
         for name, cell in self.named_children():
             if self.needs(int(name), wanted):
-                here[int(name)] = cell(before, here)
+                here[int(name)] = cell(before, here, earlier)
         return here
 
     def needs(self, scale: int, wanted: list[int]) -> bool:
@@ -126,6 +135,7 @@ class Grid(nn.Sequential):
         make_finish: Makes the layers after the sum of a node.
         shared: Skips read sums instead of finished maps.
         across: Scale whose nodes are concatenated over the columns; -1 for none.
+        column_skip: Number of columns that the edges of kind ``column_skip`` span; 0 if there are none.
 
     Attributes:
         outputs: Outputs that can be computed: scales of the last column, and the number ``scales`` for the
@@ -143,13 +153,14 @@ class Grid(nn.Sequential):
         *,
         shared: bool = False,
         across: int = -1,
+        column_skip: int = 0,
     ) -> None:
         _, columns, scales = graph
         grid = [Column() for _ in range(columns)]
         super().__init__(*grid)
         self.grad_checkpointing = False
-        self.scales, self.across = scales, across
-        edges = topology.fabric_edges(*graph)
+        self.scales, self.across, self.column_skip = scales, across, column_skip
+        edges = topology.fabric_edges(*graph, column_skip)
         for node in topology.node_order(*graph):
             into = {edge.kind: make_edge(edge) for edge in edges if edge.target == node}
             grid[node[0]].add_module(str(node[1]), Cell(node, into, make_finish(node), shared=shared))
@@ -182,11 +193,18 @@ class Grid(nn.Sequential):
                 warnings.warn(UNTRAINED, stacklevel=2)
         nodes = {0: (x, x)}
         stacked: list[Tensor] = []
+        done: list[dict[int, tuple[Tensor, Tensor]]] = []  # columns from which a skip is still to come
+        none: dict[int, tuple[Tensor, Tensor]] = {}
         for column in self:
+            earlier = none
+            if self.column_skip > 0 and len(done) == self.column_skip:
+                earlier = done.pop(0)
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                nodes = run_checkpointed(column, nodes, wanted)
+                nodes = run_checkpointed(column, nodes, wanted, earlier)
             else:
-                nodes = column(nodes, wanted)
+                nodes = column(nodes, wanted, earlier)
+            if self.column_skip > 0:
+                done.append(nodes)
             if self.scales in wanted:
                 stacked.append(nodes[self.across][0])
         results = {scale: node[0] for scale, node in nodes.items()}

@@ -180,28 +180,63 @@ RECIPES = {
         notes="A thousand steps with 450 images. Strong augmentation and an average of the weights need more.",
     ),
     "resnet_imagenet": RecipeRow(
-        recipe=_imagenet(epochs=90, step_at=(1 / 3, 2 / 3), colour=0.4),
+        recipe=_imagenet(epochs=90, step_at=(1 / 3, 2 / 3), colour=0.4, lighting=0.1),
         images="ImageNet",
         source=f"{TORCH}, which later papers train with: divided by 10 every 30 epochs",
-        notes="He et al. 2015 divide where the error stops falling, and scale the short side to 256 to 480 px. "
-        "Lighting noise along the principal components of colour is left out.",
+        notes="He et al. 2015 divide where the error stops falling, and scale the short side to 256 to 480 px "
+        "(short_sides).",
     ),
     "densenet_imagenet": RecipeRow(
-        recipe=_imagenet(epochs=90, step_at=(1 / 3, 2 / 3), colour=0.4),
+        recipe=_imagenet(epochs=90, step_at=(1 / 3, 2 / 3), colour=0.4, lighting=0.1),
         images="ImageNet",
         source="Huang et al. 2016, arXiv:1608.06993, section 4.2: the recipe of fb.resnet.torch",
     ),
     "resnext_imagenet": RecipeRow(
-        recipe=_imagenet(epochs=100, step_at=(0.3, 0.6, 0.9), colour=0.4),
+        recipe=_imagenet(epochs=100, step_at=(0.3, 0.6, 0.9), colour=0.4, lighting=0.1),
         images="ImageNet",
         source="Xie et al. 2016, arXiv:1611.05431, section 4: divided by 10 three times",
         notes="The paper does not say when; the epochs are the default of its code's options.",
     ),
     "fishnet_imagenet": RecipeRow(
-        recipe=_imagenet(epochs=100, nesterov=False, step_at=(0.3, 0.6, 0.9)),
+        recipe=_imagenet(epochs=100, nesterov=False, step_at=(0.3, 0.6, 0.9), lighting=0.1),
         images="ImageNet",
         source="Sun et al. 2018, arXiv:1901.03495, with its repository: divided by 10 every 30 epochs",
-        notes="Lighting noise along the principal components of colour (0.1) is left out.",
+    ),
+    "vgg_imagenet": RecipeRow(
+        recipe=_imagenet(
+            epochs=74,
+            lr=0.01,
+            weight_decay=5e-4,
+            nesterov=False,
+            step_at=(0.25, 0.5, 0.75),
+            decay_all=False,
+            short_sides=(256, 256),
+            lighting=0.1,
+        ),
+        images="ImageNet",
+        source="Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.1: 370,000 steps, divided by 10 three times",
+        notes="Dropout of 0.5 is the net's (drop_rate=0.5). The paper divides where the validation error stops falling "
+        "and does not say when that was: here at each quarter. Its nets B to E start from the first four convolutions "
+        "and the wide layers of a trained A, or, it adds, from a random start after Glorot and Bengio 2010; here from "
+        "the zoo's. Nets that were trained at many scales have short_sides=(256, 512). Its tests are dense.",
+    ),
+    "googlenet_imagenet": RecipeRow(
+        recipe=_imagenet(
+            epochs=250,
+            batch_size=32,
+            lr=0.01,
+            weight_decay=2e-4,
+            nesterov=False,
+            step_at=tuple(8 * i / 250 for i in range(1, 32)),
+            step_factor=0.96,
+            decay_all=False,
+        ),
+        images="ImageNet",
+        source="Szegedy et al. 2014, arXiv:1409.4842, section 6: momentum 0.9, 4 % less every 8 epochs, crops; batch "
+        "size, first rate, weight decay and length are those of Caffe's replication (bvlc_googlenet/solver.prototxt)",
+        notes="Auxiliary classifiers are the net's (auxiliary=True), and their losses weigh 0.3; so is dropout "
+        "(drop_rate=0.4). The paper averages weights (Polyak), distorts colours and resizes by a random interpolation, "
+        "and gives no numbers of these: they are left out. The replication has twice the rate on biases.",
     ),
     "modern_imagenet": RecipeRow(
         recipe=_imagenet(

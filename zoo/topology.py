@@ -19,6 +19,8 @@ Zipper = Callable[[int, int], str]
 
 KINDS = {"fwd": (1, 0), "down": (1, 1), "up": (1, -1), "zip_down": (0, 1), "zip_up": (0, -1)}
 """Kinds of edges, with their step (columns, scales)."""
+COLUMN_SKIP = "column_skip"
+"""Kind of the edges that pass columns by. They stay in their scale, and hand on the map as it is."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,22 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Edge:
-    """One operator of the fabric: an edge of some kind (a key of `KINDS`) between two nodes."""
+    """One operator of the fabric: an edge of some kind (a key of `KINDS`, or `COLUMN_SKIP`) between two nodes."""
 
     kind: str
     source: Node
     target: Node
 
 
-def fabric_edges(type: str, columns: int, scales: int) -> tuple[Edge, ...]:
+def fabric_edges(type: str, columns: int, scales: int, column_skip: int = 0) -> tuple[Edge, ...]:
     """Return all edges of a fabric, ordered by target in the order of evaluation, and by kind for one target.
+
+    Args:
+        type: A key of ``TYPES``.
+        columns: Number of columns.
+        scales: Number of scales.
+        column_skip: Number of columns that further edges span, one into each node that has a column so far before
+            it; 0 for none.
 
     Raises:
         ValueError: If the type does not exist, or there are fewer than two columns or scales.
@@ -87,6 +96,8 @@ def fabric_edges(type: str, columns: int, scales: int) -> tuple[Edge, ...]:
             wanted = pattern.zipper(column, columns) == kind if right == 0 else pattern.diagonals or kind == "fwd"
             if wanted and source in nodes:
                 edges.append(Edge(kind, source, (column, scale)))
+        if 0 < column_skip <= column:
+            edges.append(Edge(COLUMN_SKIP, (column - column_skip, scale), (column, scale)))
     return tuple(edges)
 
 
@@ -137,11 +148,11 @@ def count_paths(edges: Iterable[Edge], target: Node, source: Node = (0, 0)) -> i
     return ways[target]
 
 
-def facts(type: str, columns: int, scales: int, outputs: Collection[Node]) -> dict[str, str]:
+def facts(type: str, columns: int, scales: int, outputs: Collection[Node], column_skip: int = 0) -> dict[str, str]:
     """Describe, in words and numbers, a graph that is read at some nodes."""
-    edges = fabric_edges(type, columns, scales)
+    edges = fabric_edges(type, columns, scales, column_skip)
     live = live_edges(edges, outputs)
-    kinds = {kind: sum(edge.kind == kind for edge in edges) for kind in KINDS}
+    kinds = {kind: sum(edge.kind == kind for edge in edges) for kind in (*KINDS, COLUMN_SKIP)}
     return {
         "grid": f"{columns} columns x {scales} scales, type {type}: {TYPES[type].meaning}",
         "edges": f"{len(edges)}: " + ", ".join(f"{kind} {n}" for kind, n in kinds.items() if n),

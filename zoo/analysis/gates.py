@@ -28,7 +28,7 @@ from zoo.analysis.outcome import Outcome, finish, styles
 from zoo.analysis.prune import child_of, prune, read_edges
 from zoo.complexity import count
 from zoo.escape import for_picture
-from zoo.topology import Edge
+from zoo.topology import COLUMN_SKIP, Edge
 
 BATCH = 100
 
@@ -265,4 +265,7 @@ def _draw_grid(axes: Any, spec: Any, found: Sequence[EdgeFacts]) -> None:
 
 def _line(axes: Any, edge: Edge, **looks: Any) -> None:
     (x, y), (to_x, to_y) = edge.source, edge.target
-    axes.plot([x, to_x], [y, to_y], solid_capstyle="butt", zorder=1, **looks)
+    bend, pieces = (1.4, 16) if edge.kind == COLUMN_SKIP else (0.0, 1)  # past the nodes in between
+    ways = [i / pieces for i in range(pieces + 1)]
+    places = [(x + t * (to_x - x), y + t * (to_y - y) - bend * t * (1 - t)) for t in ways]
+    axes.plot(*zip(*places, strict=True), solid_capstyle="butt", zorder=1, **looks)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from zoo.analysis.nets import (
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
 from zoo.evaluation import pooled
-from zoo.layers import Stage
+from zoo.layers import Residual, Stage
 
 BATCH = 32
 """Largest number of images."""
@@ -68,12 +68,15 @@ class Gain:
         own: Gain of the unit.
         product: Product of the gains of this unit and all later ones.
         whole: Gain from the last unit's output to this unit's input. It is not the product: gains depend on v.
+        shortcuts: The same along the shortcuts alone; None in a chain that has units of other kinds than residual. Over
+            n identities that are scaled by lambda it is lambda^(2 n), the square of the factor on the gradient.
     """
 
     name: str
     own: float
     product: float
     whole: float
+    shortcuts: float | None
 
 
 def layer_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> list[LayerGradient]:
@@ -139,30 +142,50 @@ def gains(net: nn.Module, images: Tensor, *, draws: int = 5, seed: int = 0) -> l
     chain = chain_of(net, images.shape[1:])
     if not chain:
         return []
-    modules = dict(net.named_modules())
-    ends: dict[str, tuple[Tensor, Tensor]] = {}
+    units = [net.get_submodule(name) for name in chain]
+    generator = torch.Generator().manual_seed(seed)
+    ends = _run(net, images, units)
+    own, whole = [0.0] * len(units), [0.0] * len(units)
+    for _ in range(draws):
+        for i, (start, end) in enumerate(ends):
+            own[i] += _gain(end, [start], generator)[0] / draws
+        for i, gain in enumerate(_gains_to(ends, generator)):
+            whole[i] += gain / draws
+    shortcuts: list[float | None] = [None] * len(units)
+    branches = [unit.drop_path for unit in units if isinstance(unit, Residual)]
+    if len(branches) == len(units):
+        ends = _run(net, images, units, cut=branches)
+        drawn = [_gains_to(ends, generator) for _ in range(draws)]
+        shortcuts = [fmean(values) for values in zip(*drawn, strict=True)]
+    return [
+        Gain(name=name, own=own[i], product=prod(own[i:]), whole=whole[i], shortcuts=shortcuts[i])
+        for i, name in enumerate(chain)
+    ]
 
-    def keeper(name: str) -> Any:
+
+def _run(
+    net: nn.Module, images: Tensor, units: Sequence[nn.Module], cut: Sequence[nn.Module] = ()
+) -> list[tuple[Tensor, Tensor]]:
+    """Return input and output of each unit in a pass whose gradients stop behind the modules in ``cut``."""
+    ends: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keeper(unit: nn.Module) -> Any:
         def keep(given: Any, output: Tensor) -> Tensor:
-            ends[name] = given[0], output
+            ends[unit] = given[0], output
             return output.clone()
 
         return keep
 
-    generator = torch.Generator().manual_seed(seed)
-    own: dict[str, float] = dict.fromkeys(chain, 0.0)
-    whole: dict[str, float] = dict.fromkeys(chain, 0.0)
-    with untouched(net), torch.enable_grad(), hooked({modules[name]: keeper(name) for name in chain}):
+    hooks: dict[nn.Module, Any] = {unit: keeper(unit) for unit in units}
+    hooks |= dict.fromkeys(cut, lambda _, output: output.detach())
+    with untouched(net), torch.enable_grad(), hooked(hooks):
         net(images.detach().clone().requires_grad_())
-        inputs, last = [ends[name][0] for name in chain], ends[chain[-1]][1]
-        for _ in range(draws):
-            for name in chain:
-                start, end = ends[name]
-                own[name] += _gain(end, [start], generator)[0] / draws
-            for name, gain in zip(chain, _gain(last, inputs, generator), strict=True):
-                whole[name] += gain / draws
-    values = list(own.values())
-    return [Gain(name=name, own=own[name], product=prod(values[i:]), whole=whole[name]) for i, name in enumerate(chain)]
+    return [ends[unit] for unit in units]
+
+
+def _gains_to(ends: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator) -> list[float]:
+    """Return the gain from the last unit's output to the input of each unit, for one random vector."""
+    return _gain(ends[-1][1], [start for start, _ in ends], generator)
 
 
 def _gain(output: Tensor, inputs: list[Tensor], generator: torch.Generator) -> list[float]:
@@ -211,6 +234,7 @@ def analyse(names: Sequence[str], options: Options) -> Outcome:
             rows.append(_row(name, weights, "layer", i, layer.name, values))
         for i, unit in enumerate(units[name, weights], 1):
             values = {"gain": unit.own, "product": unit.product, "whole": unit.whole}
+            values |= {} if unit.shortcuts is None else {"shortcuts": unit.shortcuts}
             rows.append(_row(name, weights, "unit", i, unit.name, values))
     return Outcome(
         what="gradients",
@@ -227,7 +251,7 @@ def _row(net: str, weights: str, what: str, number: int, name: str, values: Mapp
     return {"net": net, "weights": weights, "what": what, "number": number, "name": name, **measured}
 
 
-COLUMNS = ("map", "weight", "relative", "gain", "product", "whole")
+COLUMNS = ("map", "weight", "relative", "gain", "product", "whole", "shortcuts")
 
 
 def _summary(name: str, weights: str, layers: Sequence[LayerGradient], units: Sequence[Gain]) -> dict[str, Any]:
@@ -237,6 +261,8 @@ def _summary(name: str, weights: str, layers: Sequence[LayerGradient], units: Se
     row["gain: median"] = f"{median(unit.own for unit in units):.3g}" if units else ""
     row["all units"] = f"{units[0].whole:.3g}" if units else ""
     row["product"] = f"{units[0].product:.3g}" if units else ""
+    along = units[0].shortcuts if units else None
+    row["shortcuts"] = "" if along is None else f"{along:.3g}"
     return row
 
 
@@ -262,9 +288,12 @@ def _draw(figure: Any, layers: Mapping[tuple[str, str], Any], units: Mapping[tup
             gain.plot(depth, [unit.whole for unit in chain], **looks)
             faint = looks | {"linestyle": ":", "marker": "", "label": None}
             gain.plot(depth, [unit.product for unit in chain], **faint)
+            if chain and chain[0].shortcuts is not None:
+                gain.plot(depth, [unit.shortcuts for unit in chain], **faint | {"linestyle": "--"})
         for axes in (maps, relative, gain):
             axes.set_yscale("log")
             plain(axes.yaxis)
         finish(maps, f"depth of the layer ({weights} weights)", "gradient at the map, rms", legend=False)
         finish(relative, "depth of the layer", "gradient / weight, norms", legend=False)
-        finish(gain, "depth of the unit", "gain to the end (dotted: product)", legend=weights == kinds[0])
+        words = "gain to the end (dotted: product, dashed: shortcuts alone)"
+        finish(gain, "depth of the unit", words, legend=weights == kinds[0])

@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo import topology
 from zoo.grid import Node, Nodes
-from zoo.topology import Edge
+from zoo.topology import COLUMN_SKIP, Edge
 
 
 class Hold(nn.Module):
@@ -18,7 +18,7 @@ class Hold(nn.Module):
         super().__init__()
         self.scale = scale
 
-    def forward(self, before: Nodes, here: Nodes) -> Node:
+    def forward(self, before: Nodes, here: Nodes, earlier: Nodes) -> Node:
         """Return the node of the previous column at this scale."""
         return before[self.scale]
 
@@ -85,7 +85,7 @@ def _cut(net: Any, edges: Collection[Edge], outputs: Collection[topology.Node]) 
                 nodes.reach.pop(int(name), None)
                 continue
             kept = {child_of(edge) for edge in into[node]}
-            for kind in ("fwd", "down", "up", "zip"):
+            for kind in ("fwd", "down", "up", "zip", COLUMN_SKIP):
                 if f"columns.{column}.{name}.{kind}" not in kept:
                     setattr(cell, kind, None)
             if column and cell.scale not in before:
@@ -96,11 +96,14 @@ def _cut(net: Any, edges: Collection[Edge], outputs: Collection[topology.Node]) 
 
 
 def _held(into: Mapping[topology.Node, Collection[Edge]]) -> set[topology.Node]:
-    """Return the nodes that are gone but whose size a later node needs, because an edge enlarges a map to it."""
+    """Return the nodes that are gone but whose size a later node needs, because an edge enlarges a map to it.
+
+    So do nodes at the end of a column skip: without them the columns in between could be empty.
+    """
     held: set[topology.Node] = set()
     for (column, scale), edges in into.items():
-        if any(edge.kind in ("up", "zip_up") for edge in edges):
-            # The path to the coarser source came through this scale, so the search ends.
+        if any(edge.kind in ("up", "zip_up", COLUMN_SKIP) for edge in edges):
+            # The path to the source came through this scale, so the search ends.
             column -= 1
             while (column, scale) not in into:
                 held.add((column, scale))

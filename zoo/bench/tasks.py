@@ -40,7 +40,7 @@ from zoo.weights.loading import load_weights
 AUXILIARY_WEIGHT = 0.3
 """Weight of the loss of each auxiliary classifier (Szegedy et al. 2014, arXiv:1409.4842, section 5)."""
 BLOCKS = 10
-MOVING = ("max_shift", "flip", "colour", "augment", "erase", "mixup", "cutmix")
+MOVING = ("max_shift", "flip", "colour", "lighting", "augment", "erase", "mixup", "cutmix")
 """Fields of a recipe that change images. Targets other than a class would have to change as well."""
 MOST_CONFUSED = 100
 """Largest number of classes whose confusion matrix is stored."""

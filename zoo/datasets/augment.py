@@ -20,6 +20,10 @@ from zoo.results.recipe import Recipe
 
 SEEDS = 2**62
 """Upper bound of the seeds of images and batches."""
+PRINCIPAL = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+SPREADS = (0.2175, 0.0188, 0.0045)
+"""Principal components of the colours of ImageNet, in columns, and the factors on noise along them. Colours lie in 0 to
+1, red first. From fb.resnet.torch (datasets/imagenet.lua), as everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,8 @@ def draw(images: int, recipe: Recipe, generator: torch.Generator) -> BatchDraws:
     order = torch.randperm(images, generator=generator)
     shifts = torch.randint(-recipe.max_shift, recipe.max_shift + 1, (images, 2), generator=generator)
     flips = torch.rand(images, generator=generator) < 0.5 if recipe.flip else None
-    inside = recipe.augment or recipe.colour or recipe.erase or recipe.mixup or recipe.cutmix or recipe.image_size
+    names = ("augment", "colour", "lighting", "erase", "mixup", "cutmix", "image_size")
+    inside = any(getattr(recipe, name) for name in names)
     seeds = torch.randint(SEEDS, (images,), generator=generator) if inside else None
     return BatchDraws(order=order, shifts=shifts, flips=flips, seeds=seeds)
 
@@ -108,9 +113,53 @@ def byte_changes(recipe: Recipe) -> list[Callable[[Any], Any]]:
     return changes
 
 
-def erasing(recipe: Recipe) -> list[Callable[[Any], Any]]:
-    """Return the operations on one image after normalisation. An erased rectangle is zero, the mean of all images."""
-    return [v2.RandomErasing(recipe.erase)] if recipe.erase else []
+class Lighting:
+    """Add noise along the principal components of colour to one image: the same change of all pixels.
+
+    Krizhevsky et al. 2012, section 4.1: the component i is multiplied by its factor and by a normal number.
+
+    Args:
+        deviation: Standard deviation of the normal numbers.
+        std: Deviation of each channel, or one of all, by which the image has been divided.
+    """
+
+    def __init__(self, deviation: float, std: Sequence[float] | Tensor) -> None:
+        axes = torch.tensor(PRINCIPAL) * torch.tensor(SPREADS) * deviation
+        self.axes = axes / torch.as_tensor(std).flatten().cpu()[:, None]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Change an image (3, H, W)."""
+        return image + (self.axes @ torch.randn(3)).to(image)[:, None, None]
+
+
+class ShortSide:
+    """Resize an image such that its shorter side has a random length from a range."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Resize an image (C, H, W)."""
+        side = int(torch.randint(self.least, self.most + 1, ()))
+        return v2.functional.resize(image, [side], antialias=True)
+
+
+def crops(recipe: Recipe, side: int) -> list[Callable[[Any], Any]]:
+    """Return the operations that make a square of ``side`` pixels from an image of any size."""
+    if recipe.short_sides:
+        return [ShortSide(*recipe.short_sides), v2.RandomCrop(side)]
+    return [v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), antialias=True)]
+
+
+def late_changes(recipe: Recipe, std: Sequence[float] | Tensor) -> list[Callable[[Any], Any]]:
+    """Return the operations on one image after normalisation.
+
+    Args:
+        recipe: Recipe that gives `lighting` and `erase`. An erased rectangle is zero, the mean of all images.
+        std: Deviation of each channel, by which normalising divides.
+    """
+    changes: list[Callable[[Any], Any]] = [Lighting(recipe.lighting, std)] if recipe.lighting else []
+    return changes + ([v2.RandomErasing(recipe.erase)] if recipe.erase else [])
 
 
 def mix(images: Tensor, labels: Tensor, classes: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
-from zoo.datasets.augment import byte_changes, draw, erasing, mix, seeded
+from zoo.datasets.augment import byte_changes, crops, draw, late_changes, mix, seeded
 from zoo.datasets.check import check_halves, leave_out, refuse_twins
 from zoo.datasets.decode import PictureError
 from zoo.datasets.fingerprint import digest
@@ -268,11 +268,11 @@ class _Training:
     """Transform of a training image: a crop of an image of any size, changed and normalised."""
 
     def __init__(self, recipe: Recipe, side: int) -> None:
-        steps: list[Any] = [v2.PILToTensor(), v2.RandomResizedCrop(side, (recipe.crop_scale, 1.0), antialias=True)]
+        steps: list[Any] = [v2.PILToTensor(), *crops(recipe, side)]
         steps += [v2.RandomHorizontalFlip()] * recipe.flip
         steps += byte_changes(recipe)
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        self.change = v2.Compose([*steps, *erasing(recipe)])
+        self.change = v2.Compose([*steps, *late_changes(recipe, STD)])
 
     def __call__(self, image: Any) -> Tensor:
         return self.change(image)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from zoo.datasets.augment import byte_changes, draw, each, erasing, flip_images, mix, shift_images
+from zoo.datasets.augment import byte_changes, draw, each, flip_images, late_changes, mix, shift_images
 from zoo.datasets.fingerprint import digest
 from zoo.datasets.split import hold_out
 from zoo.results.recipe import Recipe
@@ -197,12 +197,17 @@ class Dataset(ImageSet):
         """Return the set with images as a recipe needs them.
 
         Raises:
-            ValueError: If the recipe needs another size.
+            ValueError: If the recipe needs another size, or colours that are not there.
         """
         if recipe.image_size:
             raise ValueError(
                 f"recipe field image_size must be 0 for {self.name}, whose images are used as they are, got "
                 f"{recipe.image_size}"
+            )
+        if recipe.lighting and self.input_size[0] != 3:
+            raise ValueError(
+                f"recipe field lighting must be 0 for {self.name}, whose images have no red, green and blue, got "
+                f"{recipe.lighting:g}"
             )
         return self
 
@@ -242,7 +247,7 @@ class Dataset(ImageSet):
                 images = shift_images(images, draws.shifts[own].to(images.device), fill, recipe.border)
             if draws.flips is not None:
                 images = flip_images(images, draws.flips[own].to(images.device))
-            if changes := erasing(recipe):
+            if changes := late_changes(recipe, self.std):
                 images = each(images, seeds, v2.Compose(changes))
             labels = take(self.train_labels, chosen)
             if recipe.mixup or recipe.cutmix:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.layers.gates import DropPath
-from zoo.layers.kit import Conv, Kit, sequence
+from zoo.layers.gates import DropPath, Scale
+from zoo.layers.kit import Conv, Kit, named, sequence
 from zoo.layers.stage import Sum
 
 
@@ -57,6 +57,7 @@ class Residual(nn.Module):
         shared: The shortcut starts after ``before`` (He et al. 2016, for units with a projection), instead of at the
             input.
         drop_path: Probability of dropping the branch of a sample in training.
+        scales: Factors on the shortcut and on the branch.
     """
 
     def __init__(
@@ -70,14 +71,15 @@ class Residual(nn.Module):
         gate: nn.Module | None = None,
         shared: bool = False,
         drop_path: float = 0.0,
+        scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.shared = shared
         self.before = sequence(kit, in_chs, order.before)
         self.branch = sequence(kit, in_chs, order.branch(len(convs)), convs)
         self.gate = gate
-        self.shortcut = nn.Identity() if shortcut is None else shortcut
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.shortcut = _scaled(nn.Identity() if shortcut is None else shortcut, scales[0])
+        self.drop_path = _scaled(DropPath(drop_path) if drop_path else nn.Identity(), scales[1])
         self.sum = Sum()
         self.after = sequence(kit, convs[-1].out_chs, order.after)
 
@@ -95,6 +97,12 @@ class Residual(nn.Module):
         """Start as the identity: zero the last norm of the branch if it ends with one, else its last convolution."""
         weights = [p for name, p in self.branch.named_parameters() if name.endswith(".weight")]
         nn.init.zeros_(weights[-1])
+
+
+def _scaled(path: nn.Module, factor: float) -> nn.Module:
+    """Multiply what a path gives; its layers keep their names."""
+    layers = dict(path.named_children()) if isinstance(path, nn.Sequential) else {"path": path}
+    return path if factor == 1 else named(**layers, scale=Scale(factor))
 
 
 def basic(out_chs: int, *, stride: int = 1, dilation: tuple[int, int] = (1, 1), groups: int = 1) -> tuple[Conv, Conv]:

@@ -49,6 +49,7 @@ What differs from the sources, and why:
       grid, and is a fabric in the rest: bottlenecks for its pairs of 3x3, interpolation for its transposed
       convolutions, one 3x3 before the grid and a 1x1 behind it for its two and two. Its total dropout (0.1) is near to
       drop path, which is off here.
+    * Part 2 names a skip of part 1 that did not help, from the fourth layer before, for the 3x3: ``column_skip=4``.
     * Forward connections ("hypercolumn features") are named and described nowhere: ours concatenate a scale's nodes.
     * Sizes that do not halve evenly are rounded up; enlarged maps take the size of the map they meet.
     * ``output_stride`` caps the stride of every scale: strided convolutions and pooling dilate, and there is nothing to
@@ -87,7 +88,7 @@ UNITS = ("conv", "sparse", "post", "pre", "preshared", "pre_released")
 PLAIN = ("conv", "sparse")
 """Units without a skip."""
 GATES = ("none", "scaled", "dropout", "gated")
-SKIPS = ("all", "within")
+SKIPS = ("all", "within", "across")
 HEADS = ("classify", "dense", "hypercolumn")
 MOST_NODES = 10_000
 """Largest number of columns times scales. The largest preset has 96; much larger graphs take minutes to build."""
@@ -105,7 +106,8 @@ class FabricSpec(StemSpec):
         unit: Layers of an edge.
         gate: Treatment of a skip: unchanged (``none``), times 1 / out-degree of its source (``scaled``), kept with that
             probability (``dropout``), or a 1x1 convolution and a norm (``gated``). Edges without a skip do not count.
-        skips: Edges with a skip: ``all``, or those ``within`` a scale.
+        skips: Edges with a skip: ``all``, those ``within`` a scale, or those ``across`` scales.
+        column_skip: Columns that a further skip spans, which adds a node's finished map to a sum, ungated; 0 for none.
         up: Way to enlarge maps.
         conv_bias: The stem and 3x3 units have a bias.
         stem: ``cifar`` (a bare 3x3) or ``imagenet`` (two 3x3 of stride 2).
@@ -121,6 +123,7 @@ class FabricSpec(StemSpec):
     unit: str = "conv"
     gate: str = "none"
     skips: str = "all"
+    column_skip: int = 0
     up: str = "bilinear"
     conv_bias: bool = False
     head: str = "classify"
@@ -128,13 +131,9 @@ class FabricSpec(StemSpec):
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, if the numbers do not make a fabric."""
-        self.require_choice("type", tuple(topology.TYPES))
-        self.require_choice("unit", UNITS)
-        self.require_choice("gate", GATES)
-        self.require_choice("skips", SKIPS)
-        self.require_choice("up", UPS)
-        self.require_choice("stem", STEMS)
-        self.require_choice("head", HEADS)
+        words = ("type", "unit", "gate", "skips", "up", "stem", "head")
+        for name, known in zip(words, (topology.TYPES, UNITS, GATES, SKIPS, UPS, STEMS, HEADS), strict=True):
+            self.require_choice(name, known)
         self.require_positive("columns", "scales", "channels")
         self.require(self.columns > 1, "columns", "be at least 2: one column is a chain, not a grid")
         self.require(self.scales > 1, "scales", "be at least 2: one scale is a chain, not a grid")
@@ -151,6 +150,7 @@ class FabricSpec(StemSpec):
             fits = all(c % 4 == 0 for c in self.channels)
             self.require(fits, "channels", f"be multiples of 4, for the 3x3 of unit {self.unit!r} has a quarter")
             self.require(not self.conv_bias, "conv_bias", f"be False: norms follow in unit {self.unit!r}")
+        self.require(0 <= self.column_skip < self.columns, "column_skip", f"be below the {self.columns} columns, or 0")
         self.require(0 <= self.out_scale < self.scales, "out_scale", f"be one of the {self.scales} scales, from 0")
         if self.head == "classify":
             self.require(self.out_scale == 0, "out_scale", "be 0 with head 'classify', which reads the coarsest scale")
@@ -158,7 +158,12 @@ class FabricSpec(StemSpec):
     @property
     def edges(self) -> tuple[topology.Edge, ...]:
         """Edges of the graph."""
-        return topology.fabric_edges(self.type, self.columns, self.scales)
+        return topology.fabric_edges(self.type, self.columns, self.scales, self.column_skip)
+
+    def has_skip(self, kind: str) -> bool:
+        """Return True if edges of a kind have a skip beside their unit."""
+        bottleneck = self.unit not in PLAIN and kind != topology.COLUMN_SKIP
+        return bottleneck and (self.skips == "all" or (self.skips == "within") == (kind == "fwd"))
 
     @property
     def head_scale(self) -> int:
@@ -199,7 +204,7 @@ class FabricSpec(StemSpec):
             "channels": " ".join(map(str, self.channels)),
             "read at": f"scale {self.head_scale} of "
             + ("every column" if len(self.head_nodes) > 1 else "the last column"),
-            **topology.facts(self.type, self.columns, self.scales, self.head_nodes),
+            **topology.facts(self.type, self.columns, self.scales, self.head_nodes, self.column_skip),
         }
 
 
@@ -277,8 +282,7 @@ class BottleneckEdge(nn.Module):
         self.expand = named(conv=last, norm=kit.norm(outs)) if post else last
         self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
         self.act3 = kit.act() if post else nn.Identity()
-
-        self.skips = spec.skips == "all" or place.kind == "fwd"
+        self.skips = spec.has_skip(place.kind)
         self.pool = nn.Identity()
         if place.falls:
             self.pool = max_pool_halving(stride=2 if place.halve else 1, dilation=place.dilation, ceil=True)
@@ -302,9 +306,10 @@ class BottleneckEdge(nn.Module):
 
     @torch.jit.ignore
     def zero_init_last(self) -> None:
-        """Start with only the skip: zero the last weight of the branch."""
-        last = self.expand if isinstance(self.expand, nn.Conv2d) else self.expand.get_submodule("norm")
-        nn.init.zeros_(cast(nn.Parameter, last.weight))
+        """Start with only the skip: zero the last weight of the branch. Without a skip nothing would be left."""
+        if self.skips:
+            last = self.expand if isinstance(self.expand, nn.Conv2d) else self.expand.get_submodule("norm")
+            nn.init.zeros_(cast(nn.Parameter, last.weight))
 
 
 class Fabric(Backbone):
@@ -347,10 +352,12 @@ class Fabric(Backbone):
     @torch.jit.ignore
     def _grid(self, spec: FabricSpec, kit: Kit, levels: Sequence[Level], drop_path_rate: float) -> Grid:
         edges, rates = spec.edges, drop_path_rates(drop_path_rate, spec.columns)
-        degrees = topology.out_degrees(edge for edge in edges if spec.skips == "all" or edge.kind == "fwd")
+        degrees = topology.out_degrees(edge for edge in edges if spec.has_skip(edge.kind))
         build = PlainEdge if spec.unit in PLAIN else BottleneckEdge
 
         def make_edge(edge: topology.Edge) -> nn.Module:
+            if edge.kind == topology.COLUMN_SKIP:
+                return nn.Identity()
             (_, source), (column, target) = edge.source, edge.target
             place = _Place(
                 kind=edge.kind,
@@ -371,6 +378,7 @@ class Fabric(Backbone):
             lambda node: sequence(kit, spec.channels[node[1]], after),
             shared=spec.unit == "preshared",
             across=spec.out_scale if spec.head == "hypercolumn" else -1,
+            column_skip=spec.column_skip,
         )
 
     def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
@@ -419,7 +427,6 @@ SAXENA = "Saxena & Verbeek 2016, arXiv:1606.02492"
 FOURURE = "Fourure et al. 2017, arXiv:1707.07958"
 ORACLE = "No installable implementation: tests hold the net against its equations written out plainly."
 OURS = f"A preset of our own, by the papers' rules; no published numbers. {ORACLE}"
-
 
 CIFAR: dict[str, Any] = dict(stem="cifar") | cifar_task()
 SMALL: dict[str, Any] = dict(input_size=(3, 64, 64), num_classes=10)

@@ -32,6 +32,9 @@ What differs from the papers, and why:
       ``act_only_pre``, bare for ``norm_after_add`` and ``pre``. The papers do not say (our reading; for ``post`` and
       ``pre`` it is what every implementation does). The stem and the closing layers complete each ordering so that
       every convolution sees exactly one norm and one activation before the next.
+    * 2016, section 3.1, scales the shortcuts by a constant. ``shortcut_scale=0.5`` does it, and ``branch_scale=0.5``
+      scales the branches as well: projections and padding, too, of which the paper does not speak. The gradient over n
+      identity shortcuts is multiplied by the n-th power (``zoo analyse gradients``); a norm behind a sum undoes that.
     * ``plain*`` are the papers' nets without shortcuts (2015, figure 3 and section 4), for the degradation experiment.
     * The gate of ``seresnet*`` acts on the branch before the sum. ``deform_stages=(4,)`` makes the 3x3 convolutions of
       that stage deformable, all of them; 2017, section 4.2, does so in the last three bottlenecks of ResNet-101. At
@@ -87,6 +90,8 @@ class ResNetSpec(StemSpec):
         deform_stages: Stages, counted from 1, whose 3x3 convolutions are deformable.
         norm_shortcut: Projections end with a norm even if the ordering has none there.
         close: Norm and activation follow the last unit if the ordering leaves them to the next one.
+        shortcut_scale: Factor on each shortcut (2016, equation 6, lambda).
+        branch_scale: Factor on each branch, with which the paper compares it.
     """
 
     depths: tuple[int, ...]
@@ -102,6 +107,8 @@ class ResNetSpec(StemSpec):
     deform_stages: tuple[int, ...] = ()
     norm_shortcut: bool = False
     close: bool = True
+    shortcut_scale: float = 1.0
+    branch_scale: float = 1.0
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, if the numbers do not make a net."""
@@ -133,6 +140,11 @@ class ResNetSpec(StemSpec):
         if not ORDERS[self.order].before:
             self.require(not self.activate_first, "activate_first", f"be False for order {self.order!r}")
             self.require(self.close, "close", f"be True for order {self.order!r}, which closes each unit")
+        for name in ("shortcut_scale", "branch_scale"):
+            self.require(getattr(self, name) > 0, name, "be above 0")
+            self.require(
+                self.shortcut != "none" or getattr(self, name) == 1, name, "be 1 in a plain net, which has no shortcut"
+            )
         if self.shortcut == "none":
             for name in ("squeeze", "activate_first", "norm_shortcut"):
                 self.require(
@@ -223,7 +235,17 @@ class ResNet(Backbone):
             shortcut = PadShortcut(in_chs, out_chs, stride)
         gate = SqueezeGate(kit, out_chs, out_chs // spec.squeeze, out_chs) if spec.squeeze else None
         shared = bool(order.before) and (projects or (first and spec.activate_first))
-        return Residual(kit, in_chs, convs, order, shortcut=shortcut, gate=gate, shared=shared, drop_path=drop_path)
+        return Residual(
+            kit,
+            in_chs,
+            convs,
+            order,
+            shortcut=shortcut,
+            gate=gate,
+            shared=shared,
+            drop_path=drop_path,
+            scales=(spec.shortcut_scale, spec.branch_scale),
+        )
 
 
 HE2015 = "He et al. 2015, arXiv:1512.03385"

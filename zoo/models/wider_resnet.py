@@ -62,6 +62,7 @@ class WiderResNetSpec(Spec):
         pools: Number of the first halving stages that use max pooling; the others use strided convolutions.
         dropouts: Dropout rate of each stage, before the last convolution of a unit; empty for none.
         stem_width: Channels of the stem.
+        shortcut_scale: Factor on each shortcut (He et al. 2016, arXiv:1603.05027, equation 6); 1 in the paper.
     """
 
     depths: tuple[int, ...]
@@ -72,6 +73,7 @@ class WiderResNetSpec(Spec):
     pools: int
     dropouts: tuple[float, ...] = ()
     stem_width: int = 64
+    shortcut_scale: float = 1.0
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, if the numbers do not make a net."""
@@ -89,6 +91,7 @@ class WiderResNetSpec(Spec):
         self.require(len(self.dropouts) in (0, stages), "dropouts", f"have {stages} numbers, one a stage, or none")
         shares = all(isinstance(rate, int | float) and 0 <= rate < 1 for rate in self.dropouts)
         self.require(shares, "dropouts", "lie in [0, 1)")
+        self.require(self.shortcut_scale > 0, "shortcut_scale", "be above 0")
 
     @property
     def level_strides(self) -> tuple[int, ...]:
@@ -151,7 +154,8 @@ class WiderResNet(Backbone):
         projects = first and (in_chs != out_chs or spec.strides[stage] == 2)
         projection = [Conv(out_chs=out_chs, kernel=1, stride=level.step)]
         shortcut = sequence(kit, in_chs, "c", projection) if projects else None
-        unit = Residual(kit, in_chs, convs, ORDERS["pre"], shortcut=shortcut, shared=projects, drop_path=drop_path)
+        paths: dict[str, Any] = dict(shortcut=shortcut, shared=projects, scales=(spec.shortcut_scale, 1.0))
+        unit = Residual(kit, in_chs, convs, ORDERS["pre"], drop_path=drop_path, **paths)
         if spec.dropouts and spec.dropouts[stage]:
             *layers, last = unit.branch.named_children()
             unit.branch = nn.Sequential(OrderedDict([*layers, ("drop", nn.Dropout2d(spec.dropouts[stage])), last]))

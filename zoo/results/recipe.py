@@ -19,6 +19,7 @@ KINDS: dict[str, Any] = {
     "bool": bool,
     "str": str,
     "tuple[float, ...]": tuple,
+    "tuple[int, ...]": tuple,
 }
 FIRST_FIELDS = (
     *("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay"),
@@ -61,7 +62,12 @@ class Recipe:
         crop_scale: Smallest share of the area that a training crop of a set on disk takes, before it is resized to
             `image_size`, with aspect ratios from 3/4 to 4/3 (Szegedy et al. 2014, arXiv:1409.4842).
         image_size: Height and width of images from a set on disk after resizing; 0 for 224.
+        short_sides: Smallest and largest length to which the shorter side of a training image of a set on disk is
+            resized, at random, before a square of `image_size` is cut from it (Simonyan and Zisserman 2014,
+            arXiv:1409.1556); empty for crops by `crop_scale`.
         colour: Strength of random changes of brightness, contrast and saturation, as in torchvision's ColorJitter.
+        lighting: Deviation of noise along the principal components of colour (Krizhevsky et al. 2012, section 4.1,
+            where it is 0.1). For images of three channels; the components are those of ImageNet.
         augment: Random operations on each image, in torchvision's versions: ``trivial`` for one (TrivialAugment,
             arXiv:2103.10158), ``rand`` for two (RandAugment, arXiv:1909.13719).
         erase: Probability that a rectangle of a training image is erased (arXiv:1708.04896).
@@ -103,7 +109,9 @@ class Recipe:
     border: str = "background"
     crop_scale: float = 0.08
     image_size: int = 0
+    short_sides: tuple[int, ...] = ()
     colour: float = 0.0
+    lighting: float = 0.0
     augment: str = ""
     erase: float = 0.0
     mixup: float = 0.0
@@ -116,8 +124,10 @@ class Recipe:
     paths_scaled: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.step_at, Sequence) and not isinstance(self.step_at, str):
-            object.__setattr__(self, "step_at", tuple(self.step_at))  # JSON knows no tuples
+        for name in ("step_at", "short_sides"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))  # JSON knows no tuples
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
             good = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
@@ -131,7 +141,7 @@ class Recipe:
         _check("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "be False without momentum")
         for name in ("weight_decay", "warmup_epochs", "max_shift", "warmup_lr", "image_size", "colour", "paths"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
-        for name in ("mixup", "cutmix"):
+        for name in ("mixup", "cutmix", "lighting"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "not be negative")
         for name in ("label_smoothing", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "lie in [0, 1)")
@@ -141,6 +151,7 @@ class Recipe:
         fits = self.layer_decay == 1 or not self.decay_all
         _check("layer_decay", self.layer_decay, fits, "be 1 with decay_all")
         _check("crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "lie in (0, 1]")
+        self._check_sides()
         _check("step_factor", self.step_factor, 0 < self.step_factor < 1, "lie in (0, 1)")
         choices = {
             "amp": AMP_DTYPES,
@@ -157,6 +168,16 @@ class Recipe:
         _check("step_at", self.step_at, rising, "be rising shares of the epochs, between 0 and 1")
         fits = bool(self.step_at) == (self.schedule == "steps")
         _check("step_at", self.step_at, fits, "have shares with schedule 'steps', and none with another")
+
+    def _check_sides(self) -> None:
+        sides = self.short_sides
+        if not sides:
+            return
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        fits = whole and len(sides) == 2 and 0 < self.image_size <= sides[0] <= sides[1]
+        rule = "be two rising whole numbers of at least image_size, which has to be given with them, or empty"
+        _check("short_sides", sides, fits, rule)
+        _check("crop_scale", self.crop_scale, self.crop_scale == DEFAULTS["crop_scale"], "be left out with short_sides")
 
     @property
     def rise(self) -> float:
@@ -212,11 +233,16 @@ class Recipe:
         decayed = "all parameters" if self.decay_all else "convolution and linear weights"
         moving = f"{'Nesterov ' * (self.nesterov and self.optimizer == 'sgd')}momentum {self.momentum:g}"
         crop = f"crops of {100 * self.crop_scale:g} to 100 % of the area at {self.image_size} px"
+        if self.short_sides:
+            first, last = self.short_sides
+            sides = f"{first}" if first == last else f"{first} to {last}"
+            crop = f"squares of {self.image_size} px cut from images with a shorter side of {sides} px"
         images = [
             *[crop] * bool(self.image_size),
             *[f"moved by up to {self.max_shift} pixels ({self.border} at the border)"] * bool(self.max_shift),
             *["mirrored by chance"] * self.flip,
             *[f"colours changed by up to {self.colour:g}"] * bool(self.colour),
+            *[f"noise of {self.lighting:g} along the principal components of colour"] * bool(self.lighting),
             *[f"one random operation each ({self.augment})"] * bool(self.augment),
             *[f"a rectangle erased with probability {self.erase:g}"] * bool(self.erase),
             *[f"mixup {self.mixup:g}"] * bool(self.mixup),
