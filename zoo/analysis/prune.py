@@ -88,6 +88,7 @@ def _cut(net: Any, edges: Collection[Edge], outputs: Collection[topology.Node]) 
             for kind in ("fwd", "down", "up", "zip", COLUMN_SKIP):
                 if f"columns.{column}.{name}.{kind}" not in kept:
                     setattr(cell, kind, None)
+            cell.sums = cell.sums[: len(kept) - (not cell.first)]
             if column and cell.scale not in before:
                 cell.sized_as = min(before)  # any map will do: no edge of this node enlarges
         for scale in sorted(scale for number, scale in held if number == column):
