@@ -436,6 +436,12 @@ def test_nets_that_differ_in_more_than_size_are_not_joined(browser: Any) -> None
     assert browser.execute_script(script, "head=linear") == 0
 
 
+def test_labels_of_a_front_stand_beside_the_axis_and_not_on_it(browser: Any) -> None:
+    script = "return plots.params.data.filter(t => t.mode === 'lines+text').map(t => t.textposition)"
+    [sides] = browser.execute_script(script)
+    assert sides == ["top right"] * 4 + ["top left"] * 8
+
+
 def test_sizes_of_one_topology_are_joined(browser: Any) -> None:
     lines = browser.execute_script(
         "return plots.params.data.filter(t => t.mode === 'lines').map(t => [t.line.color, t.x.length])"

@@ -345,8 +345,8 @@ function drawPlot(axis, rows, front) {
         x: own.map((row) => cost(row, axis)),
         y: own.map(vertical),
         mode: "lines+text",
-        text: frontLabels(own, axis, rows),
-        textposition: own.map((row, i) => (i ? "top left" : "top right")), // to the left of the first is the axis
+        text: frontLabels(own, axis, rows).map((label) => label && `\u00a0\u00a0${label}\u00a0\u00a0`), // beside the mark
+        textposition: sides(own, axis, rows),
         cliponaxis: false,
         textfont: { size: 10 },
         hoverinfo: "skip",
@@ -475,6 +475,13 @@ function frontLabels(own, axis, rows) {
     last = place;
     return plain(row.topology);
   });
+}
+
+/** The side of each point that its label stands on: to the left of those in the first third is the axis. */
+function sides(own, axis, rows) {
+  const places = rows.map((row) => Math.log(cost(row, axis)));
+  const [low, high] = [Math.min(...places), Math.max(...places)];
+  return own.map((row) => (Math.log(cost(row, axis)) < low + (high - low) / 3 ? "top right" : "top left"));
 }
 
 /** A line through the sizes of each topology that one series has measured, if nothing else about the nets differs. */
