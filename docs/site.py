@@ -34,7 +34,13 @@ BUILT = ROOT / "build" / "docs"
 RESULTS = [ROOT / "benchmarks/results/digits/results.jsonl", ROOT / "benchmarks/results/fashion/image.jsonl"]
 DRAWN = runpy.run_path(str(DOCS / "catalogue.py"))["DRAWN"]
 STUDY = "study-report.html"
-TITLES = {"fabric": "Neural fabrics", "resnet": "Residual nets", "highway": "Highway nets"}
+TITLES = {
+    "bn_inception": "BN-Inception",
+    "fabric": "Neural fabrics",
+    "gridnet": "GridNet",
+    "highway": "Highway nets",
+    "resnet": "Residual nets",
+}
 SOURCE = (
     r"(?P<authors>.+?) (?P<year>\d{4}), (?P<title>.+?)(?:, [A-Z][\w&.]*(?: \d{4})?)?, "
     r"(?:reprinted as )?(?P<id>arXiv:[\d.]+\d|doi:\S+\w)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.layouts import alexnet, bagnet, densenet, fishnet, googlenet, resnet, vgg
+from zoo.layouts import alexnet, bagnet, bn_inception, densenet, fishnet, googlenet, resnet, vgg
 from zoo.weights import Layout
 
 Rules = Sequence[tuple[str, str]]
@@ -21,6 +21,7 @@ TIMM_RESNET = resnet.LAYOUTS["timm"].rules
 PYTORCHCV_RESNET = resnet.LAYOUTS["pytorchcv"].rules
 PYTORCHCV_PRERESNET = resnet.LAYOUTS["pytorchcv_pre"].rules
 PYTORCHCV_BAGNET = bagnet.LAYOUTS["pytorchcv"].rules
+PYTORCHCV_BN_INCEPTION = bn_inception.LAYOUTS["pytorchcv"].rules
 TIMM_DENSENET = densenet.LAYOUTS["timm"].rules
 PYTORCHCV_DENSENET = densenet.LAYOUTS["pytorchcv"].rules
 TORCHVISION_GOOGLENET = googlenet.LAYOUTS["torchvision"].rules

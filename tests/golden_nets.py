@@ -33,6 +33,8 @@ class Counter(Shapes):
         inner = None
         if func is aten.convolution.default:
             inner = math.prod(args[1].shape[1:])
+            if args[6]:  # transposed: each number that is read is multiplied, not each that comes out
+                self.macs += inner * (args[0].numel() - out.numel())
         elif func in (aten.mm.default, aten.bmm.default):
             inner = args[0].shape[-1]
         elif func is aten.addmm.default:

@@ -56,6 +56,8 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
             "densenet",
             "highway",
             "googlenet",
+            "bn_inception",
+            "gridnet",
             "bagnet",
             "wider_resnet",
             *SHARED,

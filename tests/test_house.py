@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "zoo.environment": {"zoo"},
     "zoo.interrupts": set(),
     "zoo.topology": set(),
-    "zoo.grid": {"zoo.layers", "zoo.topology"},
+    "zoo.grid": {"zoo.backbone", "zoo.layers", "zoo.topology"},
     "zoo.complexity": set(),
     "zoo.catalogue": {"zoo.complexity", "zoo.registry", "zoo.interrupts"},
     "zoo.papers": set(),

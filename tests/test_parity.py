@@ -9,6 +9,7 @@ import torch
 import torchvision
 from foreign import (
     PYTORCHCV_BAGNET,
+    PYTORCHCV_BN_INCEPTION,
     PYTORCHCV_DENSENET,
     PYTORCHCV_FISHNET,
     PYTORCHCV_PRERESNET,
@@ -36,6 +37,7 @@ RULES: list[tuple[str, Rules]] = [
     (r"pytorchcv:densenet", PYTORCHCV_DENSENET),
     (r"pytorchcv:fishnet", PYTORCHCV_FISHNET),
     (r"pytorchcv:bagnet", PYTORCHCV_BAGNET),
+    (r"pytorchcv:bninception", PYTORCHCV_BN_INCEPTION),
     (r"pytorchcv:(preresnet|wrn|get_wrn)", PYTORCHCV_PRERESNET),
     (r"pytorchcv:", PYTORCHCV_RESNET),
     (r"timm:densenet", TIMM_DENSENET),
@@ -141,6 +143,7 @@ def test_wide_layers_at_full_size(name: str) -> None:
         "fishnet99",
         "densenet121",
         "googlenet_bn",
+        "bn_inception",
         pytest.param("vgg11_bn", marks=pytest.mark.slow),  # chains of the same units as these
         pytest.param("bagnet9", marks=pytest.mark.slow),
     ],

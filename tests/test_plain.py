@@ -91,8 +91,16 @@ def test_local_norm_is_that_of_the_paper() -> None:
     torch.testing.assert_close(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(x), want)
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    name: dict(stem=8, stage2=(12,), stage3=(12, 12, 8), wide=(6,), window=3, num_classes=5)
+    for name in ("alexnet_2012", "vgg_f", "vgg_m", "vgg_s")
+}
+"""Arguments that leave nets of eight layers with few channels."""
+
+
 def held(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
+    spec = SMALL.get(name, {}) | spec
     native = zoo.create_model(name, **spec).double().eval()
     fine = zoo.create_model(name, output_stride=output_stride, **spec).double().eval()
     fine.load_state_dict(native.state_dict())
@@ -106,6 +114,8 @@ def held(name: str, output_stride: int, **spec: Any) -> tuple[nn.Module, nn.Modu
         *(("vgg_test", stride, 160) for stride in (2, 4, 8, 16)),
         ("vgg_lrn_test", 8, 160),
         *(("alexnet_test", stride, side) for stride in (4, 8, 16) for side in (160, 171)),
+        *(("vgg_m", stride, 160) for stride in (2, 4, 8, 16)),
+        *(("vgg_s", stride, 171) for stride in (2, 6, 12)),
         *(("lenet5_cifar", stride, side) for stride in (1, 2) for side in (48, 45)),
         ("lenet_test", 2, 64),
     ],
@@ -149,6 +159,69 @@ def test_alexnet_sizes() -> None:
     assert net.feature_info.channels() == [64, 192, 256, 256]
 
 
+MEGABYTES = {"alexnet_2012": 233, "vgg_f": 232, "vgg_m": 393, "vgg_s": 393}
+"""Of parameters in single precision, albanie/convnet-burden."""
+SIDES = {
+    "alexnet_2012": [55, 27, 13, 6],
+    "vgg_f": [54, 27, 13, 6],
+    "vgg_m": [109, 54, 26, 13, 6],
+    "vgg_s": [109, 33, 17, 6],
+}
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_nets_of_eight_layers_are_as_large_as_published(name: str) -> None:
+    entry = zoo.model_entry(name)
+    assert round(entry.params * 4 / 2**20) == MEGABYTES[name]
+    for wide, megabytes in ((2048, 353), (1024, 333), (128, 315)) if name == "vgg_m" else ():
+        net = zoo.create_model(name, wide=(4096, wide), device="meta")
+        assert round(sum(p.numel() for p in net.parameters()) * 4 / 2**20) == megabytes
+    taps = zoo.create_model(name, device="meta").forward_intermediates(
+        torch.empty(1, *entry.input_size, device="meta"), intermediates_only=True
+    )
+    assert [t.shape[-1] for t in taps] == SIDES[name]
+
+
+def test_alexnet_of_2012_has_the_neurons_of_the_paper() -> None:
+    """Krizhevsky et al. 2012, section 3.5: 253,440 in the first layer, which is 55 x 48 x 96, is all that differs."""
+    net = zoo.create_model("alexnet_2012", device="meta").eval()
+    seen = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, out: seen.append(out.numel()))
+    net(torch.empty(1, 3, 227, 227, device="meta"))
+    assert seen == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
+    assert [m.groups for m in net.modules() if isinstance(m, nn.Conv2d)] == [1, 2, 1, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nets_of_eight_layers_are_what_torch_makes_of_them(name: str) -> None:
+    """The order is activation, local norm, pooling; groups, strides, paddings and rounding are the table's."""
+    torch.manual_seed(0)
+    net = zoo.create_model(name, **SMALL[name]).double().eval()
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    stem, stride, padding = {"alexnet_2012": (4, 1, 2), "vgg_f": (4, 1, 2), "vgg_m": (2, 2, 1), "vgg_s": (2, 1, 0)}[
+        name
+    ]
+    pools = [(3, 3), (2, 2), (3, 3)] if name == "vgg_s" else [(3, 2)] * 3
+    ceil, groups = name != "alexnet_2012", 2 if name == "alexnet_2012" else 1
+
+    def conv(x: Tensor, i: int, **kind: Any) -> Tensor:
+        return F.relu(F.conv2d(x, convs[i].weight, convs[i].bias, **kind))
+
+    def norm(x: Tensor) -> Tensor:
+        return F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
+
+    x = 100 * torch.randn(1, *zoo.model_entry(name).input_size, dtype=torch.float64)
+    with torch.no_grad():
+        y = F.max_pool2d(norm(conv(x, 0, stride=stem)), *pools[0], ceil_mode=ceil)
+        y = conv(y, 1, stride=stride, padding=padding, groups=groups)
+        y = F.max_pool2d(y if name == "vgg_s" else norm(y), *pools[1], ceil_mode=ceil)
+        y = conv(y, 2, padding=1)
+        y = conv(conv(y, 3, padding=1, groups=groups), 4, padding=1, groups=groups)
+        torch.testing.assert_close(net.forward_features(x), F.max_pool2d(y, *pools[2], ceil_mode=ceil))
+
+
 def test_lenet_is_what_torch_makes_of_it() -> None:
     net = zoo.create_model("lenet5_cifar").eval()
     x = torch.randn(2, 3, 32, 32)
@@ -171,6 +244,11 @@ def test_lenet_is_what_torch_makes_of_it() -> None:
         ("vgg11", {"third_kernel": 5}, r"third_kernel \(5\) must be 1 or 3"),
         ("vgg11", {"wide": (0,)}, r"wide \(\(0,\)\)"),
         ("alexnet", {"stage3": ()}, r"stage3 \(\(\)\)"),
+        ("alexnet", {"towers": 5}, r"towers \(5\) must divide the channels"),
+        ("alexnet", {"stem_padding": 6}, r"stem_padding \(6\) must be one of 0 to 5"),
+        ("alexnet", {"pools": (3, 3)}, r"pools \(\(3, 3\)\) must have three numbers"),
+        ("alexnet", {"pool_strides": (2, 2, 4)}, r"pool_strides \(\(2, 2, 4\)\) must not exceed the windows"),
+        ("vgg_s", {"local_norms": 3}, r"local_norms \(3\) must be one of 0 to 2"),
         ("lenet5_cifar", {"kernel": 0}, r"kernel \(0\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import zoo
@@ -92,8 +93,56 @@ def test_dropout_stands_before_the_last_convolution() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("pools", 6), ("bottlenecks", 7), ("dropouts", (0.5,)), ("dropouts", (0.0,) * 5 + (1.0,)), ("strides", (1, 2))],
+    [
+        ("pools", 6),
+        ("bottlenecks", 7),
+        ("dropouts", (0.5,)),
+        ("dropouts", (0.0,) * 5 + (1.0,)),
+        ("strides", (1, 2)),
+        ("head", "voc"),
+    ],
 )
 def test_nonsense_names_the_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} \("):
         zoo.model_entry("wider_resnet_test").spec.replace(**{field: value})
+
+
+def test_the_head_for_segmentation_is_two_dilated_windows_at_stride_8() -> None:
+    """fcrna_model_a1: ConvStage(512, 3, 12), ConvStage(classes, 3, 12), on the features of A1 at resolution 8."""
+    net = zoo.create_model("wider_resnet38_a1_voc", device="meta")
+    a1 = zoo.create_model("wider_resnet38_a1", output_stride=8, device="meta")
+    dilations = [
+        {key: (m.stride, m.dilation) for key, m in n.named_modules() if isinstance(m, nn.Conv2d) and "stage" in key}
+        for n in (net, a1)
+    ]
+    assert dilations[0] == dilations[1]
+    hidden, last = net.classifier.hidden.conv1, net.classifier.fc
+    for conv, shape in ((hidden, (512, 4096, 3, 3)), (last, (21, 512, 3, 3))):
+        assert tuple(conv.weight.shape) == shape
+        assert (conv.dilation, conv.padding, conv.bias is not None) == ((12, 12), (12, 12), True)
+    assert [name for name, _ in net.classifier.hidden.named_children()] == ["conv1", "act1"]
+    assert net.eval()(torch.empty(1, 3, 500, 500, device="meta")).shape == (1, 21, 63, 63)
+    assert [tap["reduction"] for tap in net.feature_info] == [2, 4, 8]
+    assert net.feature_info[-1]["num_chs"] == 4096
+
+
+def test_the_head_for_segmentation_computes_what_its_equations_say() -> None:
+    torch.manual_seed(0)
+    net = zoo.create_model("wider_resnet_test", head="dense", head_width=6, head_dilation=3).double().eval()
+    x = torch.randn(1, 3, 40, 48, dtype=torch.float64)
+    with torch.no_grad():
+        hidden, last = net.classifier.hidden.conv1, net.classifier.fc
+        y = F.conv2d(net.forward_features(x), hidden.weight, hidden.bias, padding=3, dilation=3).clamp(min=0)
+        want = F.conv2d(y, last.weight, last.bias, padding=3, dilation=3)
+        torch.testing.assert_close(net(x), want)
+    assert want.shape == (1, 10, 5, 6)
+
+
+def test_a_dense_head_can_be_held_finer() -> None:
+    torch.manual_seed(0)
+    native = zoo.create_model("wider_resnet_test", head="dense", head_width=6, pools=0).double().eval()
+    fine = zoo.create_model("wider_resnet_test", head="dense", head_width=6, pools=0, output_stride=4).double().eval()
+    fine.load_state_dict(native.state_dict())
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fine.forward_features(x)[..., ::2, ::2], native.forward_features(x))

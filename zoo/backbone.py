@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo import arguments
 from zoo.entry import Spec
-from zoo.layers import Kit, LayerType, OffsetConv, Stage, Wide, WideHead
+from zoo.layers import Kit, LayerType, OffsetConv, ScoreHead, Scores, Stage, Wide, WideHead
 from zoo.weights import Layout
 
 
@@ -32,6 +32,7 @@ class Trunk:
         num_features: Channels that leave ``final``.
         head_tap: The tap at which the trunk ends: None for the deepest, -1 if the last map is no tap.
         wide: Wide layers between the features and the classifier. They are added and removed with the classifier.
+        scores: Convolutions that score every position; None for one 1x1. They are part of the classifier.
     """
 
     taps: Sequence[tuple[str, int, int]]
@@ -39,6 +40,7 @@ class Trunk:
     num_features: int
     head_tap: int | None = None
     wide: Wide | None = None
+    scores: Scores | None = None
 
 
 class Backbone(nn.Module):
@@ -49,7 +51,7 @@ class Backbone(nn.Module):
         in_chans: Channels of the input.
         num_classes: Width of the classifier; 0 for none.
         global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, their ``fast`` forms, or ``""`` for none. None takes
-            the default of the specification. Without pooling the classifier is a 1x1 convolution with logits at every
+            the default of the specification. Without pooling the classifier is a convolution with logits at every
             position.
         output_stride: Total stride at which dilation holds the deepest map, one of ``spec.output_strides``. None for
             the native one. For a net that is no chain, the family's text explains it.
@@ -134,16 +136,11 @@ class Backbone(nn.Module):
         self.final = trunk.final
         self.num_features = trunk.num_features
         self.wide = None if trunk.wide is None else WideHead(kit, trunk.num_features, trunk.wide, drop_rate)
-        self.classifier = ClassifierHead(
-            self._reset_wide(num_classes, global_pool, device=device, dtype=dtype),
-            num_classes,
-            global_pool,
-            drop_rate,
-            use_conv=not global_pool,
-            device=device,
-            dtype=dtype,
-        )
-        self.head_hidden_size = self.classifier.num_features
+        if trunk.scores is None:
+            self.classifier = ClassifierHead(trunk.num_features, 0, global_pool, drop_rate)
+        else:
+            self.classifier = ScoreHead(kit, trunk.num_features, trunk.scores, drop_rate)
+        self._reset_classifier(num_classes, global_pool, device=device, dtype=dtype)
         self.feature_info = [dict(num_chs=chs, reduction=stride, module=name) for name, chs, stride in trunk.taps]
         self.tap_names = [name.partition(".")[0] for name, _, _ in trunk.taps]
         self.last_tap = len(trunk.taps) - 1
@@ -365,7 +362,7 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """Return the last layer: a linear map (a 1x1 convolution without pooling), or the identity without classes."""
+        """Return the last layer: a linear map (a convolution without pooling), or the identity without classes."""
         return self.classifier.fc
 
     @torch.jit.ignore
@@ -382,8 +379,10 @@ class Backbone(nn.Module):
             global_pool = self.classifier.global_pool.pool_type
         global_pool = arguments.pooling("global_pool", global_pool)
         self.num_classes = num_classes
+        self._reset_classifier(num_classes, global_pool, **get_device_dtype(self))
+
+    def _reset_classifier(self, num_classes: int, global_pool: str, **place: Any) -> None:
         self.classifier.use_conv = not global_pool
-        place = get_device_dtype(self)
         in_features = self._reset_wide(num_classes, global_pool, **place)
         self.classifier.reset(num_classes, global_pool, in_features=in_features, **place)
         self.head_hidden_size = self.classifier.num_features

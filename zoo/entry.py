@@ -54,9 +54,9 @@ class Spec:
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Total stride of each part of the trunk at the native output stride, finest first.
+        """Total stride of each part of the trunk before any is traded for dilation, finest first.
 
-        These strides can be traded for dilation. Parts of one resolution are adjacent.
+        Parts of one resolution are adjacent.
         """
         raise NotImplementedError
 
@@ -66,18 +66,23 @@ class Spec:
         return ()
 
     @property
+    def native_stride(self) -> int | None:
+        """Output stride of a net that was published with strides already traded for dilation; None for any other."""
+        return None
+
+    @property
     def tap_strides(self) -> tuple[int, ...]:
         """Total stride of each feature tap at the native output stride, finest first; one tap per resolution."""
-        return tuple(dict.fromkeys((*self.stem_strides, *self.level_strides)))
+        return tuple(dict.fromkeys((*self.stem_strides, *self.output_strides)))
 
     @property
     def output_strides(self) -> tuple[int, ...]:
         """Total strides at which dilation can hold the deepest map. The native one is last."""
-        return tuple(dict.fromkeys(self.level_strides))
+        return tuple(dict.fromkeys(level.stride for level in self.hold(None)))
 
     def hold(self, output_stride: int | None) -> tuple[Level, ...]:
         """Return the parts of the trunk with strides and dilations at ``output_stride`` (None for the native one)."""
-        return hold(self.level_strides, output_stride)
+        return hold(self.level_strides, output_stride or self.native_stride)
 
     @property
     def head_stride(self) -> int:

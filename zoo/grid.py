@@ -1,16 +1,18 @@
 """A net on the graph of a fabric: every edge is a layer, every node the sum of the edges that end in it.
 
 `zoo.topology` defines the edges. The family defines the layer of an edge and the layers after a sum.
+`GridBackbone` is the forward pass that such families share.
 """
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from zoo import topology
+from zoo.backbone import Backbone
 from zoo.layers import Sum, concatenate, run_checkpointed
 
 Node = tuple[Tensor, Tensor]
@@ -239,3 +241,62 @@ class Grid(nn.Sequential):
             for scale, reached in cast(Column, column).reach.items():
                 if set(reached).isdisjoint(self.trained):
                     yield column.get_submodule(str(scale))
+
+
+class GridBackbone(Backbone):
+    """Base of families on a grid: a stem, what enters the grid, the columns. Taps are the nodes of the last column.
+
+    Attributes:
+        column_tap: Number of taps before those of the last column: 0, or 1 for the stem.
+        head_output: Output of the grid that the head reads.
+        always: Outputs that are computed in every pass.
+    """
+
+    chain = False
+    always: list[int]
+    if TYPE_CHECKING:  # TorchScript would take annotations of children for types of its own
+        stem: nn.Module
+        enter: nn.Module
+        columns: Grid
+        column_tap: int
+        head_output: int
+
+    def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
+        """See `Backbone.forward_trunk`.
+
+        Raises:
+            ValueError: If a tap has been removed.
+        """
+        taps: list[Tensor] = []
+        x = self.stem(x)
+        if self.column_tap == 1 and 0 in keep:
+            taps.append(x)
+        if self.columns is None or stop < self.column_tap:
+            return x, taps
+        output = self.head_output if stop == self.last_tap else stop - self.column_tap
+        scales: list[int] = []
+        for tap in keep:
+            if tap >= self.column_tap:
+                scales.append(tap - self.column_tap)
+        x = self.enter(x)
+        nodes = self.columns(x, [output] + scales + self.always)  # noqa: RUF005 - TorchScript has no star
+        for scale in scales:
+            taps.append(nodes[scale])
+        return nodes[output], taps
+
+    @torch.jit.ignore
+    def prune_trunk(self, take: list[int]) -> None:
+        """Remove the nodes that neither a tap of ``take`` nor the end of the trunk needs."""
+        if self.columns is None:
+            return
+        if self.head_tap >= 0:
+            self.head_output = self.head_tap - self.column_tap
+        # What is left is computed in every pass, so that hooks and traces see all taps that were asked for.
+        self.always = [tap - self.column_tap for tap in take if tap >= self.column_tap]
+        self.columns.keep({self.head_output, *self.always})
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return layer groups in order of depth. Fine groups are the columns."""
+        columns = r"^columns\." if coarse else r"^columns\.(\d+)\."
+        return {"stem": r"^(?:stem|enter)\.", "columns": columns, "final": r"^final\."}

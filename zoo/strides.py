@@ -18,7 +18,7 @@ class Level:
     """One resolution of a net at some output stride.
 
     Attributes:
-        native: Total stride at the native output stride.
+        native: Total stride before any is traded for dilation.
         stride: Total stride at the current output stride.
         step: Stride of the operator that leads here from the level before; 1 if it was traded for dilation.
         before: Dilation of that operator's window; 1 if the operator has a stride.

@@ -7,7 +7,7 @@ from zoo.layer_types import LayerType
 from zoo.layers.checkpointing import run_checkpointed
 from zoo.layers.convs import BandConv2d, DeformConv2d, OffsetConv
 from zoo.layers.gates import DropPath, KeepAll, Scale, SqueezeGate, local_norm
-from zoo.layers.head import Wide, WideHead
+from zoo.layers.head import ScoreHead, Scores, Wide, WideHead
 from zoo.layers.kit import Conv, Kit, named, sequence
 from zoo.layers.residual import ORDERS, Order, Residual, basic, bottleneck
 from zoo.layers.sampling import (
@@ -43,6 +43,8 @@ __all__ = [
     "Residual",
     "Resize",
     "Scale",
+    "ScoreHead",
+    "Scores",
     "Skippable",
     "SqueezeGate",
     "Stage",

@@ -1,4 +1,7 @@
-"""Wide layers between the features and the classifier, as in older nets."""
+"""What stands between features and scores where it is more than one linear layer.
+
+Older nets have wide layers before their classifier; nets that score every position may do so by windows.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -6,9 +9,10 @@ from typing import Any
 
 import torch.fx
 import torch.nn.functional as F
+from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
-from zoo.layers.kit import Conv, Kit
+from zoo.layers.kit import Conv, Kit, sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,3 +90,57 @@ def _at_least(x: Tensor, size: int) -> Tensor:
     if x.shape[2] < size or x.shape[3] < size:
         x = F.adaptive_avg_pool2d(x, (max(x.shape[2], size), max(x.shape[3], size)))
     return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Two convolutions that score every position, with an activation between them.
+
+    Attributes:
+        hidden: Channels between them; 0 for as many as there are classes.
+        kernel: Kernel size of both.
+        dilation: Dilation of both.
+        norm: A norm follows either of them.
+    """
+
+    hidden: int
+    kernel: int = 3
+    dilation: int = 1
+    norm: bool = False
+
+
+class ScoreHead(ClassifierHead):
+    """timm's classifier, but scores at every position come from `Scores`. With a pooling it is timm's linear layer.
+
+    Args:
+        kit: The shared layer types.
+        in_chs: Channels of the features.
+        scores: The convolutions.
+        drop_rate: Dropout before the last layer.
+    """
+
+    def __init__(self, kit: Kit, in_chs: int, scores: Scores, drop_rate: float = 0.0) -> None:
+        super().__init__(in_chs, 0, "", drop_rate, use_conv=True)
+        self.kit, self.scores = kit, scores
+        self.hidden, self.norm = nn.Identity(), nn.Identity()
+
+    def reset(self, num_classes: int, pool_type: str | None = None, *args: Any, **given: Any) -> None:
+        """Replace the last layer, and add or remove what only scores at every position need; as timm's."""
+        super().reset(num_classes, pool_type, *args, **given)
+        place = {key: given[key] for key in ("device", "dtype") if key in given}
+        kit, scores = replace(self.kit, **place), self.scores
+        self.hidden, self.norm = nn.Identity(), nn.Identity()
+        if num_classes and not self.global_pool.pool_type:
+            conv = Conv(out_chs=scores.hidden or num_classes, kernel=scores.kernel, dilation=scores.dilation, bias=True)
+            self.hidden = sequence(kit, self.in_features, "cna" if scores.norm else "ca", [conv])
+            self.fc = kit.conv(conv.out_chs, replace(conv, out_chs=num_classes))
+            self.norm = kit.norm(num_classes) if scores.norm else nn.Identity()
+            self.num_features = conv.out_chs
+            self.train(self.training)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Compute scores from (N, in_chs, H, W): (N, num_classes, H, W), or (N, num_classes) with a pooling."""
+        x = self.drop(self.hidden(self.global_pool(x)))
+        if pre_logits:
+            return self.flatten(x)
+        return self.flatten(self.norm(self.fc(x)))

@@ -43,12 +43,10 @@ What differs from the sources, and why:
     * Whole skips are dropped in training (``gate="dropout"``) with one draw an edge for the batch. Evaluation is not
       described: here a skip counts with its expectation, which equals ``scaled`` (Torch's ``TotalDropout`` does not
       scale). The factor is 1 / the number of skips that leave the source.
-    * Type b and its decoder (``bd``) are our reading of one sentence about GridNet. Its authors' code (Fourure/GridNet
-      at 2def034) has six columns, three zipped downwards and three upwards, five scales of 16 to 256 channels, skips
-      within a scale alone, 19 classes, crops of 400 px, and by our count 13,181,097 parameters. The preset has that
-      grid, and is a fabric in the rest: bottlenecks for its pairs of 3x3, interpolation for its transposed
-      convolutions, one 3x3 before the grid and a 1x1 behind it for its two and two. Its total dropout (0.1) is near to
-      drop path, which is off here.
+    * Type b and its decoder (``bd``) are our reading of one sentence about GridNet. The net of its authors' code is
+      ``gridnet``, in a family of its own. ``gridnet_l6_s5_c16x2`` has its grid, and is a fabric in the rest:
+      bottlenecks for its pairs of 3x3, interpolation for its transposed convolutions, one 3x3 before the grid and a 1x1
+      behind it for its two and two, no total dropout.
     * Part 2 names a skip of part 1 that did not help, from the fourth layer before, for the 3x3: ``column_skip=4``.
     * Forward connections ("hypercolumn features") are named and described nowhere: ours concatenate a scale's nodes.
     * Sizes that do not halve evenly are rounded up; enlarged maps take the size of the map they meet.
@@ -66,9 +64,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo import topology
-from zoo.backbone import Backbone, Trunk, drop_path_rates
+from zoo.backbone import Trunk, drop_path_rates
 from zoo.entry import Entry, StemSpec, cifar_task
-from zoo.grid import Grid
+from zoo.grid import Grid, GridBackbone
 from zoo.layers import (
     UPS,
     Conv,
@@ -312,11 +310,8 @@ class BottleneckEdge(nn.Module):
             nn.init.zeros_(cast(nn.Parameter, last.weight))
 
 
-class Fabric(Backbone):
+class Fabric(GridBackbone):
     """Fabric: stem, columns, head. The taps are the stem (ImageNet scale) and the nodes of the last column."""
-
-    chain = False
-    always: list[int]
 
     def build(
         self, spec: FabricSpec, kit: Kit, *, in_chans: int, output_stride: int | None, drop_path_rate: float
@@ -381,46 +376,6 @@ class Fabric(Backbone):
             column_skip=spec.column_skip,
         )
 
-    def forward_trunk(self, x: Tensor, keep: list[int], stop: int) -> tuple[Tensor, list[Tensor]]:
-        """See `Backbone.forward_trunk`.
-
-        Raises:
-            ValueError: If a tap has been removed.
-        """
-        taps: list[Tensor] = []
-        x = self.stem(x)
-        if self.column_tap == 1 and 0 in keep:
-            taps.append(x)
-        if self.columns is None or stop < self.column_tap:
-            return x, taps
-        output = self.head_output if stop == self.last_tap else stop - self.column_tap
-        scales: list[int] = []
-        for tap in keep:
-            if tap >= self.column_tap:
-                scales.append(tap - self.column_tap)
-        x = self.enter(x)
-        nodes = self.columns(x, [output] + scales + self.always)  # noqa: RUF005 - TorchScript has no star
-        for scale in scales:
-            taps.append(nodes[scale])
-        return nodes[output], taps
-
-    @torch.jit.ignore
-    def prune_trunk(self, take: list[int]) -> None:
-        """Remove the nodes that neither a tap of ``take`` nor the end of the trunk needs."""
-        if self.columns is None:
-            return
-        if self.head_tap >= 0:
-            self.head_output = self.head_tap - self.column_tap
-        # What is left is computed in every pass, so that hooks and traces see all taps that were asked for.
-        self.always = [tap - self.column_tap for tap in take if tap >= self.column_tap]
-        self.columns.keep({self.head_output, *self.always})
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return layer groups in order of depth. Fine groups are the columns."""
-        columns = r"^columns\." if coarse else r"^columns\.(\d+)\."
-        return {"stem": r"^(?:stem|enter)\.", "columns": columns, "final": r"^final\."}
-
 
 SINGH = "Singh 2018, Residual Neural Fabrics part 2, after Saxena & Verbeek 2016, arXiv:1606.02492"
 SAXENA = "Saxena & Verbeek 2016, arXiv:1606.02492"
@@ -459,7 +414,7 @@ SLOW = f"{T45} Without gates it learns slowly: twice the epochs."
 SPARSE = "Published as 2 M, which no reading of the text gives (see the family's text)."
 GRID = (
     "The grid of the paper (six columns, five scales, three columns down and three up) with the fabric's bottlenecks "
-    "where the paper has pairs of 3x3, so the count is not the paper's."
+    "where the paper has pairs of 3x3, so the count is not the paper's; gridnet is the net of its authors' code."
 )
 DROPS: dict[str, Any] = dict(gate="dropout", says=SHIFT, precise_norms=True)
 W, X2 = (128,) * 6, (32, 64, 128, 256, 512, 1024)

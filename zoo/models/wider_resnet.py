@@ -27,6 +27,12 @@ stride, what follows has dilation 4. With poolings (A): they have the dilation o
 code, and everything behind them has the doubled one. Both are exact: every n-th position is one of the native net.
 inplace_abn also dilates the first convolution of stage4, which is not exact.
 
+``wider_resnet38_a1_voc`` scores every position for segmentation (``fcrna_model_a1`` of the authors' code, "2 conv." in
+its README): A1 held at stride 8, a 3x3 to 512 channels with dilation 12 and an activation, a 3x3 to the 21 classes with
+dilation 12. Both have biases, neither has a norm; together 124,042,581 parameters. Its scores have stride 8; the code,
+too, enlarges them outside of the net, by cubic interpolation in evaluation. The taps are those up to stride 8, and
+``output_stride`` can be smaller still. 500 px is the size to which the code's evaluation pads images of VOC.
+
 What else differs, and why:
     * A stride stands on the first 1x1 of the bottleneck, as in the authors' code and as the dilated form needs it;
       inplace_abn has it on the 3x3.
@@ -45,8 +51,12 @@ from torch import nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, max_pool_halving, sequence
+from zoo.layers import ORDERS, Conv, Kit, Residual, Scores, Stage, max_pool_halving, sequence
 from zoo.strides import Level
+
+HEADS = ("classify", "dense")
+DENSE = 8
+"""Total stride that a net with a dense head is held at by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,9 @@ class WiderResNetSpec(Spec):
         dropouts: Dropout rate of each stage, before the last convolution of a unit; empty for none.
         stem_width: Channels of the stem.
         shortcut_scale: Factor on each shortcut (He et al. 2016, arXiv:1603.05027, equation 6); 1 in the paper.
+        head: ``classify`` scores the pooled map, ``dense`` every position of the map at stride 8.
+        head_width: Channels between the two convolutions of a dense head.
+        head_dilation: Dilation of both.
     """
 
     depths: tuple[int, ...]
@@ -74,10 +87,14 @@ class WiderResNetSpec(Spec):
     dropouts: tuple[float, ...] = ()
     stem_width: int = 64
     shortcut_scale: float = 1.0
+    head: str = "classify"
+    head_width: int = 512
+    head_dilation: int = 12
 
     def check(self) -> None:
         """Raise ValueError, naming field and value, if the numbers do not make a net."""
-        self.require_positive("depths", "widths", "mid_widths", "strides", "stem_width")
+        self.require_positive("depths", "widths", "mid_widths", "strides", "stem_width", "head_width", "head_dilation")
+        self.require_choice("head", HEADS)
         stages = len(self.depths)
         for name in ("widths", "mid_widths", "strides"):
             self.require(len(getattr(self, name)) == stages, name, f"have {stages} numbers, one a stage, as depths")
@@ -99,6 +116,16 @@ class WiderResNetSpec(Spec):
         return tuple(2 ** self.strides[: i + 1].count(2) for i in range(len(self.strides)))
 
     @property
+    def native_stride(self) -> int | None:
+        """Output stride of the net with a dense head; without, it is that of the strides."""
+        return DENSE if self.dense else None
+
+    @property
+    def dense(self) -> bool:
+        """True if there is a score for every position."""
+        return self.head == "dense"
+
+    @property
     def layers(self) -> int:
         """Number of layers with weights as the paper counts them, without projections."""
         return 2 + sum(
@@ -116,6 +143,7 @@ class WiderResNet(Backbone):
         self.stem = sequence(kit, in_chans, "c", [Conv(out_chs=spec.stem_width, kernel=3)])
         # By total stride, so that the last map of each resolution is its tap.
         taps: dict[int, tuple[str, int, int]] = {}
+        strides = [level.stride for level in spec.hold(None)]
         rates = iter(drop_path_rates(drop_path_rate, sum(spec.depths)))
         chs = spec.stem_width
         for index, level in enumerate(spec.hold(output_stride)):
@@ -130,8 +158,9 @@ class WiderResNet(Backbone):
                 chs, at = spec.widths[index], level.within
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
-            taps[level.native] = (name, chs, level.stride)
-        return Trunk(taps=tuple(taps.values()), final=sequence(kit, chs, "na"), num_features=chs)
+            taps[strides[index]] = (name, chs, level.stride)
+        scores = Scores(hidden=spec.head_width, dilation=spec.head_dilation) if spec.dense else None
+        return Trunk(taps=tuple(taps.values()), final=sequence(kit, chs, "na"), num_features=chs, scores=scores)
 
     @staticmethod
     def _unit(
@@ -165,7 +194,14 @@ class WiderResNet(Backbone):
 WU = "Wu et al. 2016, arXiv:1611.10080"
 
 
-def _published(pools: int, notes: str, dropouts: tuple[float, ...] = ()) -> Entry:
+def _published(
+    pools: int,
+    notes: str,
+    dropouts: tuple[float, ...] = (),
+    params: int = 109_167_912,
+    head: str = "classify",
+    **row: Any,
+) -> Entry:
     """Return the row of a variant of model A."""
     spec = WiderResNetSpec(
         depths=(3, 3, 6, 3, 1, 1),
@@ -173,9 +209,10 @@ def _published(pools: int, notes: str, dropouts: tuple[float, ...] = ()) -> Entr
         mid_widths=(128, 256, 512, 512, 1024, 2048),
         pools=pools,
         dropouts=dropouts,
+        head=head,
     )
     notes = f"No installable implementation, and no published number of parameters. {notes}"
-    return Entry(WiderResNet, spec, paper=WU, params=109_167_912, notes=notes)
+    return Entry(WiderResNet, spec, paper=WU, params=params, notes=notes, **row)
 
 
 def _ours(spec: WiderResNetSpec, params: int, **kwargs: Any) -> Entry:
@@ -187,6 +224,14 @@ def _ours(spec: WiderResNetSpec, params: int, **kwargs: Any) -> Entry:
 MODELS = {
     "wider_resnet38": _published(5, "The authors report 19.20 / 4.73 % top-1 / top-5 error at 320 px."),
     "wider_resnet38_a1": _published(0, "The authors report 19.54 / 4.75 % top-1 / top-5 error at 320 px."),
+    "wider_resnet38_a1_voc": _published(
+        0,
+        "The authors report 82.5 % mean IoU on the test set of PASCAL VOC.",
+        params=124_042_581,
+        head="dense",
+        input_size=(3, 500, 500),
+        num_classes=21,
+    ),
     "wider_resnet38_a2": _published(2, "As mapillary/inplace_abn names it.", (0.0, 0.0, 0.0, 0.0, 0.3, 0.5)),
     "wider_resnet13_cifar": _ours(
         WiderResNetSpec(

@@ -47,7 +47,10 @@ TOPOLOGIES = (
     *("highway", "BagNet", "wider ResNet", "FRRN", "LeNet", "FishNet", "fabric", "AlexNet"),
 )
 """All topologies, in the order of their marks."""
-FAMILIES = {name.lower().replace(" ", "_"): name for name in TOPOLOGIES}
+FAMILIES = {name.lower().replace(" ", "_"): name for name in TOPOLOGIES} | {
+    "bn_inception": "GoogLeNet",
+    "gridnet": "fabric",
+}
 """Topologies of the families that hold one alone, by family."""
 
 

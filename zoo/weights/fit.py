@@ -31,6 +31,9 @@ FOLLOWED = "num_batches_tracked"
 FIRST_CONV, CLASSIFIER, WIDE = "stem.conv1", "classifier.fc", "wide"
 """Names of the first convolution, of the classifier, and of the wide layers, which come and go with the classifier."""
 
+HEAD = "classifier."
+"""Start of the names of the classifier and of what belongs to it."""
+
 HEADS = ("", "fc", "head", "head.fc", "heads.head", "classifier", "classifier.fc", "linear", "cls_head", "cls_head.fc")
 """Usual names of a classifier beside a backbone."""
 
@@ -366,7 +369,7 @@ def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> No
 def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str]) -> None:
     """Accept a missing classifier, or one of another size, which then stays new; there must be no other problem."""
     own, taken = target.tensors, reading.taken
-    parts = {key for key in own if key.startswith(f"{CLASSIFIER}.")}
+    parts = {key for key in own if key.startswith(HEAD) and not key.endswith(FOLLOWED)}
     wide = {key for key in own if key.startswith(f"{WIDE}.")}
     missing = set(reading.missing)
     if not wrong and missing and missing in (parts, parts | wide):
@@ -379,7 +382,7 @@ def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str])
         if plain and width == (classes,) and len(rest) in (1, 3) and weight in wrong:
             have, want = (size(tensors[weight].shape[:2]) for tensors in (taken, own))
             reading.new.append(f"{CLASSIFIER} ({have} in the file, {want} in the net)")
-            for key in parts:
+            for key in {weight, bias, *wrong}:
                 del taken[key]
             wrong.clear()
 
