@@ -41,7 +41,7 @@ class Box:
         name: Name of the module, or of the function.
         steps: Steps inside, in order of computation.
         kind: A key of `KINDS` or `JOINS`.
-        level: Base-2 logarithm of the total stride of its map; of its coarsest map if others read several.
+        level: Total stride of its map; of its coarsest map if others read several.
         shape: Shape of that map.
         units: Number of units inside.
         shortcut: True if a path inside leads around convolutions to a sum.
@@ -53,7 +53,7 @@ class Box:
     name: str
     steps: list[Step]
     kind: str = ""
-    level: int = 0
+    level: int = 1
     shape: tuple[int, ...] = ()
     units: int = 1
     shortcut: bool = False
@@ -74,7 +74,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """A map that goes from a box to another one; ``level`` is the logarithm of the map's total stride."""
+    """A map that goes from a box to another one; ``level`` is the map's total stride."""
 
     source: Box
     target: Box

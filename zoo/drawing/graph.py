@@ -4,7 +4,6 @@ The net is traced and then run without data, on the meta device, twice: at its o
 expects, and on a large image. There borders and rounding no longer matter, so the size of a map tells its total stride.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.backbone import Backbone
 
-LARGE = 4096
+LARGE = 2**14
 """Height and width of the image that strides are measured on."""
 
 
@@ -31,7 +30,7 @@ class Step:
         module: The layer; None for a function.
         inputs: Steps whose maps it takes.
         shape: Shape of the map for one image of the net's own size.
-        level: Base-2 logarithm of the total stride.
+        level: Total stride.
         alive: True if the net's output needs the map; False if only taps do.
         taps: Numbers of the taps that are this map.
     """
@@ -160,12 +159,18 @@ def _steps(
         module = modules[str(node.target)] if node.op == "call_module" else None
         shape = large[node]
         if len(shape) == 4 and shape[2] > 1:
-            level = max(round(math.log2(LARGE / shape[2])), 0)
+            level = _stride(LARGE / shape[2], inputs)
         else:  # a vector stands beside the map that it sums up
-            level = max((step.level for step in inputs), default=0)
+            level = max((step.level for step in inputs), default=1)
         name = str(node.target).removeprefix("net.") if module else getattr(node.target, "__name__", str(node.target))
         steps[node] = Step(name=name, calls=calls, module=module, inputs=inputs, shape=shapes[node], level=level)
     return steps
+
+
+def _stride(measured: float, inputs: list[Step]) -> int:
+    """Return the total stride of a map. A layer without padding loses a few positions, which make no new stride."""
+    same = [step.level for step in inputs if abs(measured / step.level - 1) < 0.1]
+    return same[0] if same else max(round(measured), 1)
 
 
 def _tap_modules(net: nn.Module) -> Iterator[str]:

@@ -87,7 +87,7 @@ def _panel(net: Net, layout: Layout, scale: Scale) -> Scene:
     inside = [_moved(shape, LABELS, HEADER) for shape in shapes]
     labels: list[Shape] = []
     for level, y in layout.rows.items():
-        labels.append(Text(0, HEADER + y - 1, f"stride {2**level}", SMALL + 1))
+        labels.append(Text(0, HEADER + y - 1, f"stride {level}", SMALL + 1))
         if sizes := [
             box.shape[2:] for box in net.boxes if box.level == level and len(box.shape) == 4 and min(box.shape[2:]) > 0
         ]:

@@ -1,4 +1,4 @@
-"""What stands between features and scores where it is more than one linear layer.
+"""Layers between features and scores where there are more than one linear layer.
 
 Older nets have wide layers before their classifier; nets that score every position may do so by windows.
 """
