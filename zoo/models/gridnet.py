@@ -39,6 +39,7 @@ epoch of 750; rates are 0.01 with a decay of 5e-7 by default. For how long is no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +198,7 @@ class PairEdge(nn.Module):
 
 def _transposed(kit: Kit, in_chs: int, out_chs: int, stride: int, dilation: int) -> nn.Module:
     """Make a transposed 3x3 that doubles a map, or keeps its size at stride 1."""
-    size = dict(stride=stride, padding=dilation, dilation=dilation, output_padding=stride - 1)
+    size: dict[str, Any] = dict(stride=stride, padding=dilation, dilation=dilation, output_padding=stride - 1)
     return nn.ConvTranspose2d(in_chs, out_chs, 3, **size, device=kit.device, dtype=kit.dtype)
 
 
