@@ -16,6 +16,7 @@ FORWARDS = ("resnet_test", "densenet_test", "fishnet_test", "fabric_test", "frrn
 """One net of each kind of forward: a chain, concatenation, streams, a grid, two paths, branches."""
 
 FABRIC: dict[str, Any] = dict(columns=3, scales=3, channels=(8, 8, 16), gate="none")
+HALVED: dict[str, Any] = dict(stem_kernel=7, stem_stride=2, stage2=(32,), ceil=True)
 SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in zoo.list_models("*_test")),
     *(("resnet_test", {"order": order}) for order in ("norm_after_add", "act_before_add", "act_only_pre")),
@@ -41,8 +42,8 @@ SMALL_NETS: list[tuple[str, dict[str, Any]]] = [
     ("vgg11_c32_bn_cifar", {}),
     ("wider_resnet13_cifar", {}),
     ("wider_resnet_test", {"head": "dense", "head_width": 8, "head_dilation": 2}),
-    ("alexnet_test", {"local_norms": 2, "towers": 2, "ceil": True, "stage2_stride": 2, "stage2_padding": 1}),
-    ("alexnet_test", {"stem_kernel": 7, "stem_stride": 2, "ceil": True, "pools": (3, 2, 3), "pool_strides": (3, 2, 3)}),
+    ("alexnet_test", HALVED | {"local_norms": 2, "towers": 2, "stage2_stride": 2, "stage2_padding": 1}),
+    ("alexnet_test", HALVED | {"pools": (3, 2, 3), "pool_strides": (3, 2, 3)}),
     ("gridnet_test", {"dropout": 0.2, "drop_path_rate": 0.2}),
     *(("fabric_test", FABRIC | {"unit": unit}) for unit in ("conv", "sparse", "pre", "preshared", "pre_released")),
     ("fabric_test", FABRIC | {"unit": "conv", "conv_bias": True, "stem": "cifar", "drop_path_rate": 0.2}),

@@ -66,7 +66,7 @@ DEAR = (
     "googlenet",
 )
 """What tracers and compilers are shown in the usual tier: every kind of forward, and layers that compute a weight."""
-CONVS = (nn.Conv2d, BandConv2d)
+CONVS = (nn.Conv2d, nn.ConvTranspose2d, BandConv2d)
 NORMS = nn.modules.batchnorm._BatchNorm
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 

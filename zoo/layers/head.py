@@ -122,7 +122,9 @@ class ScoreHead(ClassifierHead):
     def __init__(self, kit: Kit, in_chs: int, scores: Scores, drop_rate: float = 0.0) -> None:
         super().__init__(in_chs, 0, "", drop_rate, use_conv=True)
         self.kit, self.scores = kit, scores
-        self.hidden, self.norm = nn.Identity(), nn.Identity()
+        fc, flatten = self.fc, self.flatten
+        del self.fc, self.flatten  # to have the children in the order in which they run
+        self.hidden, self.fc, self.norm, self.flatten = nn.Identity(), fc, nn.Identity(), flatten
 
     def reset(self, num_classes: int, pool_type: str | None = None, *args: Any, **given: Any) -> None:
         """Replace the last layer, and add or remove what only scores at every position need; as timm's."""
