@@ -295,5 +295,5 @@ def _draw(figure: Any, layers: Mapping[tuple[str, str], Any], units: Mapping[tup
             plain(axes.yaxis)
         finish(maps, f"depth of the layer ({weights} weights)", "gradient at the map, rms", legend=False)
         finish(relative, "depth of the layer", "gradient / weight, norms", legend=False)
-        words = "gain to the end (dotted: product, dashed: shortcuts alone)"
+        words = "gain to the end\n(dotted: product, dashed: shortcuts)"
         finish(gain, "depth of the unit", words, legend=weights == kinds[0])
