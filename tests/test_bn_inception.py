@@ -70,6 +70,7 @@ def layer(conv: Any) -> tuple[Tensor, Tensor]:
 def test_poolings_of_even_sizes_are_caffes(size: int) -> None:
     x = torch.randn(1, 2, size, size)
     assert torch.equal(HalvingPool()(x), F.max_pool2d(x, 3, 2, ceil_mode=True))
+    assert HalvingPool()(x[:, :, 1:, 1:]).shape[-1] == size // 2, "odd sizes are rounded up"
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3])
