@@ -154,6 +154,7 @@ def test_a_card_names_the_images_and_the_recipe_of_its_figures(tmp_path: Path) -
         run("b", dataset__name="others"),
         run("resnet20_cifar", dataset__name="others", dataset__input_size=[3, 28, 28], recipe__lr=0.02, **classes),
     ]
+    lines[-1]["key"] = "another"
     card = contents_of(tmp_path, *lines)["cards"]["resnet20_cifar"]
     assert card["classes"]["rows"] == [["a", 90.0], ["b", 80.0]]
     assert card["of"] == "others, lr=0.02"
