@@ -21,7 +21,14 @@ from zoo.files import write_in_folder
 from zoo.published import Published, results
 
 PATH = Path(zoo.__file__).parent / "data" / "published_counts.csv"
-CLASSES = {"CIFAR-10": 10, "CIFAR-100": 100, "SVHN": 10, "ImageNet-1k": 1000, "PASCAL VOC 2012": 21}
+CLASSES = {
+    "CIFAR-10": 10,
+    "CIFAR-100": 100,
+    "SVHN": 10,
+    "ImageNet-1k": 1000,
+    "Fashion-MNIST": 10,
+    "PASCAL VOC 2012": 21,
+}
 
 
 def wanted() -> list[tuple[str, str, int]]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from result_lines import run as line_of
-from result_lines import stored
+from result_lines import stored, write
 
 import zoo
 from zoo.bench.cuda_graph import can_record, set_rate
@@ -25,7 +25,9 @@ from zoo.results.store import read_if_there
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import fashion as comparison  # noqa: E402 - a script, which is no part of the package
+import fashion_page as page  # noqa: E402 - scripts, which are no part of the package
+import fashion_picture as picture  # noqa: E402
+import fashion_plan as comparison  # noqa: E402
 from fashion_nets import CLOSE, HEADS, TARGETS, DenseNetwork  # noqa: E402
 
 INSTALLED = fashion.DEBIAN.is_dir()
@@ -153,9 +155,104 @@ def test_every_topology_is_trained_with_the_rate_that_suits_it(tmp_path: Path) -
     assert {run.recipe.lr for choice, run in image.values() if choice.label == "highway"} == {0.06}
 
 
-def test_the_page_shows_the_table_of_the_lines() -> None:
-    page = (ROOT / "docs" / "study.md").read_text("ascii")
-    assert f"<!-- fashion -->\n{comparison.table(comparison.OUT)}\n<!-- /fashion -->" in page
+def test_published_files_belong_together() -> None:
+    """Lines, tables, picture, page and README are of one state: run `python benchmarks/fashion.py --stages table`."""
+    study, out = page.read_study(comparison.OUT), comparison.OUT
+    assert (out / "study.md").read_text("ascii") == f"{page.summary(study)}\n"
+    assert (out / "study.csv").read_text("ascii") == page.image_csv(study)
+    assert (out / "pairs.csv").read_text("ascii") == page.pairs_csv(study)
+    shown = (out / "study.png").read_bytes()
+    source = page.digest_of(page.image_csv(study)).encode()
+    assert source in shown, "the picture shows another state"
+    assert source in (out / "study.svg").read_bytes()
+    for path, content in page.pages(study, shown).items():
+        assert path.read_bytes() == content, path
+    title = f"{page.TITLE}. {study.state}"
+    assert f"<title>{title}</title>".encode() in (out / "report.html").read_bytes()
+
+
+def test_no_answer_is_of_another_run() -> None:
+    study = page.read_study(comparison.OUT)
+    truth = study.answers[page.TRUTH]
+    lines = {line["key"]: line for point in study.points.values() for line in point.result.runs}
+    assert len(truth) == 10_000
+    assert set(study.answers) - {page.TRUTH} <= set(lines)
+    for key, line in lines.items():
+        if own := study.answers.get(key):
+            right = sum(a == b for a, b in zip(own, truth, strict=True))
+            # Computed again on another device, in half precision.
+            assert abs(right - 10_000 * line["test_accuracy"]) <= 15, line["display"]
+
+
+def lines_of(choices: dict[tuple[str, str], list[float]], tmp_path: Path) -> Path:
+    """A folder of results: a search that prefers 0.1, and some runs with their scores."""
+    write(
+        tmp_path / "search.jsonl",
+        [
+            line_of(run.name, key=key, test_accuracy=1 - abs(run.recipe.lr - 0.1))
+            for key, (_, run) in comparison.search_runs().items()
+        ],
+    )
+    lines = []
+    for key, (choice, run) in comparison.image_runs(comparison.chosen_rates(tmp_path / "search.jsonl")).items():
+        scores = choices.get((choice.label, choice.size), [])
+        if run.seed < len(scores):
+            line = line_of(run.name, run.seed, key=key, test_accuracy=scores[run.seed], overrides=dict(run.overrides))
+            line = {**line, "recipe": run.recipe.to_dict(), "dataset": {**line["dataset"], "name": "fashion"}}
+            lines.append(line)
+    write(tmp_path / "image.jsonl", lines)
+    return tmp_path
+
+
+def test_an_incomplete_study_says_so_everywhere(tmp_path: Path) -> None:
+    scores = {("ResNet", "0.3 M"): [0.93], ("plain", "0.3 M"): [0.91], ("VGG", "0.1 M"): [0.90, 0.91, 0.92]}
+    study = page.read_study(lines_of(scores, tmp_path))
+    assert study.state == "Not complete: 5 of 96 runs on images and 0 of 66 runs on scenes are in."
+    assert study.ranked[:2] == ["ResNet", "plain"]
+    table = {line.split("|")[1].strip(): line for line in page.image_table(study).splitlines()[2:]}
+    assert len(table) == 16
+    assert "91.00 +- 0.58 (3 of 3 seeds)" in table["VGG"]
+    assert "93.00 (1 of 3 seeds)" in table["ResNet"]
+    assert table["LeNet"].count("not yet") == 2
+    assert study.state in page.summary(study)
+    assert study.state in page.image_csv(study)
+    assert "No run on scenes is in." in page.summary(study)
+    assert page.correlation_table(study).count("not yet") == 6
+    shown = page.draw(study, "svg", "0123").decode()
+    assert f"{picture.DATASET}: NOT COMPLETE, 5 of 96 runs are in" in shown
+    assert "<dc:source>0123</dc:source>" in shown
+
+
+def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
+    scores = {"ResNet": [0.92, 0.91], "plain": [0.9], "VGG": [0.9]}
+    out = lines_of({(label, "0.3 M"): own for label, own in scores.items()}, tmp_path)
+    keys = {
+        choice.label: key
+        for key, (choice, run) in comparison.image_runs(comparison.chosen_rates(out / "search.jsonl")).items()
+        if (choice.size, run.seed) == ("0.3 M", 0)
+    }
+    rows = {"truth": "1" * 40, keys["ResNet"]: "1" * 40, keys["plain"]: "1" * 30 + "2" * 10}
+    rows |= {keys["VGG"]: "1" * 31 + "2" * 9}
+    text = "".join(f"{key},{answers}\n" for key, answers in {"key": "answers", **rows}.items())
+    (out / "answers.csv").write_text(text, "ascii")
+    study = page.read_study(out)
+    found = {pair.labels: pair for pair in study.pairs}
+    assert set(found) == {("plain", "ResNet"), ("plain", "VGG"), ("ResNet", "VGG")}
+    first = found["plain", "ResNet"]
+    assert (first.paired.first, first.paired.second, first.paired.p_value) == (0, 10, 2**-10)
+    assert first.corrected == 3 * 2**-10
+    assert study.verdict("ResNet", "0.3 M") == "2 / 0 of 2"
+    assert study.verdict("plain", "0.3 M") == "0 / 1 of 2"  # nothing tells it and VGG apart
+    assert study.verdict("ResNet", "0.1 M") == "-"
+    assert "By their answers to the same test images 2 of 2 others differ from" in page.says(study)
+
+
+def test_correlations_are_those_of_common_topologies(tmp_path: Path) -> None:
+    labels = ("plain", "ResNet", "VGG", "LeNet")
+    scores = {(label, size): [0.8 + i / 100] for size in comparison.SIZES for i, label in enumerate(labels)}
+    study = page.read_study(lines_of(scores | {("FishNet", "0.1 M"): [0.5]}, tmp_path))
+    first = page.correlation_table(study).splitlines()[2]
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == ["images, 0.1 M", "images, 0.3 M", "4", "1.00", "0.083"]
 
 
 def test_all_published_runs_of_the_search_are_there() -> None:

@@ -12,7 +12,7 @@ import zoo
 from zoo.complexity import count
 
 ROOT = Path(__file__).parents[1]
-HEAD = (ROOT / "README.md").read_text(encoding="ascii").splitlines()[:20]
+HEAD = (ROOT / "README.md").read_text(encoding="ascii").splitlines()[:40]
 
 
 def rows() -> list[str]:
@@ -80,7 +80,7 @@ def test_row_drawings_and_counts() -> None:
 
 def test_the_first_lines_show_the_study_three_drawings_and_an_installation() -> None:
     shown = [match[1] for line in HEAD if (match := re.match(r"!\[.+\]\((docs/images/\S+)\)", line))]
-    assert shown[0] == "docs/images/topologies.png", "the picture of the study"
+    assert shown[0] == "docs/images/fashion.png", "the picture of the study"
     assert len(shown) == 4
     assert all(re.fullmatch(r"docs/images/drawn/\w+\.svg", path) for path in shown[1:])
     assert all((ROOT / path).is_file() for path in shown)

@@ -177,7 +177,8 @@ def test_no_published_net_is_forgotten() -> None:
             small = twin.removesuffix("_cifar10")
             stems = [twin] if small == twin else [f"{small}_{data}" for data in ("cifar10", "cifar100", "svhn")]
             published = [stem for stem in stems if stem in store and store[stem][1] != "NA"]
-            assert [stem_of(weights) for weights in entry.weights.values()] == published, name
+            theirs = [weights for weights in entry.weights.values() if not weights.file]
+            assert [stem_of(weights) for weights in theirs] == published, name
 
 
 def test_tags_are_well_formed() -> None:
@@ -185,7 +186,7 @@ def test_tags_are_well_formed() -> None:
     for name, tag in TAGS:
         weights = row(name, tag)
         assert re.fullmatch(r"[a-z0-9_]+", tag), (name, tag)
-        assert weights.url or weights.hub_id
+        assert weights.url or weights.hub_id or Path(weights.path).is_file()
         if weights.url:
             assert re.fullmatch(r"https://[\w.-]+(/[\w.-]+)+\.(pth|th|zip)", weights.url), weights.url
             assert re.fullmatch(r"sha1:[0-9a-f]{40}|sha256:[0-9a-f]{8,}", weights.digest), weights
@@ -195,7 +196,7 @@ def test_tags_are_well_formed() -> None:
             assert weights.top1_error
             assert weights.licence
         for error in (weights.top1_error, weights.top5_error):
-            assert error is None or 0.5 < error < 60
+            assert error is None or 0.01 < error < 60
         cfg = timm.models.get_pretrained_cfg(f"{zoo.model_entry(name).timm_name}.{tag}")
         assert (cfg.url or "", cfg.hf_hub_id or "") == (weights.url, weights.hub_id)
         assert timm.is_model_pretrained(f"{zoo.model_entry(name).timm_name}.{tag}")

@@ -234,6 +234,11 @@ class Entry:
     family: str = field(default="")
 
     @property
+    def default_tag(self) -> str:
+        """First tag of the preset's own weights; empty if all belong to changed nets, or there are none."""
+        return next((tag for tag, weights in self.weights.items() if not weights.overrides), "")
+
+    @property
     def pool_size(self) -> tuple[int, int]:
         """Height and width of the map that the head reads, at the published input size."""
         return self.spec.head_size(self.input_size[1]), self.spec.head_size(self.input_size[2])

@@ -66,14 +66,19 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
 
 
 def open_dataset(
-    name: str, folder: str | Path, *, split: str = "validation", class_map: str = "", download: bool = False
+    name: str,
+    folder: str | Path | None = None,
+    *,
+    split: str = "validation",
+    class_map: str = "",
+    download: bool = False,
 ) -> Half:
     """Open labelled images.
 
     Args:
         name: ``folder`` for one folder per class (with or without the split's folder above), ``torch/cifar10``,
-            ``torch/cifar100``, ``torch/imagenet``, ..., and ``hfds/NAME``; see `zoo.datasets.library`.
-        folder: Folder of the images.
+            ``torch/cifar100``, ``torch/imagenet``, ..., ``hfds/NAME``, and ``fashion``; see `zoo.datasets.library`.
+        folder: Folder of the images. Without one, ``fashion`` is read where Debian's package has put it.
         split: Part of the set.
         class_map: File with one class name per line, in the order of the net's classes; for folders.
         download: True if torchvision may download a set of its own into the folder.
@@ -81,7 +86,8 @@ def open_dataset(
     Raises:
         ValueError: If the set or split does not exist, or has no images; the message lists those that exist.
     """
-    return open_half(name, Path(folder), split, class_map=Path(class_map) if class_map else None, download=download)
+    place = None if folder is None else Path(folder)
+    return open_half(name, place, split, class_map=Path(class_map) if class_map else None, download=download)
 
 
 @torch.inference_mode()

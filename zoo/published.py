@@ -38,6 +38,8 @@ SERIES = {
     "bearpaw": "pytorch-classification",
     "kuangliu": "pytorch-cifar: nets of ImageNet width on CIFAR-10",
     "pustar": "ResNeXt in Caffe",
+    "fashion-mnist": "submitted by many to the page of the data set, whose authors have not verified them",
+    "random erasing": "baselines of a later paper and its code: the best epoch on the test images",
     "convnet-burden": "MatConvNet's and PyTorch's imports, and a column of errors of unstated protocol",
     "other sources": "single figures of web pages, lectures and small repositories",
 }
@@ -68,6 +70,8 @@ DATASETS = {
     "ilsvrc2012": "ImageNet-1k",
     "svhn": "SVHN",
     "mnist": "MNIST",
+    "fashion": "Fashion-MNIST",
+    "fashionmnist": "Fashion-MNIST",
 }
 
 

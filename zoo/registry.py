@@ -96,6 +96,13 @@ def has_tag(name: str) -> bool:
     return "." in name.removeprefix("timm:") and ":" not in name.removeprefix("timm:")
 
 
+def weights_of(name: str) -> Weights | None:
+    """Return the weights that the tag in a name of the zoo names; None if there is no such tag."""
+    base, _, tag = name.partition(".")
+    entry = _find(base)
+    return entry.weights.get(tag) if entry else None
+
+
 def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
     """Return the names of the zoo's models, in natural order.
 
@@ -210,7 +217,8 @@ def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "",
     with set_layer_config(**switches):
         model: Any = _ENTRYPOINTS[entry.name](pretrained=pretrained, **kwargs)
     runtime = ("device", "dtype", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
-    model._model_args = {key: value for key, value in kwargs.items() if key not in runtime}
+    of_tag = _of_tag(entry, kwargs.get("pretrained_cfg"))
+    model._model_args = of_tag | {key: value for key, value in kwargs.items() if key not in runtime}
     if checkpoint_path:
         load_checkpoint(model, str(checkpoint_path))
     return model
@@ -246,6 +254,8 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     """Make an entrypoint as timm needs it: named after the model and belonging to the bucket's module."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        of_tag = _of_tag(entry, kwargs.get("pretrained_cfg"))
+        kwargs = of_tag | kwargs
         changes = {key: kwargs.pop(key) for key in entry.spec.field_names() if key in kwargs}
         spec = _specify(entry, changes)
         pretrained = arguments.flag("pretrained", False if pretrained is None else pretrained)
@@ -267,7 +277,7 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
             return net
 
         # timm wraps the net for features after this; the weights must be in it by then.
-        model = build_model_with_cfg(
+        model: Any = build_model_with_cfg(
             construct,
             entry.timm_name,
             pretrained=False,
@@ -277,12 +287,19 @@ def _entrypoint(entry: Entry) -> Callable[..., nn.Module]:
         )
         if kwargs.get("features_only"):
             keep_whole(model, entry.build, spec)
+        model._model_args = of_tag  # timm adds what was given
         return model
 
     create.__name__ = create.__qualname__ = entry.timm_name
     create.__module__ = BUCKET
     create.__doc__ = f"{entry.name} ({entry.paper})."
     return create
+
+
+def _of_tag(entry: Entry, given: Any) -> dict[str, Any]:
+    """Return the arguments of the net that a tag's weights belong to; none for a preset's own, or for no tag."""
+    weights = entry.weights.get(given) if isinstance(given, str) else None
+    return dict(weights.overrides) if weights else {}
 
 
 def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
@@ -294,7 +311,8 @@ def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
         tagged = vars(sys.modules[BUCKET])["default_cfgs"][entry.timm_name]
         tag = given or tagged.tags[0]
         if tag not in tagged.cfgs:
-            raise ValueError(f"pretrained_cfg ({given!r}) must be one of {', '.join(tagged.cfgs)} for {entry.name}")
+            known = ", ".join(filter(None, tagged.cfgs))
+            raise ValueError(f"pretrained_cfg ({given!r}) must be one of {known} for {entry.name}")
         given = replace(tagged.cfgs[tag], architecture=entry.timm_name, tag=tag or None)
     if not isinstance(given, Mapping | PretrainedCfg):
         raise ValueError(f"pretrained_cfg ({given!r}) must be a tag, or a description of weights")
@@ -304,13 +322,15 @@ def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
 def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
     """Return timm's description of a tag, or of a net without weights."""
     channels = weights.input_size or entry.input_size
+    spec = entry.spec.replace(**{k: v for k, v in weights.overrides.items() if k in entry.spec.field_names()})
     cfg = dict(
         url=weights.url,
+        file=weights.path or None,
         hf_hub_id=weights.hub_id or None,
         num_classes=weights.num_classes,
         input_size=channels,
         test_input_size=weights.test_input_size,
-        pool_size=tuple(entry.spec.head_size(size) for size in channels[1:]),
+        pool_size=tuple(spec.head_size(size) for size in channels[1:]),
         first_conv=FIRST_CONV,
         classifier=CLASSIFIER,
         mean=weights.mean or entry.mean,
@@ -319,6 +339,7 @@ def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:
         crop_pct=weights.crop_pct or entry.crop_pct,
         test_crop_pct=weights.test_crop_pct,
         license=weights.licence or None,
+        label_names=weights.label_names or None,
     )
     cited = re.search(r"arXiv:[0-9.]+", entry.paper)
     return cfg | ({"paper_ids": cited.group()} if cited else {})
@@ -349,10 +370,16 @@ def _collect() -> dict[str, Entry]:
 
 
 def _tagged(entry: Entry) -> dict[str, dict[str, Any]]:
-    """Return timm's keys and configurations for an entry; the first is the default."""
-    if not entry.weights:
-        return {entry.timm_name: _default_cfg(entry, Weights(num_classes=entry.num_classes))}
-    return {f"{entry.timm_name}.{tag}": _default_cfg(entry, row) for tag, row in entry.weights.items()}
+    """Return timm's keys and configurations for an entry; the first is the default.
+
+    A net without weights of its own has a default without a tag. It comes last with a star, or timm would put a tag of
+    a changed net before it.
+    """
+    tagged = {f"{entry.timm_name}.{tag}": _default_cfg(entry, row) for tag, row in entry.weights.items()}
+    if not entry.default_tag:
+        bare = _default_cfg(entry, Weights(num_classes=entry.num_classes))
+        tagged[f"{entry.timm_name}.*" if tagged else entry.timm_name] = bare
+    return tagged
 
 
 def _name_in_timm(name: str) -> str:

@@ -40,7 +40,7 @@ def run_weights(args: argparse.Namespace) -> int:
     rows = []
     for entry in map(model_entry, names):
         for tag, weights in entry.weights.items():
-            file = cached_path(weights.url) if weights.url else None
+            file = Path(weights.path) if weights.file else cached_path(weights.url) if weights.url else None
             held = file.stat().st_size if file and file.is_file() else None
             side = (weights.test_input_size or weights.input_size or entry.input_size)[-1]
             rows.append(
@@ -53,11 +53,13 @@ def run_weights(args: argparse.Namespace) -> int:
                     "at": f"{side} px" if weights.error_source else "",
                     "size": f"~{4 * entry.params / 1e6:.1f} MB" if held is None else f"{held / 1e6:.1f} MB",
                     "licence": weights.licence,
-                    "source": weights.hub_id or weights.url.rpartition("/")[2],
+                    "source": weights.hub_id or weights.url.rpartition("/")[2] or "in the package",
                     "url": weights.url,
                     "hub_id": weights.hub_id,
                     "digest": weights.digest,
-                    "params": entry.params,
+                    "params": weights.params or entry.params,
+                    "overrides": dict(weights.overrides),
+                    "card": weights.card,
                     "cached": held is not None,
                 }
             )
@@ -150,6 +152,7 @@ batches. The score equals that of the result line. With --dataset it is measured
 examples:
   zoo validate fishnet150 --dataset folder --data-dir imagenet
   zoo validate resnet56_projection_cifar.osmr_c100 --dataset torch/cifar100 --data-dir data
+  zoo validate resnet20_cifar.fashion --dataset fashion
   zoo validate resnet20_cifar --checkpoint mine.safetensors --dataset torch/cifar10 --data-dir data
   zoo validate results/digits/weights/resnet20_cifar-seed0-8deb2467
   zoo validate results/folder_flowers/weights/resnet18-seed0-51b0ad9b --data-dir data/flowers"""
@@ -160,7 +163,8 @@ examples:
     )
     parser.add_argument(
         "--dataset",
-        help="folder, torch/cifar10, torch/svhn, ..., or hfds/NAME (default: folder; of a trained net that of its run)",
+        help="folder, torch/cifar10, torch/svhn, ..., hfds/NAME, or fashion, which Debian's package installs "
+        "(default: folder; of a trained net that of its run)",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the images")
     parser.add_argument("--split", default="validation", help="part of the data set (default: %(default)s)")
@@ -194,8 +198,6 @@ def run_validate(args: argparse.Namespace) -> int:
         raise ValueError(f"checkpoint ({str(args.checkpoint)!r}) and a folder of a trained net were given: choose one")
     if kept is not None and args.dataset is None:
         return _retest(args, device)
-    if args.data_dir is None:
-        raise ValueError("data-dir is missing: name the folder of the images")
     return _measure(args, device, trained=kept is not None)
 
 
@@ -291,9 +293,10 @@ def _registered_net(args: argparse.Namespace) -> tuple[Any, Any, str]:
 
     base, _, tag = args.name.partition(".")
     entry = model_entry(base)
-    tag = tag or next(iter(entry.weights), "")
+    tag = tag or entry.default_tag
     if not tag and args.checkpoint is None:
-        raise ValueError(f"{base} has no registered weights to measure: give a file of them by --checkpoint")
+        only = f" but {', '.join(f'{base}.{tag}' for tag in entry.weights)}" if entry.weights else ""
+        raise ValueError(f"{base} has no registered weights{only} to measure: give a file of them by --checkpoint")
     model = create_model(args.name, pretrained=args.checkpoint is None, **_shape(args))
     if args.checkpoint is None:
         return model, entry.weights[tag], tag

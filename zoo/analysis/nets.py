@@ -137,9 +137,12 @@ def is_fresh(name: str) -> bool:
 
 
 def trained_on(name: str) -> str:
-    """Return the name of the image set that a net in a folder was trained on; nothing for other nets."""
-    line = kept_line(name) if Path(name).is_dir() else None
-    return line["dataset"]["name"] if line else ""
+    """Return the name of the image set that a net in a folder, or of a tag, was trained on; nothing if unknown."""
+    if Path(name).is_dir():
+        line = kept_line(name)
+        return line["dataset"]["name"] if line else ""
+    weights = registry.weights_of(name)
+    return weights.dataset if weights else ""
 
 
 def open_net(name: str, *, seed: int = 0, meta: bool = False, fresh: bool = False, **overrides: Any) -> Any:
@@ -227,7 +230,7 @@ def open_images(name: str, options: Options) -> ImageSet:
             on although no other set was asked for.
     """
     line = kept_line(name) if Path(name).is_dir() else None
-    dataset = options.dataset or (line["dataset"]["name"] if line else DIGITS)
+    dataset = options.dataset or trained_on(name) or DIGITS
     if is_external(dataset):
         images: ImageSet = open_set(dataset, DataLocation(folder=options.data_dir))
         images = images.for_recipe(Recipe(**line["recipe"])) if line else images

@@ -241,11 +241,14 @@ class Retest:
         line: The result line of the run.
         score: The score now.
         standard_error: Standard error of the score.
+        right: For each test image, True if the answer is right, as `zoo.results.chance.mcnemar` takes it; None for
+            tasks other than classification.
     """
 
     line: Line
     score: float
     standard_error: float
+    right: tuple[bool, ...] | None = field(default=None, repr=False)
 
     @property
     def stored(self) -> float:
@@ -279,7 +282,8 @@ def retest(folder: str | Path, location: DataLocation = BUILT_IN, device: str = 
     model = open_model(folder).to(team.device).to(memory_format=layout)
     found = predictions(model, task, images.on(team.device), run.recipe, team, layout)
     score = task.score(found, images.test_labels)
-    return Retest(line=line, score=score, standard_error=task.error(score, found, images.test_labels))
+    right = tuple((found == images.test_labels).tolist()) if task.name == CLASSIFY else None
+    return Retest(line=line, score=score, standard_error=task.error(score, found, images.test_labels), right=right)
 
 
 def kept(folder: str | Path) -> Line:

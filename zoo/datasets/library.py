@@ -1,4 +1,4 @@
-"""Image sets by name, from torchvision and from Hugging Face's hub, with their names and splits."""
+"""Image sets by name, from torchvision and from Hugging Face's hub, with their names and splits; Fashion-MNIST, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
+from zoo.datasets import fashion
 from zoo.datasets.decode import PictureError, decode
 from zoo.datasets.fingerprint import SAMPLED, digest, evenly
 from zoo.datasets.folders import TEST, TRAIN, VALIDATION, find_split, natural, open_classes, read_class_map
@@ -21,6 +22,8 @@ from zoo.escape import for_terminal
 
 FOLDER = "folder"
 TORCH, HUB = "torch/", "hfds/"
+FASHION = "fashion"
+"""Name of a set that may need no folder, see `zoo.datasets.fashion`."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,14 @@ def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) ->
     return ValueError(f"unknown dataset {for_terminal(name)!r}: choose from {', '.join(known)}{hint}")
 
 
-def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = None, download: bool = False) -> Half:
+def open_half(
+    name: str, folder: Path | None, split: str, *, class_map: Path | None = None, download: bool = False
+) -> Half:
     """Open a split of a set.
 
     Args:
-        name: ``folder`` for one folder per class in one folder per split, or one of `NAMES`.
-        folder: Folder of the set.
+        name: ``folder`` for one folder per class in one folder per split, one of `NAMES`, or ``fashion``.
+        folder: Folder of the set; None for the one that holds Debian's files of ``fashion``.
         split: Part of the set. ``train`` and ``training`` are interchangeable, and so are ``validation``, ``val``,
             ``test`` and similar names if a set has one such half.
         class_map: File with one class name per line, in the order of the net's classes; for folders.
@@ -157,30 +162,58 @@ def open_half(name: str, folder: Path, split: str, *, class_map: Path | None = N
     Raises:
         ValueError: If the set or split does not exist, with a list of those that do, or it cannot be read.
     """
+    if class_map is not None and name != FOLDER:
+        raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
+    if name == FASHION:
+        return _open_fashion(folder, split, download)
+    if folder is None:
+        raise ValueError("data-dir is missing: name the folder of the images")
     if not folder.is_dir():
         raise ValueError(f"data-dir {for_terminal(folder)!r} is not a folder")
     if name == FOLDER:
         names = read_class_map(class_map) if class_map is not None else ()
         return open_classes(find_split(folder, split), names)
-    if class_map is not None:
-        raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
     kind = name.lower().removeprefix(TORCH)
     if name.lower().startswith(TORCH) and kind in SOURCES:
         source = SOURCES[kind]
-        return _half(name, split, partial(source.open, str(folder), _split(source, split), download), folder)
+        return _half(name, split, partial(source.open, str(folder), _split(source.splits, split), download), folder)
     if name.lower().startswith(HUB) and len(name) > len(HUB):
         return _half(name, split, partial(_open_hub, name, folder, split, download), folder)
-    raise unknown(name)
+    raise unknown(name, (FASHION,))
 
 
-def _split(source: Source, split: str) -> Any:
+@dataclass(frozen=True)
+class _Garments:
+    """Pictures of one half of Fashion-MNIST, as a library would give them."""
+
+    images: np.ndarray
+    targets: list[int]
+    classes: tuple[str, ...] = fashion.CLASSES
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[position]), self.targets[position]
+
+
+def _open_fashion(folder: Path | None, split: str, download: bool) -> LibraryHalf:
+    part = _split({"train": "train", "test": "test"}, split)
+    half = fashion.read(fashion.find(folder, download=download), part)
+    source = _Garments(half.images.numpy(), half.labels.tolist())
+    return LibraryHalf(
+        classes=source.classes,
+        all_labels=np.array(source.targets, dtype=np.int64),
+        title=f"{FASHION}, {part}",
+        source=source,
+    )
+
+
+def _split(splits: Mapping[str, Any], split: str) -> Any:
     """Return the library's term for a split."""
-    trains, tests = list(source.splits)[:2]
+    trains, tests = list(splits)[:2]
     kinds = dict.fromkeys(TRAIN, trains) | dict.fromkeys(VALIDATION + TEST, tests)
-    wanted = split if split in source.splits else kinds.get(split.lower())
+    wanted = split if split in splits else kinds.get(split.lower())
     if wanted is None:
-        raise ValueError(f"unknown split {for_terminal(split)!r}: choose from {', '.join(source.splits)}")
-    return source.splits[wanted]
+        raise ValueError(f"unknown split {for_terminal(split)!r}: choose from {', '.join(splits)}")
+    return splits[wanted]
 
 
 def _open_hub(name: str, folder: Path, split: str, download: bool) -> Any:

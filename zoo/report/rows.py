@@ -61,8 +61,10 @@ def gather(results: Results, *, with_published: bool = True, count_stages: bool 
     for comparison in comparisons:
         rows += [_measured(comparison, net, speeds) for net in comparison.nets]
     if with_published:
-        families = _families()
-        rows += [_published(row, families, speeds) for row in published.results() if row.top1_error is not None]
+        families = own_families()
+        titles = {published.dataset_name(c.dataset): c.title for c in comparisons if c.task == CLASSIFY}
+        figures = [figure for figure in published.results() if figure.top1_error is not None]
+        rows += [_published(figure, families, speeds, titles) for figure in figures]
     for number, row in enumerate(rows):
         row["id"] = number
         key = f"{row['kind']}: {row['series']}"
@@ -175,7 +177,7 @@ def _apart(record: Record) -> str:
     return "; ".join(f"{key}={_plain(value)}" for key, value in sorted(parts.items(), key=str) if value)
 
 
-def _families() -> dict[str, str]:
+def own_families() -> dict[str, str]:
     """Map families of the published table to ours, where all of a family's nets here are in one family."""
     own: dict[str, set[str]] = {}
     for figure in published.results():
@@ -184,7 +186,23 @@ def _families() -> dict[str, str]:
     return {theirs: ours.pop() for theirs, ours in own.items() if len(ours) == 1 and theirs != OTHER}
 
 
-def _published(figure: published.Published, families: Mapping[str, str], speeds: Mapping[Any, Any]) -> Record:
+def figure_topology(figure: published.Published, families: Mapping[str, str] | None = None) -> str:
+    """Return the topology of a published net; its family if that is none of ours.
+
+    Args:
+        figure: A published figure.
+        families: Output of `own_families`, for many figures.
+    """
+    entry = _entry(figure.entry)
+    if entry:
+        return topology_of(entry.family, entry.spec.to_dict(), entry.name)
+    family = (own_families() if families is None else families).get(figure.family, figure.family)
+    return THEIRS.get(figure.family) or topology_of(family, None)
+
+
+def _published(
+    figure: published.Published, families: Mapping[str, str], speeds: Mapping[Any, Any], titles: Mapping[str, str]
+) -> Record:
     entry = _entry(figure.entry)
     own = figure.entry or f"{figure.model} (published)"
     sides = (figure.input_size, figure.input_size)
@@ -196,10 +214,8 @@ def _published(figure: published.Published, families: Mapping[str, str], speeds:
         "name": figure.model,
         "card": own,
         "family": family,
-        "topology": topology_of(family, entry.spec.to_dict(), entry.name)
-        if entry
-        else THEIRS.get(figure.family) or topology_of(family, None),
-        "group": figure.dataset,
+        "topology": figure_topology(figure, families),
+        "group": titles.get(figure.dataset, figure.dataset),
         "metric": METRICS[CLASSIFY].title,
         "series": f"{figure.series}, {figure.view}{departures}",
         "params": figure.params,

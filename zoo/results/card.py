@@ -38,13 +38,15 @@ model = open_model("{folder}")
 ```"""
 
 
-def card(line: Mapping[str, Any], folder: str) -> str:
+def card(line: Mapping[str, Any], folder: str, *, opening: str = "") -> str:
     """Return the card of a finished run.
 
     Args:
         line: The result line.
         folder: Name of the folder that holds the weights.
+        opening: How to open the weights, if they stand alone: without a folder, its picture and its line.
     """
+    alone = bool(opening)
     task, images = task_of(line), line["dataset"]
     metric, score = METRICS[task].title, 100 * line[score_key(line)]
     error = line.get("standard_error")
@@ -52,13 +54,13 @@ def card(line: Mapping[str, Any], folder: str) -> str:
     size = "x".join(map(str, images.get("input_size", ())))
     names = [for_markdown(name) for name in images.get("classes") or ()]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    opening = OPENING if task == CLASSIFY else DENSE
+    opening = opening or (OPENING if task == CLASSIFY else DENSE).format(folder=folder, head=line.get("head") or "head")
     parts = [
         f"---\nlibrary_name: {'timm' if task == CLASSIFY else 'zoo'}\n---",
         f"# {for_markdown(line['display'])}, trained on {for_markdown(images['name'])}",
         f"{metric} **{score:.2f} %**{within} on {images['test']:,} test images, after the last epoch "
         f"of {len(line['epochs'])}. No epoch was chosen by its score.",
-        opening.format(folder=folder, head=line.get("head") or "head"),
+        opening,
         "## Images",
         _list(
             f"{for_markdown(images['name'])}, fingerprint `{images.get('fingerprint') or 'none'}`: "
@@ -72,7 +74,7 @@ def card(line: Mapping[str, Any], folder: str) -> str:
         ),
         "## Training",
         _list(*map(for_markdown, Recipe(**line["recipe"]).describe()), f"seed {line['seed']}"),
-        f"![Training loss and {metric} by epoch]({CURVE})",
+        *([] if alone else [f"![Training loss and {metric} by epoch]({CURVE})"]),
         "## Net and machine",
         _list(
             f"{line['counts']['params']:,} parameters, {line['counts']['macs']:,} multiply-adds an image",
@@ -81,7 +83,7 @@ def card(line: Mapping[str, Any], folder: str) -> str:
             f"git revision {line.get('git_revision') or 'unknown'}; run {line['key']}",
         ),
         *_classes(line),
-        "The whole line of results is in `run.json`.",
+        *([] if alone else ["The whole line of results is in `run.json`."]),
     ]
     return "\n\n".join(parts) + "\n"
 

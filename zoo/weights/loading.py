@@ -141,17 +141,19 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
 def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Generator[tuple[str, Mapping[str, Stored], bool]]:
     """Open the source of a configuration: yield its name, its tensors, and True if it is the source of a tag."""
     row = entry.weights.get(cfg.tag or "", Weights())
-    published = row.url.rpartition("/")[2]
+    published = row.file or row.url.rpartition("/")[2]
+    # A source that the user gave takes precedence over the file of the tag.
+    own = bool(row.file) and cfg.file == row.path and not (cfg.url or cfg.hf_hub_id)
     if cfg.source == "local-dir":
         with opened(cfg.file, limit=limit) as stored:
             yield str(cfg.file), stored, False
     elif cfg.state_dict:
         yield "state_dict", _in_memory(cfg.state_dict), False
-    elif cfg.file:
+    elif cfg.file and (own or cfg.file != row.path):
         # A copy of the published file has its name, perhaps without the zip around it, and must then be that file.
         known = row.digest if published and Path(cfg.file).name in (published, published.removesuffix(".zip")) else ""
         with opened(cfg.file, digest=known, limit=limit) as stored:
-            yield str(cfg.file), stored, False
+            yield str(cfg.file), stored, own
     elif cfg.hf_hub_id and (cfg.source == "hf-hub" or not _mirrors(cfg, row)):
         with opened(find_in_hub(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir), limit=limit) as stored:
             yield cfg.hf_hub_id, stored, cfg.hf_hub_id == row.hub_id
@@ -160,8 +162,9 @@ def _source(entry: Entry, cfg: Any, cache_dir: Any, limit: int) -> Generator[tup
         with fetched(cfg.url, folder=cache_dir, digest=known, limit=limit) as stored:
             yield cfg.url, stored, cfg.url == row.url
     else:
+        tagged = f", only {', '.join(f'{entry.name}.{tag}' for tag in entry.weights)}" if entry.weights else ""
         raise ValueError(
-            f"pretrained (True): {entry.name} has no registered weights; use pretrained=False"
+            f"pretrained (True): {entry.name} has no registered weights{tagged}; use pretrained=False"
             + (f", or timm:{entry.name} for timm's own net" if entry.timm_name != entry.name else "")
         )
 

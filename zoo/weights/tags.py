@@ -1,9 +1,15 @@
-"""Published weights. A *tag* names where they are, how their images are prepared and which error they reach."""
+"""Published weights. A *tag* names where they are, how their images are prepared and which error they reach.
+
+Small weights of the zoo's own come with the package, in ``zoo/data/trained``: a file of tensors and a model card for
+each tag, and ``tags.json``, which `benchmarks/fashion.py` writes. Such a tag may belong to a net whose preset was
+changed; then it is never the default of the preset.
+"""
 
 import csv
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -27,6 +33,12 @@ class Weights:
     If preprocessing is None, the model's row applies.
 
     Attributes:
+        file: Name of a file in ``zoo/data/trained``, which comes with the package.
+        overrides: Arguments of the net that the weights belong to, where it is not the preset. Creating the tag's net
+            sets them.
+        params: Parameters of that net; 0 for the preset.
+        dataset: Image set of `zoo bench` that the net was trained on; empty if it is none.
+        label_names: Names of the classes, in the order of the net's outputs; empty if unknown.
         url: Address of a checkpoint, or of a zip that holds one.
         hub_id: Repository of the Hugging Face hub. As in timm, it takes precedence over the address.
         digest: Known start of the checkpoint's hash, ``sha1:93e2...`` or ``sha256:0676...``. For a zip, it is the hash
@@ -45,6 +57,11 @@ class Weights:
         test_crop_pct: ``crop_pct`` at ``test_input_size``.
     """
 
+    file: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    params: int = 0
+    dataset: str = ""
+    label_names: tuple[str, ...] = ()
     url: str = ""
     hub_id: str = ""
     digest: str = ""
@@ -61,15 +78,26 @@ class Weights:
     test_input_size: tuple[int, int, int] | None = None
     test_crop_pct: float | None = None
 
+    @property
+    def path(self) -> str:
+        """Path of the file that comes with the package; empty if there is none."""
+        return str(_trained_file(self.file)) if self.file else ""
+
+    @property
+    def card(self) -> str:
+        """Path of the model card beside that file; empty if there is none."""
+        return self.path.removesuffix(".safetensors") + ".md" if self.file else ""
+
 
 def published_tags(model: str) -> dict[str, Weights]:
-    """Return the tags of a model in ``zoo/data/weights.csv``, the default first."""
-    return {row["tag"]: PUBLISHERS[row["publisher"]](row) for row in _rows() if row["model"] == model}
+    """Return the tags of a model in ``zoo/data/weights.csv``, the default first, then those in ``zoo/data/trained``."""
+    tags = {row["tag"]: PUBLISHERS[row["publisher"]](row) for row in _rows() if row["model"] == model}
+    return tags | {row["tag"]: _trained(row) for row in _trained_rows() if row["model"] == model}
 
 
 def published_models() -> set[str]:
-    """Return the names of all models in ``zoo/data/weights.csv``."""
-    return {row["model"] for row in _rows()}
+    """Return the names of all models with tags in the tables of the package."""
+    return {row["model"] for row in (*_rows(), *_trained_rows())}
 
 
 def _pytorchcv(row: Mapping[str, str]) -> Weights:
@@ -109,6 +137,13 @@ def _akamaster(row: Mapping[str, str]) -> Weights:
     )
 
 
+def _trained(row: Mapping[str, Any]) -> Weights:
+    """Return the weights of a row of ``tags.json``, whose lists are the tuples of `Weights`."""
+    lists = ("mean", "std", "input_size", "label_names")
+    fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in row.items()}
+    return Weights(**{key: value for key, value in fields.items() if key not in ("model", "tag", "key")})
+
+
 PUBLISHERS = {"pytorchcv": _pytorchcv, "akamaster": _akamaster}
 """Functions that turn a row of the table into a tag, by publisher."""
 
@@ -116,6 +151,16 @@ PUBLISHERS = {"pytorchcv": _pytorchcv, "akamaster": _akamaster}
 @cache
 def _rows() -> list[dict[str, str]]:
     return _table("weights.csv")
+
+
+@cache
+def _trained_rows() -> list[dict[str, Any]]:
+    path = _trained_file("tags.json")
+    return json.loads(path.read_text(encoding="ascii")) if path.is_file() else []
+
+
+def _trained_file(name: str) -> Any:
+    return resources.files("zoo").joinpath("data", "trained", name)
 
 
 def _table(name: str) -> list[dict[str, str]]:
