@@ -232,8 +232,9 @@ RECIPES = {
             decay_all=False,
         ),
         images="ImageNet",
-        source="Szegedy et al. 2014, arXiv:1409.4842, section 6: momentum 0.9, 4 % less every 8 epochs, crops; batch "
-        "size, first rate, weight decay and length are those of Caffe's replication (bvlc_googlenet/solver.prototxt)",
+        source="Szegedy et al. 2014, arXiv:1409.4842, section 6: momentum 0.9, 4 % less every 8 epochs, crops; first "
+        "rate, weight decay, length and batch size are those of Caffe's replication (bvlc_googlenet/solver.prototxt, "
+        "whose 320,000 steps are these 8 epochs in batches of 32)",
         notes="Auxiliary classifiers are the net's (auxiliary=True), and their losses weigh 0.3; so is dropout "
         "(drop_rate=0.4). The paper averages weights (Polyak), distorts colours and resizes by a random interpolation, "
         "and gives no numbers of these: they are left out. The replication has twice the rate on biases.",
