@@ -27,6 +27,8 @@ from zoo_cli import main as zoo_command
 
 ROOT = Path(__file__).resolve().parents[1]
 _, LARGE = SIZES
+FLOOR = 91
+"""Accuracy in percent below which the page has to say why."""
 TITLE = "Sixteen topologies of one size on Fashion-MNIST"
 Line = Mapping[str, Any]
 
@@ -300,6 +302,10 @@ def summary(study: Study) -> str:
         f"are those of the training runs on {study.device or 'one device'}, which several runs shared."
     )
     parts.append(textwrap.fill(notes, 120, break_on_hyphens=False))
+    below = [point for point in study.points.values() if point.accuracy < FLOOR]
+    below.sort(key=lambda point: point.accuracy)
+    listed = ", ".join(f"{point.label} at {point.size} ({point.accuracy:.2f} %)" for point in below)
+    parts.append(textwrap.fill(f"Below {FLOOR} %: {listed or 'none'}.", 120, break_on_hyphens=False))
     scenes = scene_table(study)
     parts += [scenes] if scenes else ["No run on scenes is in."]
     parts.append(correlation_table(study))

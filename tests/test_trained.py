@@ -1,20 +1,30 @@
 """Nets that come with the package: found without network, whole, and never taken for the preset's own weights."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from result_lines import stored
 
 import zoo
 from zoo.analysis.nets import trained_on
 from zoo.datasets import fashion
-from zoo.evaluation import evaluate, open_dataset
+from zoo.evaluation import Errors, evaluate, open_dataset
+from zoo.keeping import folder_name
 from zoo.registry import weights_of
 from zoo.weights import sources
 from zoo_cli import main
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import fashion_weights  # noqa: E402 - a script, which is no part of the package
+
+RESULTS = ROOT / "benchmarks" / "results" / "fashion"
 FOLDER = Path(zoo.__file__).parent / "data" / "trained"
 ROWS = json.loads((FOLDER / "tags.json").read_text("ascii"))
 NAMES = [f"{row['model']}.{row['tag']}" for row in ROWS]
@@ -110,6 +120,21 @@ def test_tags_are_listed_with_their_cards(capsys: pytest.CaptureFixture[str]) ->
     assert "0.6 MB" in capsys.readouterr().out
 
 
+def test_a_kept_net_becomes_a_tag_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ROWS[NAMES.index(SMALL)]
+    [line] = [line for line in stored(RESULTS / "image.jsonl") if line["key"] == row["key"]]
+    place = tmp_path / "weights" / folder_name(line)  # as a training keeps it
+    place.mkdir(parents=True)
+    shutil.copy(FOLDER / row["file"], place / "model.safetensors")
+    errors = Errors(images=10_000, top1_error=row["top1_error"], top5_error=row["top5_error"])
+    monkeypatch.setattr(fashion_weights, "evaluate", lambda *_, **__: errors)
+    monkeypatch.setattr(fashion_weights, "open_dataset", lambda *_, **__: None)
+    assert fashion_weights.register(tmp_path, [line], tmp_path / "package") == [SMALL]
+    assert fashion_weights.read_tags(tmp_path / "package") == [row]  # with the digest of the file
+    assert (tmp_path / "package" / f"{SMALL}.md").read_bytes() == (FOLDER / f"{SMALL}.md").read_bytes()
+    assert fashion_weights.register(tmp_path, [line], tmp_path / "package") == []
+
+
 needs_files = pytest.mark.skipif(not fashion.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 
 
@@ -139,8 +164,7 @@ def test_validation_gives_the_figure_of_the_card(name: str, capsys: pytest.Captu
 
 @needs_files
 def test_the_first_pictures_are_answered_as_in_the_study() -> None:
-    folder = Path(__file__).parents[1] / "benchmarks" / "results" / "fashion"
-    answers = dict(line.split(",") for line in (folder / "answers.csv").read_text("ascii").splitlines())
+    answers = fashion_weights.read_answers(RESULTS)
     key = ROWS[NAMES.index(SMALL)]["key"]
     right = sum(a == b for a, b in zip(answers[key][:500], answers["truth"], strict=False))
     half = open_dataset("fashion").without(range(500, 10_000))
