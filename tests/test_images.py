@@ -195,7 +195,7 @@ def test_wrong_sets_are_explained(tmp_path: Path) -> None:
     assert "needs a folder: give --data-dir" in message("torch/cifar10", None)
     assert "is not a folder" in message("torch/cifar10", tmp_path / "nowhere")
     assert "'torch/cifar10' cannot be read" in message("torch/cifar10", tmp_path / "empty")
-    assert "unknown dataset 'torch/nonsense': choose from fashion, folder, " in message("torch/nonsense", tmp_path / "empty")
+    assert "unknown dataset 'torch/nonsense': choose from fashion, " in message("torch/nonsense", tmp_path / "empty")
     assert message("folder/empty", tmp_path / "empty").endswith("it holds no folder")
     assert message("folder/flat", flat).endswith("it holds 'a', 'b'")  # or all would be both halves
     assert "with training images only: 'class2'; with test images only: 'class9'" in message("folder/other", other)
