@@ -302,3 +302,12 @@ def test_resize(up: str) -> None:
     else:
         assert have is x
     assert have.shape[2:] == size
+
+
+def test_torchscript_tells_the_order_of_layers() -> None:
+    """Children of one name and type in two orders are one type for TorchScript, if nothing else tells them apart."""
+    torch.manual_seed(0)
+    kit, conv, x = Kit(), Conv(out_chs=4, kernel=3), torch.randn(2, 4, 8, 8)
+    for ops in ("cna", "nac", "anc"):
+        layers = sequence(kit, 4, ops, [conv]).eval()
+        torch.testing.assert_close(torch.jit.script(layers)(x), layers(x))

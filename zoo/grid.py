@@ -91,11 +91,13 @@ class Column(nn.Sequential):
         one_column: A hint for `zoo.draw`: the nodes stand above each other.
     """
 
+    __constants__: ClassVar[list[str]] = ["order"]  # as in `zoo.layers.Chain`
     one_column: ClassVar[bool] = True
     reach: dict[int, list[int]]
 
     def __init__(self) -> None:
         super().__init__()
+        self.order = ""
         self.reach = {}
 
     def forward(self, before: Nodes, wanted: list[int], earlier: Nodes) -> Nodes:
@@ -166,6 +168,7 @@ class Grid(nn.Sequential):
         for node in topology.node_order(*graph):
             into = {edge.kind: make_edge(edge) for edge in edges if edge.target == node}
             grid[node[0]].add_module(str(node[1]), Cell(node, into, make_finish(node), shared=shared))
+            grid[node[0]].order += f"{node[1]} "
         read = {scale: [(columns - 1, scale)] for scale in range(scales)}
         if across >= 0:
             read[scales] = [(column, across) for column in range(columns)]

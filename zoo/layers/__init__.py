@@ -21,12 +21,13 @@ from zoo.layers.sampling import (
     max_pool_halving,
     upsample_like,
 )
-from zoo.layers.stage import Concat, Skippable, Stage, Sum, concatenate, write_behind
+from zoo.layers.stage import Chain, Concat, Skippable, Stage, Sum, concatenate, write_behind
 
 __all__ = [
     "ORDERS",
     "UPS",
     "BandConv2d",
+    "Chain",
     "ChannelSum",
     "Concat",
     "Conv",

@@ -3,7 +3,6 @@
 Older nets have wide layers before their classifier; nets that score every position may do so by windows.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
 from zoo.layers.kit import Conv, Kit, sequence
+from zoo.layers.stage import Chain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class WideHead(nn.Module):
             self.layers = nn.Sequential()
         self.out_chs = self.wide.widths[-1] if active else self.in_chs
 
-    def _build(self, kit: Kit) -> nn.Sequential:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+    def _build(self, kit: Kit) -> Chain:
+        layers: dict[str, nn.Module] = {}
         chs, kernel, dilation = self.in_chs, self.wide.kernel, self.wide.dilation
         for i, width in enumerate(self.wide.widths, 1):
             if i > 1:
@@ -70,7 +70,7 @@ class WideHead(nn.Module):
             layers[f"conv{i}"] = kit.conv(chs, conv)
             layers[f"act{i}"] = kit.act()
             chs, kernel, dilation = width, 1, 1
-        return nn.Sequential(layers)
+        return Chain(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the wide layers: (N, in_chs, H, W) -> (N, out_chs, H', W')."""

@@ -1,6 +1,5 @@
 """Make convolutions, norms and activations, and chain them by a word such as ``"cnacn"``."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from torch import nn
 
 from zoo.layer_types import LayerType, make_act, make_norm
 from zoo.layers.convs import BandConv2d, DeformConv2d
+from zoo.layers.stage import Chain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = ()) -> nn.
         raise ValueError(f"ops ({ops!r}) must consist of c, n and a, with one c for each of {len(convs)} convolutions")
     if not ops:
         return nn.Identity()
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: dict[str, nn.Module] = {}
     chs, done = in_chs, ""
     for op in ops:
         index = done.count(op)
@@ -115,9 +115,9 @@ def sequence(kit: Kit, in_chs: int, ops: str, convs: Sequence[Conv] = ()) -> nn.
         else:
             layers[f"act{index + 1}"] = kit.act()
         done += op
-    return nn.Sequential(layers)
+    return Chain(layers)
 
 
-def named(**layers: nn.Module) -> nn.Sequential:
+def named(**layers: nn.Module) -> Chain:
     """Chain layers under the given names."""
-    return nn.Sequential(OrderedDict(layers))
+    return Chain(layers)

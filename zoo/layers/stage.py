@@ -1,7 +1,8 @@
 """Chains of layers and of units. Gradient checkpointing works on the units of a chain."""
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,24 @@ class Sum(nn.Module):
         return x + y
 
 
-class Skippable(nn.Sequential):
+class Chain(nn.Sequential):
+    """Layers under names, run in order.
+
+    TorchScript takes two modules for one type if their children have the same names and types, in any order, and then
+    runs both in the order of the first: the constant tells them apart.
+
+    Args:
+        layers: The layers by name.
+    """
+
+    __constants__: ClassVar[list[str]] = ["order"]
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(OrderedDict(layers))
+        self.order = " ".join(layers)
+
+
+class Skippable(Chain):
     """Layers that keep a map's shape and are left out for a sample at random in training.
 
     This is drop path without a shortcut: x + drop_path(layers(x) - x), which is layers(x) in evaluation. The layers
@@ -82,7 +100,7 @@ class Skippable(nn.Sequential):
 
     def __init__(self, layers: nn.Module, drop_prob: float) -> None:
         # The draw is a layer of torch's own, so that a traced graph still follows train() and eval().
-        super().__init__(OrderedDict([*layers.named_children(), ("draw", nn.Dropout(drop_prob))]))
+        super().__init__({**dict(layers.named_children()), "draw": nn.Dropout(drop_prob)})
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +115,7 @@ class Skippable(nn.Sequential):
 
     def plain(self) -> nn.Module:
         """Make the equal module for evaluation."""
-        return nn.Sequential(OrderedDict((name, layer) for name, layer in self.named_children() if name != "draw"))
+        return Chain({name: layer for name, layer in self.named_children() if name != "draw"})
 
 
 class Stage(nn.Sequential):

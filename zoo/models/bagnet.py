@@ -26,7 +26,6 @@ What follows from that, and what differs:
     * ``bagnet17_cifar`` and ``bagnet_test`` are ours: one stage less, a third of the layers.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, Residual, Stage, sequence
+from zoo.layers import ORDERS, Chain, Conv, Kit, Residual, Stage, sequence
 from zoo.layouts.bagnet import LAYOUTS
 from zoo.strides import Window, smallest_before
 
@@ -160,13 +159,13 @@ class BagNet(Backbone):
     def _unit(kit: Kit, in_chs: int, out_chs: int, window: Conv, *, projects: bool, drop_path: float) -> Residual:
         """Make one bottleneck around its window. The shortcut is cropped to the output of the branch."""
         convs = (Conv(out_chs=window.out_chs, kernel=1), window, Conv(out_chs=out_chs, kernel=1))
-        path: OrderedDict[str, nn.Module] = OrderedDict()
+        path: dict[str, nn.Module] = {}
         if projects:
             projection = sequence(kit, in_chs, "cn", [Conv(out_chs=out_chs, kernel=1, stride=window.stride)])
             path.update(projection.named_children())
         if window.kernel > 1:
             path["crop"] = Crop(window.dilation * (window.kernel - 1) // window.stride)
-        shortcut = nn.Sequential(path) if path else None
+        shortcut = Chain(path) if path else None
         return Residual(kit, in_chs, convs, ORDERS["post"], shortcut=shortcut, drop_path=drop_path)
 
 

@@ -42,7 +42,6 @@ epochs at 0.1 leave it at 57 %.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +51,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import Conv, DropPath, Kit, Stage, max_pool_halving, sequence
+from zoo.layers import Chain, Conv, DropPath, Kit, Stage, max_pool_halving, sequence
 from zoo.strides import halvings
 
 
@@ -163,7 +162,7 @@ class HighwayNet(Backbone):
                 self.stem = first
             else:
                 pool = max_pool_halving(stride=level.step, dilation=level.before, ceil=True)
-                units.insert(0, nn.Sequential(OrderedDict([("pool", pool), *first.named_children()])))
+                units.insert(0, Chain({"pool": pool, **dict(first.named_children())}))
             name = f"stage{index + 1}"
             self.add_module(name, Stage(*units))
             taps.append((name, width, level.stride))

@@ -43,7 +43,6 @@ What else differs, and why:
     * ``wider_resnet13_cifar`` and ``wider_resnet_test`` are ours.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,7 @@ from torch import nn
 
 from zoo.backbone import Backbone, Trunk, drop_path_rates
 from zoo.entry import Entry, Spec, cifar_task
-from zoo.layers import ORDERS, Conv, Kit, Residual, Scores, Stage, max_pool_halving, sequence
+from zoo.layers import ORDERS, Chain, Conv, Kit, Residual, Scores, Stage, max_pool_halving, sequence
 from zoo.strides import Level
 
 HEADS = ("classify", "dense")
@@ -187,7 +186,7 @@ class WiderResNet(Backbone):
         unit = Residual(kit, in_chs, convs, ORDERS["pre"], drop_path=drop_path, **paths)
         if spec.dropouts and spec.dropouts[stage]:
             *layers, last = unit.branch.named_children()
-            unit.branch = nn.Sequential(OrderedDict([*layers, ("drop", nn.Dropout2d(spec.dropouts[stage])), last]))
+            unit.branch = Chain(dict([*layers, ("drop", nn.Dropout2d(spec.dropouts[stage])), last]))
         return unit
 
 
