@@ -58,11 +58,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     check_only(config, items)
     nets: dict[str, set[str]] = {}
+    few: set[str] = set()
     for item in items:
-        if item.get_closest_marker("rows"):
+        if rows := item.get_closest_marker("rows"):
             nets.setdefault(test_of(item), set()).add(net_of(item))
-    choose = one_a_family if tier == "quick" else one_of_each
-    chosen = {test: choose(names) for test, names in nets.items()}
+            if tier == "quick" or rows.kwargs.get("families"):
+                few.add(test_of(item))
+    chosen = {test: (one_a_family if test in few else one_of_each)(names) for test, names in nets.items()}
 
     def belongs(item: pytest.Item) -> bool:
         quick = item.get_closest_marker("quick")

@@ -97,6 +97,7 @@ def test_torch_counts_the_same_in_nets_of_timm(name: str) -> None:
     check_sums(result)
 
 
+@pytest.mark.rows(families=True)
 @pytest.mark.parametrize("name", ["resnet50", "fishnet99", *zoo.list_models("*_test")])
 def test_torch_counts_the_same_in_ours(name: str) -> None:
     model = zoo.create_model(name, device="meta")

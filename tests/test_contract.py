@@ -156,8 +156,9 @@ def test_meta_taps(name: str) -> None:
         timm.create_model(entry.timm_name, features_only=True, out_indices=(0, beyond), device="meta")
 
 
-# Nets of a thousand layers are rows like their shorter sisters, and take a minute here.
-@pytest.mark.rows
+# Nets of a thousand layers are rows like their shorter sisters, and take a minute here. The promise of output strides
+# is asked of every structure.
+@pytest.mark.rows(families=True)
 @pytest.mark.usefixtures("shapes")
 @pytest.mark.parametrize("name", [name for name in ALL if name not in LONG])
 def test_meta_output_stride(name: str) -> None:

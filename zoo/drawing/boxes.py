@@ -139,6 +139,12 @@ def _is_run(module: nn.Module) -> bool:
     return any(parted) and 2 * sum(parted) >= len(parted)
 
 
+def _is_own(module: nn.Module | None) -> bool:
+    """Return True if a module computes more than a layer of torch or a chain does."""
+    own = type(module).__module__.partition(".")[0] != "torch"
+    return own and getattr(type(module), "forward", None) is not nn.Sequential.forward
+
+
 def _passes(step: Step) -> bool:
     """Return True if a step shows nothing: a function of one map, or a layer that does nothing in evaluation."""
     return (
@@ -202,7 +208,7 @@ def _describe(owner: dict[Step, Box], wires: list[Wire], modules: dict[str, nn.M
         box.kind = _kind(box, list(entering.get(box, {})), inputs)
         around = box.name.rpartition(".")[0]
         box.column = around if getattr(modules.get(around), "one_column", False) else ""
-        if type(modules.get(box.name)).__module__.partition(".")[0] != "torch" and box.kind not in JOINS:
+        if _is_own(modules.get(box.name)) and box.kind not in JOINS:
             votes.setdefault(type(modules.get(box.name)), Counter())[box.kind] += 1
     for box in dict.fromkeys(owner.values()):  # units of one class are of one kind, such as the nodes of a grid
         if box.kind not in JOINS and type(modules.get(box.name)) in votes:
