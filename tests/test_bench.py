@@ -245,6 +245,7 @@ def test_precise_norms_are_those_of_evaluation(ema: float) -> None:
     assert not found[1].training
 
 
+@pytest.mark.slow  # their part of the loss is asked for above
 def test_auxiliary_classifiers_train() -> None:
     trained = train(
         lambda: zoo.create_model("googlenet16_bn_cifar", depths=(1, 3, 1), auxiliary=True, **NARROW),

@@ -301,7 +301,7 @@ def test_torchscript_of_a_wrapper(name: str) -> None:
             torch.testing.assert_close(have, want, **close)
 
 
-@pytest.mark.only(name=("resnet_test", "fabric_test"))
+@pytest.mark.only(name=("resnet_test",))
 @pytest.mark.parametrize("name", TINY)
 def test_compile(name: str) -> None:
     small = SMALL_GRID.get(name, {})

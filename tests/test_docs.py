@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from golden_nets import golden
 
 import zoo
 import zoo.timm
@@ -223,7 +224,7 @@ def test_the_text_knows_the_recipe() -> None:
 
 
 def test_the_text_knows_the_figures() -> None:
-    text = words_of(DOCS / "counting.md") + words_of(DOCS / "contract.md")
+    text, recorded = words_of(DOCS / "counting.md") + words_of(DOCS / "contract.md"), golden()
     for name, decimals, overrides in [
         ("fishnet99", 3, {}),
         ("fishnet150", 3, {}),
@@ -233,7 +234,8 @@ def test_the_text_knows_the_figures() -> None:
         ("resnet50", 1, {"output_stride": 16}),
         ("resnet50", 1, {"output_stride": 8}),
     ]:
-        macs = count(zoo.create_model(name, device="meta", **overrides)).macs
+        new = overrides and count(zoo.create_model(name, device="meta", **overrides))
+        macs = new.macs if new else int(recorded[name]["macs"])  # tests/test_golden_nets.py counts
         assert f" {macs / 1e9:.{decimals}f} " in text.replace(",", " "), (name, overrides)
 
 

@@ -194,7 +194,7 @@ def test_a_state_dict_of_the_whole_net_fits_its_taps(name: str, wrapper: str) ->
         wrapped.load_state_dict(net.state_dict() | {"other.weight": x})
 
 
-@pytest.mark.only(name=("resnet_test", "fabric_test"))  # the whole nets of all families are scripted by the contract
+@pytest.mark.only(name=("resnet_test",))  # the whole nets of all families are scripted by the contract
 @pytest.mark.parametrize("name", TINY)
 def test_wrappers_in_torchscript_keep_the_order(name: str) -> None:
     x = images(name, batch=1)

@@ -32,6 +32,7 @@ def test_hostile_files_change_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "loaded" in outcomes, "some damage does not matter"
 
 
+@pytest.mark.slow
 def test_files_are_the_same_for_a_seed() -> None:
     # Not to the byte: zips hold the time, and torch's older form addresses.
     first, again, other = ([kind for kind, _ in corpus(20, seed)] for seed in (3, 3, 4))

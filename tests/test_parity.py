@@ -137,7 +137,7 @@ def test_wide_layers_at_full_size(name: str) -> None:
     "name",
     [
         "resnet50",
-        "preresnet50",
+        pytest.param("preresnet50", marks=pytest.mark.slow),  # as resnet164_cifar
         pytest.param("resnext50_32x4d", marks=pytest.mark.slow),  # its sister with groups
         "resnet164_cifar",
         "fishnet99",

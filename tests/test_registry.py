@@ -112,7 +112,7 @@ def fishnet150(pretrained=False, **kwargs): return torch.nn.Identity()
 """
 
 
-@pytest.mark.quick(False)
+@pytest.mark.slow
 def test_a_name_that_others_took_first_is_theirs_in_timm_and_ours_in_the_zoo() -> None:
     done = run(
         TAKEN

@@ -205,7 +205,7 @@ def test_overrides_make_another_net_and_leave_the_preset_alone() -> None:
     assert zoo.model_entry("fishnet99") == before
 
 
-@pytest.mark.only(order=("norm_after_add",))  # what the paper finds hardest to train
+@pytest.mark.slow  # gradients of every ordering are asked for by its small nets
 @pytest.mark.parametrize("order", FIGURE_4)
 def test_every_ordering_trains_on_digits(order: str) -> None:
     """Eight layers and three epochs are enough to tell a net that learns from one that does not."""
