@@ -308,6 +308,8 @@ def test_torchscript_tells_the_order_of_layers() -> None:
     """Children of one name and type in two orders are one type for TorchScript, if nothing else tells them apart."""
     torch.manual_seed(0)
     kit, conv, x = Kit(), Conv(out_chs=4, kernel=3), torch.randn(2, 4, 8, 8)
-    for ops in ("cna", "nac", "anc"):
-        layers = sequence(kit, 4, ops, [conv]).eval()
+    chains = [sequence(kit, 4, ops, [conv]).eval() for ops in ("cna", "nac", "anc")]
+    chains[0].add_module("conv1", chains[0]._modules.pop("conv1"))  # the order is that of the call, not of the making
+    chains.append(sequence(kit, 4, "cna", [conv]).eval())
+    for layers in chains:
         torch.testing.assert_close(torch.jit.script(layers)(x), layers(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo import topology
 from zoo.backbone import Backbone
-from zoo.layers import Sum, concatenate, run_checkpointed
+from zoo.layers import Chain, Sum, concatenate, run_checkpointed
 
 Node = tuple[Tensor, Tensor]
 """A finished map and the map that skips read: the sum before a shared norm and activation, or else the same map."""
@@ -83,7 +83,7 @@ class Cell(nn.Module):
         return x, x
 
 
-class Column(nn.Sequential):
+class Column(Chain):
     """Nodes of a column in order of evaluation, named after their scales.
 
     Attributes:
@@ -91,13 +91,11 @@ class Column(nn.Sequential):
         one_column: A hint for `zoo.draw`: the nodes stand above each other.
     """
 
-    __constants__: ClassVar[list[str]] = ["order"]  # as in `zoo.layers.Chain`
     one_column: ClassVar[bool] = True
     reach: dict[int, list[int]]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.order = ""
+        super().__init__({})
         self.reach = {}
 
     def forward(self, before: Nodes, wanted: list[int], earlier: Nodes) -> Nodes:
@@ -168,7 +166,6 @@ class Grid(nn.Sequential):
         for node in topology.node_order(*graph):
             into = {edge.kind: make_edge(edge) for edge in edges if edge.target == node}
             grid[node[0]].add_module(str(node[1]), Cell(node, into, make_finish(node), shared=shared))
-            grid[node[0]].order += f"{node[1]} "
         read = {scale: [(columns - 1, scale)] for scale in range(scales)}
         if across >= 0:
             read[scales] = [(column, across) for column in range(columns)]

@@ -81,10 +81,15 @@ class Chain(nn.Sequential):
     """
 
     __constants__: ClassVar[list[str]] = ["order"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["order"]  # a constant there, not a function
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__(OrderedDict(layers))
-        self.order = " ".join(layers)
+
+    @property
+    def order(self) -> str:
+        """Names of the layers in the order in which they run."""
+        return " ".join(self._modules)
 
 
 class Skippable(Chain):
