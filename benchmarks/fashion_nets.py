@@ -7,7 +7,7 @@ of the fish. Fish and fabric take part in a smaller size, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zoo
@@ -35,7 +35,7 @@ class DenseNetwork:
     task: str
     size: str
     preset: str
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any] = field(hash=False)
 
 
 def _chain(*widths: int) -> dict[str, Any]:

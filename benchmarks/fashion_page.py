@@ -12,8 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from fashion_nets import HEADS, NETWORKS, DenseNetwork
-from fashion_picture import digest_of, draw
-from fashion_plan import OUT, SEEDS, SIZES, STUDY, Choice, chosen_rates, image_runs, scene_runs, search_runs
+from fashion_picture import Figure, digest_of, draw, published_figures
+from fashion_plan import (
+    LONG,
+    LONG_EPOCHS,
+    OUT,
+    PLANNED,
+    SEEDS,
+    SIZES,
+    STUDY,
+    Choice,
+    chosen_rates,
+    image_runs,
+    long_runs,
+    scene_runs,
+    search_runs,
+)
 from fashion_weights import TRUTH, read_answers
 from tabulate import tabulate
 
@@ -29,6 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _, LARGE = SIZES
 FLOOR = 91
 """Accuracy in percent below which the page has to say why."""
+NEAR = (1 / 3, 3)
+"""Parameters of published nets that stand beside the net that was trained for longer, as a share of its own."""
 TITLE = "Sixteen topologies of one size on Fashion-MNIST"
 Line = Mapping[str, Any]
 
@@ -79,6 +95,11 @@ class Pair:
         return self.corrected < LEVEL
 
 
+def _ahead(pair: Pair, label: str) -> bool:
+    """Return True if a net of a pair has more right answers than the other."""
+    return pair.paired.difference * (1 if pair.labels[0] == label else -1) > 0
+
+
 @dataclass(frozen=True)
 class Study:
     """Everything that the files of the comparison hold.
@@ -87,7 +108,8 @@ class Study:
         points: Image level, by topology and size.
         rates: Chosen learning rates.
         scenes: Nets on scenes, by net and whether its weights are frozen.
-        done: Number of finished runs, by stage.
+        long: The net that is trained for longer; None if it is not in.
+        done: Number of finished runs of the plan, by stage.
         planned: Number of planned runs, by stage.
         failed: Failed runs of the image level and the scenes, one text each.
         answers: Answers to the test images, by key of the run; see `fashion_weights`.
@@ -98,6 +120,7 @@ class Study:
     scenes: Mapping[tuple[DenseNetwork, bool], NetResult]
     done: Mapping[str, int]
     planned: Mapping[str, int]
+    long: NetResult | None = None
     failed: Sequence[str] = ()
     answers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -138,7 +161,7 @@ class Study:
         Those of both directions that are missing are not told apart from it.
         """
         own = [pair for pair in self.pairs if pair.size == size and label in pair.labels]
-        ahead = [pair.paired.difference * (1 if pair.labels[0] == label else -1) > 0 for pair in own if pair.differs]
+        ahead = [_ahead(pair, label) for pair in own if pair.differs]
         return f"{sum(ahead)} / {len(ahead) - sum(ahead)} of {len(own)}" if own else "-"
 
     @property
@@ -151,8 +174,9 @@ class Study:
 def read_study(out: Path) -> Study:
     """Read the results in a folder; lines of other runs are passed over."""
     rates = chosen_rates(out / "search.jsonl")
-    runs, dense, search = image_runs(rates), scene_runs(), search_runs()
-    images, scenes = read_if_there(out / "image.jsonl"), read_if_there(out / "scenes.jsonl")
+    runs, dense, search, longer = image_runs(rates), scene_runs(), search_runs(), long_runs()
+    planned = image_runs(rates, planned=True)
+    images, scenes, long = (read_if_there(out / f"{stage}.jsonl") for stage in ("image", "scenes", "long"))
     points: dict[Choice, Point] = {}
     for comparison in group(line for line in images.trainings if line["key"] in runs):
         for net in comparison.nets:
@@ -165,17 +189,23 @@ def read_study(out: Path) -> Study:
             nets[network, run.frozen] = net
     stored = read_if_there(out / "search.jsonl")
     tried = [line for line in (*stored.trainings, *stored.failures) if line["key"] in search]
-    lost = [line for line in (*images.failures, *scenes.failures) if line["key"] in runs or line["key"] in dense]
+    known = {*runs, *dense, *longer}
+    lost = [line for line in (*images.failures, *scenes.failures, *long.failures) if line["key"] in known]
     return Study(
         points=points,
         rates=rates,
         scenes=nets,
+        long=next((c.nets[0] for c in group(line for line in long.trainings if line["key"] in longer)), None),
         done={
             "search": len(tried),
-            "images": sum(point.result.seeds for point in points.values()),
+            "images": sum(line["key"] in planned for point in points.values() for line in point.result.runs),
             "scenes": sum(net.seeds for net in nets.values()),
         },
-        planned={"search": len(search), "images": len(STUDY) * len(SIZES) * len(SEEDS), "scenes": len(dense)},
+        planned={
+            "search": len(search),
+            "images": len(STUDY) * sum(map(len, PLANNED.values())),
+            "scenes": len(dense),
+        },
         failed=[f"{line.get('display', line['name'])}, seed {line.get('seed')}: {line['error']}" for line in lost],
         answers=read_answers(out),
     )
@@ -205,7 +235,12 @@ def _accuracy(point: Point | None) -> str:
     if point is None:
         return "not yet"
     error = "" if point.seed_error is None else f" +- {point.seed_error:.2f}"
-    return f"{point.accuracy:.2f}{error} ({point.result.seeds} of {len(SEEDS)} seeds)"
+    return f"{point.accuracy:.2f}{error} ({seeds_in(point.result.seeds, len(PLANNED[point.size]))})"
+
+
+def seeds_in(seeds: int, planned: int) -> str:
+    """Return how many seeds are in, and of how many where some are missing."""
+    return f"{seeds} of {planned} seeds" if seeds < planned else f"{seeds} seed{'s' * (seeds > 1)}"
 
 
 def _costs(study: Study, label: str) -> tuple[str, str]:
@@ -245,7 +280,25 @@ def _score(net: NetResult | None) -> str:
     if net is None:
         return "not yet"
     error = "" if net.spread is None else f" +- {100 * net.spread / net.seeds**0.5:.2f}"
-    return f"{100 * net.score:.2f}{error} ({net.seeds} of {len(SEEDS)} seeds)"
+    return f"{100 * net.score:.2f}{error} ({seeds_in(net.seeds, len(SEEDS))})"
+
+
+def long_table(study: Study) -> str:
+    """Return the net that was trained for longer beside published nets of its size, as Markdown; empty if not in."""
+    if study.long is None:
+        return ""
+    params = study.long.params
+    near = [figure for figure in published_figures() if NEAR[0] <= figure.params / params <= NEAR[1]]
+    own = Figure(f"{LONG}, {LONG_EPOCHS} epochs", "", params, study.long.macs, 100 * study.long.score, "this study")
+    cells = [
+        (
+            *(f.name, f"{f.params / 1e6:.2f}", "-" if f.macs is None else f"{f.macs / 1e6:.1f}"),
+            *(f"{f.accuracy:.2f}", f.source),
+        )
+        for f in sorted([own, *near], key=lambda figure: -figure.accuracy)
+    ]
+    headers = ("net", "M parameters", "M MACs", "accuracy [%]", "source")
+    return tabulate(cells, headers, tablefmt="pipe", colalign=("left", *["right"] * 3, "left"), disable_numparse=True)
 
 
 def levels(study: Study) -> dict[str, dict[str, float]]:
@@ -255,12 +308,16 @@ def levels(study: Study) -> dict[str, dict[str, float]]:
         for size in SIZES
     }
     for task in HEADS:
-        found[f"scenes, {METRICS[task].title}"] = {
+        found[_scene_level(task)] = {
             network.label: 100 * net.score
             for (network, frozen), net in study.scenes.items()
             if (network.task, network.size, frozen) == (task, "large", False)
         }
     return found
+
+
+def _scene_level(task: str) -> str:
+    return f"scenes, {METRICS[task].title}"
 
 
 def correlation_table(study: Study) -> str:
@@ -306,8 +363,8 @@ def summary(study: Study) -> str:
     below.sort(key=lambda point: point.accuracy)
     listed = ", ".join(f"{point.label} at {point.size} ({point.accuracy:.2f} %)" for point in below)
     parts.append(textwrap.fill(f"Below {FLOOR} %: {listed or 'none'}.", 120, break_on_hyphens=False))
-    scenes = scene_table(study)
-    parts += [scenes] if scenes else ["No run on scenes is in."]
+    parts.append(long_table(study) or f"{LONG} with {LONG_EPOCHS} epochs is not in yet.")
+    parts.append(scene_table(study) or "No run on scenes is in.")
     parts.append(correlation_table(study))
     if study.failed:
         parts.append("Failed runs:\n\n" + "\n".join(f"- {text}" for text in study.failed))
@@ -336,7 +393,7 @@ def image_csv(study: Study) -> str:
         for size in SIZES:
             choice = Choice(label, size)
             point = study.points.get(choice)
-            cells = {"topology": label, "size": size, "seeds": 0, "planned": len(SEEDS), "state": study.state}
+            cells = {"topology": label, "size": size, "seeds": 0, "planned": len(PLANNED[size]), "state": study.state}
             cells["rate"] = study.rates.get(choice)
             rows.append([{**cells, **(_cells(study, point) if point else {})}.get(column) for column in COLUMNS])
     return to_csv(COLUMNS, rows)
@@ -357,6 +414,38 @@ def _cells(study: Study, point: Point) -> dict[str, Any]:
         "peak_memory": line.get("peak_memory"),
         "device": line["device"]["name"],
     }
+
+
+SCENE_COLUMNS = (
+    *("topology", "size", "task", "frozen", "seeds", "planned", "score", "seed_error", "standard_error"),
+    *("trivial", "params", "macs", "seconds", "device", "state"),
+)
+"""Columns of the table of scenes as CSV; scores, errors and the score of the answer without content are in percent."""
+
+
+def scene_csv(study: Study) -> str:
+    """Return the level of pixels and regions as CSV, a row a net that is in."""
+    rows = []
+    for (network, frozen), net in study.scenes.items():
+        cells = {
+            "topology": network.label,
+            "size": network.size,
+            "task": network.task,
+            "frozen": frozen,
+            "seeds": net.seeds,
+            "planned": len(SEEDS),
+            "score": round(100 * net.score, 4),
+            "seed_error": None if net.spread is None else round(100 * net.spread / net.seeds**0.5, 4),
+            "standard_error": None if net.standard_error is None else round(100 * net.standard_error, 4),
+            "trivial": None if net.trivial is None else round(100 * net.trivial, 4),
+            "params": net.params,
+            "macs": net.macs,
+            "seconds": round(net.seconds, 2),
+            "device": net.runs[0]["device"]["name"],
+            "state": study.state,
+        }
+        rows.append([cells[column] for column in SCENE_COLUMNS])
+    return to_csv(SCENE_COLUMNS, rows)
 
 
 def pairs_csv(study: Study) -> str:
@@ -385,6 +474,11 @@ def pairs_csv(study: Study) -> str:
     )
 
 
+def tables(study: Study) -> dict[str, str]:
+    """Return the tables by name of their file."""
+    return {"study.csv": image_csv(study), "scenes.csv": scene_csv(study), "pairs.csv": pairs_csv(study)}
+
+
 def says(study: Study) -> str:
     """Return three sentences on what the picture says, behind the state of the runs."""
     large = sorted((p for c, p in study.points.items() if c.size == LARGE), key=lambda point: -point.accuracy)
@@ -394,26 +488,48 @@ def says(study: Study) -> str:
     cheap, dear = (pick(large, key=lambda point: point.result.macs) for pick in (min, max))
     pairs = [pair for pair in study.pairs if pair.size == LARGE]
     own = [pair for pair in pairs if best.label in pair.labels]
-    worse = sum(pair.differs for pair in own)
+    worse = sum(pair.differs and _ahead(pair, best.label) for pair in own)
+    told = (
+        f", by more than chance ahead of {worse} of {len(own)} others on the same test images"
+        if own
+        else "; which differences are more than chance is not known yet"
+    )
     sentences = [
         f"**{study.state}**",
-        f"Of {len(large)} nets with {LARGE} parameters {best.label} leads with {best.accuracy:.2f} %, and {last.label} "
-        f"ends at {last.accuracy:.2f} %.",
-        f"By their answers to the same test images {worse} of {len(own)} others differ from {best.label} by more than "
-        f"chance, and {sum(pair.differs for pair in pairs)} of all {len(pairs)} pairs do."
-        if own
-        else "Which of the differences are more than chance is not known yet.",
+        f"Of {len(large)} nets with {LARGE} parameters {best.label} leads with {best.accuracy:.2f} %{told}, and "
+        f"{last.label} ends at {last.accuracy:.2f} %.",
         f"The work differs more than the accuracy does: from {cheap.result.macs / 1e6:.1f} M multiply-adds "
         f"({cheap.label}, {cheap.accuracy:.2f} %) to {dear.result.macs / 1e6:.1f} M ({dear.label}, "
         f"{dear.accuracy:.2f} %).",
+        _scenes_say(study),
     ]
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
+
+
+def _scenes_say(study: Study) -> str:
+    """Return the sentence on pixels and regions; empty while nets are missing there."""
+    found = levels(study)
+    pixels, regions = (found[_scene_level(task)] for task in HEADS)
+    labels = {network.label for network in NETWORKS}
+    if not (labels == pixels.keys() == regions.keys()):
+        return ""
+    best = [max(level, key=lambda label: level[label]) for level in (pixels, regions)]
+    images = found[f"images, {LARGE}"]
+    both = [label for label in pixels if label in images]
+    rho = [rank_correlation([images[b] for b in both], [level[b] for b in both]).rho for level in (pixels, regions)]
+    return (
+        f"In scenes of garments {best[0]} leads by pixels (mIoU {pixels[best[0]]:.1f} %) and {best[1]} by regions (mAP "
+        f"{regions[best[1]]:.1f} %); the rank correlation of {len(both)} topologies between images and pixels is "
+        f"{rho[0]:.2f}, between images and regions {rho[1]:.2f}."
+    )
 
 
 def pages(study: Study, picture: bytes) -> dict[Path, bytes]:
     """Return the repository's pages of the study with their blocks filled, and their copy of the picture."""
     shown = ROOT / "docs" / "images" / "fashion.png"
-    alt = "Sixteen topologies: a row each with two sizes; accuracy against parameters and multiply-adds"
+    alt = (
+        "Sixteen topologies: a row each with images, pixels and regions; accuracy against parameters and multiply-adds"
+    )
     more = "[What this tells and what not](docs/study.md)."
     readme = (
         f"![{alt}](docs/images/fashion.png)\n\n{textwrap.fill(f'{says(study)} {more}', 120, break_on_hyphens=False)}"
@@ -439,16 +555,15 @@ def publish(out: Path) -> str:
     Results in their own place also fill the blocks of the README and of the page of the study.
     """
     study = read_study(out)
-    text, table = summary(study), image_csv(study)
-    files = {out / "study.md": f"{text}\n".encode(), out / "study.csv": table.encode()}
-    files[out / "pairs.csv"] = pairs_csv(study).encode()
-    source = digest_of(table)
+    text = summary(study)
+    files = {out / "study.md": f"{text}\n".encode()} | {out / name: t.encode() for name, t in tables(study).items()}
+    source = digest_of("".join(tables(study).values()))
     files |= {out / f"study.{kind}": draw(study, kind, source) for kind in ("png", "svg")}
     if out.resolve() == OUT:
         files |= pages(study, files[out / "study.png"])
     for path, content in files.items():
         write_in_folder(path, content)
-    lines = [path for path in (out / "image.jsonl", out / "scenes.jsonl") if path.is_file()]
+    lines = [path for path in (out / f"{stage}.jsonl" for stage in ("image", "long", "scenes")) if path.is_file()]
     if study.done["images"] or study.done["scenes"]:
         title = f"{TITLE}. {study.state}"
         zoo_command(["report", *map(str, lines), "-o", str(out / "report.html"), "--title", title])

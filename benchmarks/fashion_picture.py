@@ -1,4 +1,4 @@
-"""Picture of the comparison on Fashion-MNIST: a row a topology, and accuracy against both costs beside published nets.
+"""Picture of the comparison on Fashion-MNIST: a row a topology, with its images, pixels and regions; and both costs.
 
 The rows are the legend: every topology has its colour, its mark and its name there, so that none needs the colour.
 """
@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fashion_plan import SEEDS, SIZES, Choice
+from fashion_nets import HEADS, NETWORKS
+from fashion_plan import PLANNED, SEEDS, SIZES, Choice
 
 import zoo
 from zoo import published
 from zoo.report.rows import figure_topology, own_families
+from zoo.results.metrics import METRICS
 from zoo.results.plot import COSTS, STYLE
 from zoo.results.plot_labels import leader_end, place_labels
 from zoo.results.topologies import MARKS, TOPOLOGIES, looks
@@ -37,6 +39,8 @@ MARKERS = {"0.1 M": 5.5, "0.3 M": 8.5}
 """Size of the marks in points."""
 SLIGHT = {"star": 1.4, "star-diamond": 1.3, "diamond-wide": 1.3, "diamond-tall": 1.2, "triangle-left": 1.1}
 """Factor on the size of marks that cover little of it."""
+LEVELS = ("images", "scenes")
+SCENES = {"segment": "pixels of scenes", "detect": "regions of scenes"}
 INK, FAINT = "0.25", "0.6"
 FONT = 7.0
 
@@ -50,6 +54,7 @@ class Figure:
     params: int
     macs: int | None
     accuracy: float
+    source: str
 
 
 def published_figures() -> list[Figure]:
@@ -62,7 +67,7 @@ def published_figures() -> list[Figure]:
         name = row.model
         for long, short in SHORT.items():
             name = name.replace(long, short)
-        figure = Figure(name, figure_topology(row, families), params, row.macs, 100 - row.top1_error)
+        figure = Figure(name, figure_topology(row, families), params, row.macs, 100 - row.top1_error, row.source)
         if name not in found or found[name].accuracy < figure.accuracy:
             found[name] = figure
     return list(found.values())
@@ -85,15 +90,19 @@ def draw(study: Study, kind: str, source: str) -> bytes:
     from matplotlib.figure import Figure as Canvas
 
     with mpl.rc_context({**STYLE, "svg.hashsalt": "zoo", "font.size": 8, "axes.labelsize": 8}):
-        canvas = Canvas(figsize=(9, 7.4), dpi=200, layout="constrained")
-        whole = study.done["images"] == study.planned["images"]
-        note = f"{study.done['images']} of {study.planned['images']} runs are in"
+        canvas = Canvas(figsize=(9, 9.8), dpi=200, layout="constrained")
+        done, planned = (sum(counts[level] for level in LEVELS) for counts in (study.done, study.planned))
+        whole = done == planned
+        note = f"{done} of {planned} runs are in"
         title = f"Sixteen topologies of one size on {DATASET}: " + (note if whole else f"NOT COMPLETE, {note}")
         canvas.suptitle(title, fontsize=10, fontweight="bold", color="black" if whole else "#B00000", x=0.01, ha="left")
-        parts = canvas.add_gridspec(2, 2, width_ratios=(5, 6))
-        _draw_rows(canvas.add_subplot(parts[:, 0]), study)
+        parts = canvas.add_gridspec(2, 12, height_ratios=(6, 4))
+        rows = canvas.add_subplot(parts[0, :6])
+        _draw_rows(rows, study)
+        for place, task in zip((slice(6, 9), slice(9, 12)), HEADS, strict=True):
+            _draw_scenes(canvas.add_subplot(parts[0, place], sharey=rows), study, task)
         figures = published_figures()
-        panels = [canvas.add_subplot(parts[place, 1]) for place in range(len(COSTS))]
+        panels = [canvas.add_subplot(parts[1, place]) for place in (slice(6), slice(6, 12))]
         named = [_draw_costs(axes, study, cost, figures) for axes, cost in zip(panels, COSTS, strict=True)]
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # names are placed for the axes as they are now
@@ -124,7 +133,8 @@ def _draw_rows(axes: Any, study: Study) -> None:
                 axes.plot(ends, [height, height], color=look["color"], linewidth=1.2)
             axes.plot([point.accuracy], [height], **look, linestyle="none", markersize=_size(label, size))
             seeds = point.result.seeds
-            text = f"{point.accuracy:.2f}" + f" ({seeds})" * (seeds != len(SEEDS))
+            missing = seeds < len(PLANNED[size])
+            text = f"{point.accuracy:.2f}" + f" ({seeds} of {len(PLANNED[size])})" * missing
             axes.annotate(text, (point.accuracy, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
     axes.set_yticks(range(len(labels)), labels, fontsize=8.5)
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -134,8 +144,8 @@ def _draw_rows(axes: Any, study: Study) -> None:
     axes.grid(True, axis="x", color="0.9", linewidth=0.6)
     small, large = SIZES
     axes.set_title(
-        f"{small} (small marks) and {large} parameters (large marks);\n"
-        f"in brackets how many of {len(SEEDS)} seeds are in",
+        f"images: {small} (small marks, {len(PLANNED[small])} seeds)\n"
+        f"and {large} parameters (large marks, {len(PLANNED[large])} seed)",
         fontsize=8,
         loc="left",
     )
@@ -144,6 +154,47 @@ def _draw_rows(axes: Any, study: Study) -> None:
         "accuracy on 10,000 test images [%]; bars: standard error over seeds,\n"
         f"which leaves out that of the test images, {error:.2f} points at 93 %"
     )
+
+
+def _draw_scenes(axes: Any, study: Study, task: str) -> None:
+    """The same rows in scenes: nets with random and frozen weights, and the answer without content, as lines."""
+    labels, metric = study.ranked, METRICS[task]
+    scores = {
+        (network.label, network.size, frozen): net
+        for (network, frozen), net in study.scenes.items()
+        if network.task == task
+    }
+    for (label, size, frozen), net in scores.items():
+        score, spread = 100 * net.score, net.spread
+        if frozen:
+            axes.axvline(score, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+            axes.annotate(
+                f"{label} with random,\nfrozen weights", (score, len(labels) - 0.5), (2, 2), textcoords="offset points",
+                fontsize=5.5, color=INK, va="bottom",
+            )  # fmt: skip
+            continue
+        height = labels.index(label) + (-0.2 if size == "large" else 0.2) * ((label, "small", False) in scores)
+        look = _look(label)
+        if spread is not None:
+            error = 100 * spread / net.seeds**0.5
+            axes.plot([score - error, score + error], [height, height], color=look["color"], linewidth=1.2)
+        mark = _size(label, dict(zip(("small", "large"), SIZES, strict=True))[size])
+        axes.plot([score], [height], **look, linestyle="none", markersize=mark)
+        text = f"{score:.1f}" + f" ({net.seeds} of {len(SEEDS)})" * (net.seeds < len(SEEDS))
+        axes.annotate(text, (score, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
+    for network in NETWORKS:
+        if network.task == task and (network.label, network.size, False) not in scores and network.size == "large":
+            axes.text(0.03, labels.index(network.label), "not yet", transform=axes.get_yaxis_transform(), va="center",
+                      fontsize=6, color=FAINT)  # fmt: skip
+    drawn = [100 * net.score for net in scores.values()] or [0, 100]
+    spare = 0.1 * (max(drawn) - min(drawn) or 1)
+    axes.set_xlim(min(drawn) - spare, max(drawn) + 5 * spare)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    for row in range(1, len(labels)):
+        axes.axhline(row - 0.5, color="0.93", linewidth=0.8, zorder=0)
+    axes.grid(True, axis="x", color="0.9", linewidth=0.6)
+    axes.set_title(f"{SCENES[task]}\n(large and small nets)", fontsize=8, loc="left")
+    axes.set_xlabel(f"{metric.title} [%]")
 
 
 Named = list[tuple[str, float, float]]
@@ -183,7 +234,7 @@ def _draw_costs(
     axes.set_ylabel("accuracy [%]")
     named = [(label, x, y) for label, size, x, y in points if cost == "macs" and size == list(SIZES)[-1]]
     named += [(figure.name, getattr(figure, cost), figure.accuracy) for figure in shown]
-    axes.set_title("filled: ours, five epochs; hollow: published, most of 200 epochs or more", fontsize=7.5, loc="left")
+    axes.set_title("filled: ours, five epochs; hollow: published, most of 200 and more", fontsize=7.5, loc="left")
     return named, [(x, y) for _, _, x, y in points]
 
 

@@ -22,9 +22,13 @@ SIZES = {"0.1 M": (100_000, 1), "0.3 M": (300_000, 2)}
 RATES = (0.03, 0.1, 0.3)
 """Learning rates that are tried, times the factor of the net's row (0.2 for highway networks and LeNet)."""
 SEEDS = (0, 1, 2)
+PLANNED = {"0.1 M": SEEDS, "0.3 M": SEEDS[:1]}
+"""Seeds of the plan, by size. Two cores are enough for them; a GPU can take all of `SEEDS` at both sizes."""
 FITTED: Mapping[str, Mapping[str, Any]] = {"VGG": {"output_stride": 16}}
 """What a net needs for images of 28 px: five poolings would leave nothing, so the last one of VGG keeps the size."""
 RECIPE = RECIPES["fashion"].recipe
+LONG, LONG_EPOCHS = "resnet20_cifar", 20
+"""A net that is also trained for longer than the comparison, to stand beside published figures of its size."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,34 @@ def search_runs() -> dict[str, tuple[Choice, Run]]:
 
 
 def image_runs(
-    chosen: Mapping[Choice, float], seeds: Iterable[int] = SEEDS, sizes: Collection[str] = tuple(SIZES)
+    chosen: Mapping[Choice, float],
+    seeds: Iterable[int] = SEEDS,
+    sizes: Collection[str] = tuple(SIZES),
+    *,
+    planned: bool = False,
 ) -> dict[str, tuple[Choice, Run]]:
-    """Return the runs of the comparison, by key; all nets with the first seed come first."""
+    """Return the runs of the comparison, by key; all nets with the first seed come first.
+
+    Args:
+        chosen: Learning rates; what has none is left out.
+        seeds: Seeds of the runs.
+        sizes: Keys of `SIZES`.
+        planned: Leave out the seeds of a size that are not planned.
+    """
     return {
         run.key: (choice, run)
         for seed in seeds
         for size in reversed(SIZES)
-        if size in sizes
+        if size in sizes and (seed in PLANNED[size] or not planned)
         for topology in STUDY
         if (choice := Choice(topology.label, size)) in chosen
         for run in _plan(topology, size, "fashion", chosen[choice], seed)
     }
+
+
+def long_runs() -> dict[str, Run]:
+    """Return the run with a recipe of the usual length, by key: ResNet-20 as in its paper."""
+    return {run.key: run for run in plan([LONG], "fashion", RECIPE.changed(epochs=LONG_EPOCHS), SEEDS[:1])}
 
 
 def scene_runs(seeds: Iterable[int] = SEEDS) -> dict[str, tuple[DenseNetwork, Run]]:

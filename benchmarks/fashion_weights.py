@@ -165,6 +165,7 @@ def _pack(line: Line, path: Path, folder: Path) -> dict[str, Any]:
         "file": file.name,
         "overrides": line["overrides"],
         "params": line["counts"]["params"],
+        "macs": line["counts"]["macs"],
         "dataset": images["name"],
         "label_names": images["classes"],
         "digest": f"sha256:{hashlib.sha256(content).hexdigest()}",

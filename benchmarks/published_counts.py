@@ -38,7 +38,9 @@ def wanted() -> list[tuple[str, str, int]]:
         return bool(row.entry) and not row.macs_printed and row.input_size is not None and row.dataset in CLASSES
 
     rows = {(row.entry, row.dataset, row.input_size or 0) for row in results() if lacks(row)}
-    return sorted(rows | {(entry.name, images, size) for entry, _, _, images, size in tagged()})
+    return sorted(
+        rows | {(entry.name, images, size) for entry, _, weights, images, size in tagged() if not weights.macs}
+    )
 
 
 def multiply_adds(entry: str, dataset: str, size: int) -> int:

@@ -151,6 +151,19 @@ def test_weights_of_the_zoo_have_a_list_for_each_publisher() -> None:
         assert 8 in zoo.model_entry(base).spec.output_strides
 
 
+def test_weights_that_come_with_the_package_are_listed_as_they_are_and_not_as_their_presets() -> None:
+    [ranking] = choose(Wish(dataset="fashion", sources=["weights"], max_params=310_000), front=False)
+    rows = {row.net: row for row in ranking.rows}
+    row = rows["lenet5_cifar.fashion"]
+    weights = zoo.model_entry("lenet5_cifar").weights["fashion"]
+    assert (row.params, row.macs, row.size) == (weights.params, weights.macs, 28)
+    assert row.params != zoo.model_entry("lenet5_cifar").params
+    assert row.create == 'zoo.create_model("lenet5_cifar.fashion")'
+    assert rows.keys() == {
+        f"{name}.fashion" for name in zoo.list_models() if "fashion" in zoo.model_entry(name).weights
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

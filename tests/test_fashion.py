@@ -1,8 +1,10 @@
 """Fashion-MNIST: found, checked and read; the comparison of topologies on it asks for the nets that it names."""
 
+import csv
 import gzip
 import hashlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,10 +161,11 @@ def test_published_files_belong_together() -> None:
     """Lines, tables, picture, page and README are of one state: run `python benchmarks/fashion.py --stages table`."""
     study, out = page.read_study(comparison.OUT), comparison.OUT
     assert (out / "study.md").read_text("ascii") == f"{page.summary(study)}\n"
-    assert (out / "study.csv").read_text("ascii") == page.image_csv(study)
-    assert (out / "pairs.csv").read_text("ascii") == page.pairs_csv(study)
+    tables = page.tables(study)
+    for name, table in tables.items():
+        assert (out / name).read_text("ascii") == table, name
     shown = (out / "study.png").read_bytes()
-    source = page.digest_of(page.image_csv(study)).encode()
+    source = page.digest_of("".join(tables.values())).encode()
     assert source in shown, "the picture shows another state"
     assert source in (out / "study.svg").read_bytes()
     for path, content in page.pages(study, shown).items():
@@ -205,21 +208,23 @@ def lines_of(choices: dict[tuple[str, str], list[float]], tmp_path: Path) -> Pat
 
 
 def test_an_incomplete_study_says_so_everywhere(tmp_path: Path) -> None:
-    scores = {("ResNet", "0.3 M"): [0.93], ("plain", "0.3 M"): [0.91], ("VGG", "0.1 M"): [0.90, 0.91, 0.92]}
+    scores = {("ResNet", "0.3 M"): [0.93], ("VGG", "0.1 M"): [0.90, 0.91, 0.92], ("wide", "0.1 M"): [0.92]}
+    scores[("plain", "0.3 M")] = [0.91, 0.91]  # one more than is planned
     study = page.read_study(lines_of(scores, tmp_path))
-    assert study.state == "Not complete: 5 of 96 runs on images and 0 of 66 runs on scenes are in."
+    assert study.state == "Not complete: 6 of 64 runs on images and 0 of 66 runs on scenes are in."
     assert study.ranked[:2] == ["ResNet", "plain"]
     table = {line.split("|")[1].strip(): line for line in page.image_table(study).splitlines()[2:]}
     assert len(table) == 16
-    assert "91.00 +- 0.58 (3 of 3 seeds)" in table["VGG"]
-    assert "93.00 (1 of 3 seeds)" in table["ResNet"]
+    assert "91.00 +- 0.58 (3 seeds)" in table["VGG"]
+    assert "93.00 (1 seed)" in table["ResNet"]
+    assert "92.00 (1 of 3 seeds)" in table["wide"]
     assert table["LeNet"].count("not yet") == 2
     assert study.state in page.summary(study)
     assert study.state in page.image_csv(study)
     assert "No run on scenes is in." in page.summary(study)
     assert page.correlation_table(study).count("not yet") == 6
     shown = page.draw(study, "svg", "0123").decode()
-    assert f"{picture.DATASET}: NOT COMPLETE, 5 of 96 runs are in" in shown
+    assert f"{picture.DATASET}: NOT COMPLETE, 6 of 130 runs are in" in shown
     assert "<dc:source>0123</dc:source>" in shown
 
 
@@ -244,7 +249,63 @@ def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
     assert study.verdict("ResNet", "0.3 M") == "2 / 0 of 2"
     assert study.verdict("plain", "0.3 M") == "0 / 1 of 2"  # nothing tells it and VGG apart
     assert study.verdict("ResNet", "0.1 M") == "-"
-    assert "By their answers to the same test images 2 of 2 others differ from" in page.says(study)
+    assert "ResNet leads with 91.50 %, by more than chance ahead of 2 of 2 others on the same" in page.says(study)
+
+
+def with_scenes(folder: Path, labels: Collection[str]) -> Path:
+    """Add lines of scenes: topologies in alphabetical order, regions the other way round, one seed missing."""
+    lines = []
+    for key, (network, run) in comparison.scene_runs().items():
+        if network.label in labels and (network.size, run.seed) != ("small", 2):
+            place = sorted(labels).index(network.label) * (1 if network.task == "segment" else -1)
+            score = 0.1 if run.frozen else 0.5 + place / 100 + run.seed / 1000
+            own = {"task": run.task, "head": run.head, "frozen": run.frozen, "overrides": dict(run.overrides)}
+            own |= {"test_miou": score, "trivial_miou": 0.07} if run.task == "segment" else {"test_map": score}
+            line = line_of(run.name, run.seed, key=key, recipe=run.recipe.to_dict(), dataset__name="fashion_scenes")
+            lines.append({k: v for k, v in (line | own).items() if k not in ("test_accuracy", "epochs")})
+    write(folder / "scenes.jsonl", lines)
+    return folder
+
+
+def test_pixels_and_regions_are_told_beside_images(tmp_path: Path) -> None:
+    labels = sorted({network.label for network in comparison.NETWORKS})
+    images = {(label, "0.3 M"): [0.9 + place / 100] for place, label in enumerate(labels)}
+    study = page.read_study(with_scenes(lines_of(images, tmp_path), labels))
+    assert study.done["scenes"] == 66 - 4
+    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.scene_table(study).splitlines()[2:]}
+    assert [cell.strip() for cell in table["fabric, large"]] == ["55.10 +- 0.06 (3 seeds)", "45.10 +- 0.06 (3 seeds)"]
+    assert table["fabric, small"][0].strip() == "55.05 +- 0.05 (2 of 3 seeds)"
+    assert table["ResNet, large, random and frozen"][0].strip() == "10.00 +- 0.00 (3 seeds)"
+    assert [cell.strip() for cell in table["all background"]] == ["7.00", "-"]
+    found = [line.split("|")[1:-1] for line in page.correlation_table(study).splitlines()[2:]]
+    rho = {(cells[0].strip(), cells[1].strip()): cells[3].strip() for cells in found}
+    assert rho["images, 0.3 M", "scenes, mIoU"] == "1.00"
+    assert rho["images, 0.3 M", "scenes, mAP"] == rho["scenes, mIoU", "scenes, mAP"] == "-1.00"
+    assert "pre-activation leads by pixels (mIoU 57.1 %) and DenseNet by regions (mAP 50.1 %)" in page.says(study)
+    rows = list(csv.DictReader(page.scene_csv(study).splitlines()))
+    assert len(rows) == 2 * (8 + 2 + 1)
+    assert {row["seeds"] for row in rows if row["size"] == "small"} == {"2"}
+    shown = page.draw(study, "svg", "0123").decode()
+    assert "regions of scenes" in shown
+    assert shown.count(" (2 of 3)") == 4  # the smaller fish and fabric, twice
+
+
+def test_one_missing_topology_is_no_order_of_scenes(tmp_path: Path) -> None:
+    labels = sorted({network.label for network in comparison.NETWORKS} - {"VGG"})
+    images = {(label, "0.3 M"): [0.9] for label in labels}
+    assert "In scenes" not in page.says(page.read_study(with_scenes(lines_of(images, tmp_path), labels)))
+
+
+def test_the_longer_training_stands_beside_published_nets_of_its_size(tmp_path: Path) -> None:
+    [(key, run)] = comparison.long_runs().items()
+    assert run.recipe.epochs >= 20
+    line = line_of(run.name, key=key, test_accuracy=0.9444, recipe=run.recipe.to_dict(), dataset__name="fashion")
+    write(lines_of({}, tmp_path) / "long.jsonl", [line])
+    rows = [row.split("|")[1:-1] for row in page.long_table(page.read_study(tmp_path)).splitlines()[2:]]
+    names = [row[0].strip() for row in rows]
+    assert names.index("ResNet-20") < names.index("resnet20_cifar, 20 epochs")
+    assert [row[3].strip() for row in rows if "20 epochs" in row[0]] == ["94.44"]
+    assert not any("WRN" in name for name in names)
 
 
 def test_correlations_are_those_of_common_topologies(tmp_path: Path) -> None:

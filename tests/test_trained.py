@@ -12,6 +12,7 @@ from result_lines import stored
 
 import zoo
 from zoo.analysis.nets import trained_on
+from zoo.complexity import count
 from zoo.datasets import fashion
 from zoo.evaluation import Errors, evaluate, open_dataset
 from zoo.keeping import folder_name
@@ -46,6 +47,7 @@ def test_every_net_is_whole_and_has_a_card(name: str) -> None:
     net = zoo.create_model(name, pretrained=True).eval()
     assert sum(p.numel() for p in net.parameters()) == row["params"]
     assert abs(row["params"] / 300_000 - 1) <= 0.05
+    assert count(net, row["input_size"]).macs == row["macs"]
     assert net(torch.zeros(1, *row["input_size"])).shape == (1, 10)
     card = (FOLDER / f"{name}.md").read_text("utf-8")
     assert f"accuracy **{100 - row['top1_error']:.2f} %**" in card

@@ -45,7 +45,7 @@ TIMM_NOTE = (
     "jft, ...) learned from more than ImageNet-1k. Copied from timm's repository in November 2026."
 )
 WEIGHTS_NOTE = "errors that the publisher gives with its weights; recipes differ. Multiply-adds are the zoo's count."
-TAGGED = {"in1k": IMAGENET, "c10": "CIFAR-10", "c100": "CIFAR-100", "svhn": "SVHN"}
+TAGGED = {"in1k": IMAGENET, "c10": "CIFAR-10", "c100": "CIFAR-100", "svhn": "SVHN", "fashion": "Fashion-MNIST"}
 """Test images of published weights, by the end of their tags."""
 
 
@@ -289,14 +289,14 @@ def _tags(dataset: str) -> Source:
         row = Candidate(
             net=name,
             accuracy=100 - weights.top1_error,
-            params=entry.params,
-            macs=published.counted_macs().get((entry.name, tested, size)),
+            params=weights.params or entry.params,
+            macs=weights.macs or published.counted_macs().get((entry.name, tested, size)),
             size=size,
             family=entry.family,
             licence=weights.licence,
             strides=_strides(entry.name),
             source=weights.error_source,
-            create=f'zoo.create_model("{entry.name}")',
+            create=f'zoo.create_model("{name if weights.overrides else entry.name}")',
             load=f'zoo.create_model("{name}", pretrained=True)',
         )
         publishers.setdefault(weights.error_source, []).append(row)

@@ -150,7 +150,7 @@ def _cells(row: Any) -> dict[str, str]:
         return "-" if value is None else format(value / unit, form)
 
     return {
-        "net": printable(row.net),
+        "net": printable(_cut(row.net, 80)),
         "accuracy": f"{row.accuracy:.2f}",
         "params [M]": number(row.params, ".2f", 1e6),
         "MACs [G]": number(row.macs, ".3g", 1e9),

@@ -37,6 +37,7 @@ class Weights:
         overrides: Arguments of the net that the weights belong to, where it is not the preset. Creating the tag's net
             sets them.
         params: Parameters of that net; 0 for the preset.
+        macs: Multiply-adds of that net for one image of its input size; 0 for the preset.
         dataset: Image set of `zoo bench` that the net was trained on; empty if it is none.
         label_names: Names of the classes, in the order of the net's outputs; empty if unknown.
         url: Address of a checkpoint, or of a zip that holds one.
@@ -60,6 +61,7 @@ class Weights:
     file: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     params: int = 0
+    macs: int = 0
     dataset: str = ""
     label_names: tuple[str, ...] = ()
     url: str = ""
