@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fashion_page import LARGE, publish, read_study
+from fashion_page import publish
 from fashion_plan import OUT, SEEDS, SIZES, chosen_rates, image_runs, long_runs, scene_runs, search_runs
+from fashion_study import LARGE, read_study
 from fashion_weights import register, write_answers
 
 from zoo.bench.engines import InProcess, Processes

@@ -23,7 +23,7 @@ from zoo.results.plot_labels import leader_end, place_labels
 from zoo.results.topologies import MARKS, TOPOLOGIES, looks
 
 if TYPE_CHECKING:
-    from fashion_page import Study
+    from fashion_study import Study
 
 DATASET = "Fashion-MNIST"
 SHORT = {

@@ -30,7 +30,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import fashion_page as page  # noqa: E402 - scripts, which are no part of the package
 import fashion_picture as picture  # noqa: E402
 import fashion_plan as comparison  # noqa: E402
+import fashion_tables as tables  # noqa: E402
 from fashion_nets import CLOSE, HEADS, TARGETS, DenseNetwork  # noqa: E402
+from fashion_study import read_study  # noqa: E402
+from fashion_weights import TRUTH  # noqa: E402
 
 INSTALLED = fashion.DEBIAN.is_dir()
 needs_files = pytest.mark.skipif(not INSTALLED, reason="needs Debian's package dataset-fashion-mnist")
@@ -159,13 +162,13 @@ def test_every_topology_is_trained_with_the_rate_that_suits_it(tmp_path: Path) -
 
 def test_published_files_belong_together() -> None:
     """Lines, tables, picture, page and README are of one state: run `python benchmarks/fashion.py --stages table`."""
-    study, out = page.read_study(comparison.OUT), comparison.OUT
+    study, out = read_study(comparison.OUT), comparison.OUT
     assert (out / "study.md").read_text("ascii") == f"{page.summary(study)}\n"
-    tables = page.tables(study)
-    for name, table in tables.items():
+    written = tables.tables(study)
+    for name, table in written.items():
         assert (out / name).read_text("ascii") == table, name
     shown = (out / "study.png").read_bytes()
-    source = page.digest_of("".join(tables.values())).encode()
+    source = picture.digest_of("".join(written.values())).encode()
     assert source in shown, "the picture shows another state"
     assert source in (out / "study.svg").read_bytes()
     for path, content in page.pages(study, shown).items():
@@ -175,11 +178,11 @@ def test_published_files_belong_together() -> None:
 
 
 def test_no_answer_is_of_another_run() -> None:
-    study = page.read_study(comparison.OUT)
-    truth = study.answers[page.TRUTH]
+    study = read_study(comparison.OUT)
+    truth = study.answers[TRUTH]
     lines = {line["key"]: line for point in study.points.values() for line in point.result.runs}
     assert len(truth) == 10_000
-    assert set(study.answers) - {page.TRUTH} <= set(lines)
+    assert set(study.answers) - {TRUTH} <= set(lines)
     for key, line in lines.items():
         if own := study.answers.get(key):
             right = sum(a == b for a, b in zip(own, truth, strict=True))
@@ -210,19 +213,19 @@ def lines_of(choices: dict[tuple[str, str], list[float]], tmp_path: Path) -> Pat
 def test_an_incomplete_study_says_so_everywhere(tmp_path: Path) -> None:
     scores = {("ResNet", "0.3 M"): [0.93], ("VGG", "0.1 M"): [0.90, 0.91, 0.92], ("wide", "0.1 M"): [0.92]}
     scores[("plain", "0.3 M")] = [0.91, 0.91]  # one more than is planned
-    study = page.read_study(lines_of(scores, tmp_path))
+    study = read_study(lines_of(scores, tmp_path))
     assert study.state == "Not complete: 6 of 64 runs on images and 0 of 66 runs on scenes are in."
     assert study.ranked[:2] == ["ResNet", "plain"]
-    table = {line.split("|")[1].strip(): line for line in page.image_table(study).splitlines()[2:]}
+    table = {line.split("|")[1].strip(): line for line in tables.image_table(study).splitlines()[2:]}
     assert len(table) == 16
     assert "91.00 +- 0.58 (3 seeds)" in table["VGG"]
     assert "93.00 (1 seed)" in table["ResNet"]
     assert "92.00 (1 of 3 seeds)" in table["wide"]
     assert table["LeNet"].count("not yet") == 2
     assert study.state in page.summary(study)
-    assert study.state in page.image_csv(study)
+    assert study.state in tables.image_csv(study)
     assert "No run on scenes is in." in page.summary(study)
-    assert page.correlation_table(study).count("not yet") == 6
+    assert tables.correlation_table(study).count("not yet") == 6
     shown = page.draw(study, "svg", "0123").decode()
     assert f"{picture.DATASET}: NOT COMPLETE, 6 of 130 runs are in" in shown
     assert "<dc:source>0123</dc:source>" in shown
@@ -240,7 +243,7 @@ def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
     rows |= {keys["VGG"]: "1" * 31 + "2" * 9}
     text = "".join(f"{key},{answers}\n" for key, answers in {"key": "answers", **rows}.items())
     (out / "answers.csv").write_text(text, "ascii")
-    study = page.read_study(out)
+    study = read_study(out)
     found = {pair.labels: pair for pair in study.pairs}
     assert set(found) == {("plain", "ResNet"), ("plain", "VGG"), ("ResNet", "VGG")}
     first = found["plain", "ResNet"]
@@ -270,19 +273,19 @@ def with_scenes(folder: Path, labels: Collection[str]) -> Path:
 def test_pixels_and_regions_are_told_beside_images(tmp_path: Path) -> None:
     labels = sorted({network.label for network in comparison.NETWORKS})
     images = {(label, "0.3 M"): [0.9 + place / 100] for place, label in enumerate(labels)}
-    study = page.read_study(with_scenes(lines_of(images, tmp_path), labels))
+    study = read_study(with_scenes(lines_of(images, tmp_path), labels))
     assert study.done["scenes"] == 66 - 4
-    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.scene_table(study).splitlines()[2:]}
+    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in tables.scene_table(study).splitlines()[2:]}
     assert [cell.strip() for cell in table["fabric, large"]] == ["55.10 +- 0.06 (3 seeds)", "45.10 +- 0.06 (3 seeds)"]
     assert table["fabric, small"][0].strip() == "55.05 +- 0.05 (2 of 3 seeds)"
     assert table["ResNet, large, random and frozen"][0].strip() == "10.00 +- 0.00 (3 seeds)"
     assert [cell.strip() for cell in table["all background"]] == ["7.00", "-"]
-    found = [line.split("|")[1:-1] for line in page.correlation_table(study).splitlines()[2:]]
+    found = [line.split("|")[1:-1] for line in tables.correlation_table(study).splitlines()[2:]]
     rho = {(cells[0].strip(), cells[1].strip()): cells[3].strip() for cells in found}
     assert rho["images, 0.3 M", "scenes, mIoU"] == "1.00"
     assert rho["images, 0.3 M", "scenes, mAP"] == rho["scenes, mIoU", "scenes, mAP"] == "-1.00"
     assert "pre-activation leads by pixels (mIoU 57.1 %) and DenseNet by regions (mAP 50.1 %)" in page.says(study)
-    rows = list(csv.DictReader(page.scene_csv(study).splitlines()))
+    rows = list(csv.DictReader(tables.scene_csv(study).splitlines()))
     assert len(rows) == 2 * (8 + 2 + 1)
     assert {row["seeds"] for row in rows if row["size"] == "small"} == {"2"}
     shown = page.draw(study, "svg", "0123").decode()
@@ -293,7 +296,7 @@ def test_pixels_and_regions_are_told_beside_images(tmp_path: Path) -> None:
 def test_one_missing_topology_is_no_order_of_scenes(tmp_path: Path) -> None:
     labels = sorted({network.label for network in comparison.NETWORKS} - {"VGG"})
     images = {(label, "0.3 M"): [0.9] for label in labels}
-    assert "In scenes" not in page.says(page.read_study(with_scenes(lines_of(images, tmp_path), labels)))
+    assert "In scenes" not in page.says(read_study(with_scenes(lines_of(images, tmp_path), labels)))
 
 
 def test_the_longer_training_stands_beside_published_nets_of_its_size(tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_the_longer_training_stands_beside_published_nets_of_its_size(tmp_path: 
     assert run.recipe.epochs >= 20
     line = line_of(run.name, key=key, test_accuracy=0.9444, recipe=run.recipe.to_dict(), dataset__name="fashion")
     write(lines_of({}, tmp_path) / "long.jsonl", [line])
-    rows = [row.split("|")[1:-1] for row in page.long_table(page.read_study(tmp_path)).splitlines()[2:]]
+    rows = [row.split("|")[1:-1] for row in tables.long_table(read_study(tmp_path)).splitlines()[2:]]
     names = [row[0].strip() for row in rows]
     assert names.index("ResNet-20") < names.index("resnet20_cifar, 20 epochs")
     assert [row[3].strip() for row in rows if "20 epochs" in row[0]] == ["94.44"]
@@ -311,8 +314,8 @@ def test_the_longer_training_stands_beside_published_nets_of_its_size(tmp_path: 
 def test_correlations_are_those_of_common_topologies(tmp_path: Path) -> None:
     labels = ("plain", "ResNet", "VGG", "LeNet")
     scores = {(label, size): [0.8 + i / 100] for size in comparison.SIZES for i, label in enumerate(labels)}
-    study = page.read_study(lines_of(scores | {("FishNet", "0.1 M"): [0.5]}, tmp_path))
-    first = page.correlation_table(study).splitlines()[2]
+    study = read_study(lines_of(scores | {("FishNet", "0.1 M"): [0.5]}, tmp_path))
+    first = tables.correlation_table(study).splitlines()[2]
     assert [cell.strip() for cell in first.split("|")[1:-1]] == ["images, 0.1 M", "images, 0.3 M", "4", "1.00", "0.083"]
 
 
