@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import pickle
 import re
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -137,6 +138,15 @@ SAVED: dict[str, Callable[[State], Any]] = {
     "an encoder": lambda s: {"model": under("encoder.", s)},
     "transformers": lambda s: under("timm_model.", s),
     "mmpretrain": mmpretrain,
+    "mmengine, averaged: it exchanges the two": lambda s: {
+        "meta": {"mmengine_version": "0.10"},
+        "state_dict": under("backbone.", s),
+        "message_hub": {"resumed_keys": {"lr": True}},
+        "ema_state_dict": {"steps": torch.tensor(7), **under("module.backbone.", other(s))},
+    },
+    "a part in DataParallel": lambda s: {
+        "state_dict": {re.sub(r"^(stage\d\.)", r"\1module.", k): v for k, v in s.items()}
+    },
     "a backbone and a head": beside_a_head,
     "a dict of parts": lambda s: {"models": {"backbone": s, "projector": {"weight": torch.ones(2, 2)}}},
     "fastai": lambda s: {"model": s, "opt": {"state": [{}], "hypers": [{"lr": 0.1}]}},
@@ -306,6 +316,46 @@ def test_why_not(form: str, tmp_path: Path) -> None:
         zoo.load_weights(zoo.create_model(NAME), tmp_path / "net.pth")
 
 
+def of_numbers(state: State, folder: Path) -> Path:
+    """As detectron2 and Paddle write them."""
+    content = {"model": {k: v.numpy() for k, v in state.items()}, "matching_heuristics": True}
+    (folder / "net.pkl").write_bytes(pickle.dumps(content))
+    return folder / "net.pkl"
+
+
+def written(content: bytes) -> Callable[[State, Path], Path]:
+    def write(state: State, folder: Path) -> Path:
+        (folder / "net.pth").write_bytes(content)
+        return folder / "net.pth"
+
+    return write
+
+
+def distributed(state: State, folder: Path) -> Path:
+    (folder / "net").mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        torch.save(state, folder / "net" / name)
+    return folder / "net"
+
+
+NOT_WRITTEN: dict[str, tuple[Callable[[State, Path], Path], str]] = {
+    "a pickle of arrays": (of_numbers, r"does not begin as one: torch\.save did not write it\)$"),
+    "a small pickle": (written(pickle.dumps({})), r"does not begin as one: torch\.save did not write it\)$"),
+    "a pointer": (written(b"version v1\noid sha256:0\n"), r"no checkpoint: .* git lfs pull$"),
+    "a page": (written(b"<!DOCTYPE html>\n<html>"), r"no checkpoint: it is a page of the web"),
+    "packed": (written(b"\x1f\x8b\x08\x00"), r"no checkpoint: it is packed by gzip; unpack it first$"),
+    "Keras": (written(b"\x89HDF\r\n\x1a\n"), r"no checkpoint: it is a file of HDF5"),
+    "torch.distributed": (distributed, r"net: it is a folder of torch\.distributed\.checkpoint; .*dcp_to_torch_save$"),
+}
+
+
+@pytest.mark.parametrize("form", NOT_WRITTEN)
+def test_what_is_taken_for_a_checkpoint(form: str, tmp_path: Path) -> None:
+    write, reason = NOT_WRITTEN[form]
+    with pytest.raises(ValueError, match=reason):
+        zoo.load_weights(zoo.create_model(NAME), write(good(), tmp_path))
+
+
 def test_a_torchscript_archive_says_so(tmp_path: Path) -> None:
     torch.jit.script(zoo.create_model(NAME)).save(tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"net\.pt: it is a TorchScript archive, which is code; save its state_dict"):
@@ -326,7 +376,42 @@ def test_the_line_says_what_was_taken_and_left(tmp_path: Path) -> None:
     )
 
 
-def test_a_prefix_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def moco(state: State, head: str = "fc") -> dict[str, Any]:
+    """Two encoders, and a projection in the place of their classifiers."""
+    theirs = {k: v for k, v in timm_names(state).items() if not k.startswith("fc.")}
+    theirs |= {f"{head}.0.weight": torch.ones(96, 96), f"{head}.2.weight": torch.ones(8, 96)}
+    return {"state_dict": {**under("module.encoder_q.", theirs), **under("module.encoder_k.", other(theirs))}}
+
+
+def test_another_head_in_the_place_of_the_classifier(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The trunk is loaded; the line says that the classifier is new, and the log warns."""
+    torch.save(moco(good()), tmp_path / "net.pth")
+    net = zoo.create_model(NAME)
+    before = net.classifier.fc.weight.clone()
+    loaded = zoo.load_weights(net, tmp_path / "net.pth")
+    assert str(loaded) == (
+        "120 tensors, layout timm, from state_dict.module.encoder_q.*; "
+        "stays new: classifier.fc (the file has another head); "
+        "left out: 122 tensors under state_dict.module.encoder_k, "
+        "2 tensors (state_dict.module.encoder_q.fc.0.weight, ...); "
+        "the first of several was taken, choose by prefix; fits, too: state_dict.module.encoder_k.*"
+    )
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert torch.equal(net.state_dict()["stem.conv1.weight"], good()["stem.conv1.weight"])
+    assert torch.equal(net.classifier.fc.weight, before)
+    loaded = zoo.load_weights(zoo.create_model(NAME, num_classes=0), tmp_path / "net.pth")
+    assert not loaded.new
+    torch.save(good() | {"classifier.fc.0.weight": torch.ones(8, 96)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"1 tensor unknown \(classifier\.fc\.0\.weight\)"):
+        zoo.load_weights(net, tmp_path / "net.pth")
+    torch.save(moco(good(), "neck"), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"2 tensors unknown \(state_dict\.module\.encoder_q\.neck\.0\.weight, "):
+        zoo.load_weights(net, tmp_path / "net.pth")
+
+
+def test_a_prefix_may_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     state = good()
     path = tmp_path / "net.pth"
     torch.save({**under("student.", other(state)), **under("teacher.", state)}, path)
@@ -334,7 +419,11 @@ def test_a_prefix_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[st
     loaded = zoo.load_weights(net, path)
     assert (loaded.prefix, loaded.also) == ("student.", ("teacher.",))
     assert not net.state_dict()["stem.conv1.weight"].any(), "the first in the file"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "the first of several was taken, choose by prefix; fits, too: teacher.*" in record.getMessage()
     loaded = zoo.load_weights(net, path, prefix="teacher")
+    assert not loaded.guessed
     assert loaded.prefix == "teacher."
     assert torch.equal(net.state_dict()["stem.conv1.weight"], state["stem.conv1.weight"])
     assert main(["verify", NAME, str(path), "--prefix", "teacher."]) == 0

@@ -87,6 +87,7 @@ class Loaded:
         adapted: Changes that were made to fit, in words.
         left_out: Content of the file without a place in the net, in words.
         also: Other prefixes under which the net fits as well.
+        guessed: True if nothing but the order in the file speaks for the prefix, so another may be meant.
     """
 
     layout: str
@@ -99,6 +100,7 @@ class Loaded:
     adapted: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    guessed: bool = False
 
     def __str__(self) -> str:
         parts = [f"{number(self.tensors, 'tensor')}, layout {self.layout}"]
@@ -108,7 +110,10 @@ class Loaded:
             ("stays new", self.new),
             ("adapted", self.adapted),
             ("left out", self.left_out),
-            ("fits, too", tuple(f"{short(prefix)}*" for prefix in self.also)),
+            (
+                "the first of several was taken, choose by prefix; fits, too" if self.guessed else "fits, too",
+                tuple(f"{short(prefix)}*" for prefix in self.also),
+            ),
         ):
             if words:
                 parts.append(f"{title}: {', '.join(words)}")
@@ -147,7 +152,7 @@ def fit(
         ValueError: If a tensor is missing, unknown, of a wrong shape or kind, or not finite in the net's type; the
             message names the first few and says how many there are.
     """
-    found, also = _best(stored, target, channels, strict, prefix)
+    found, also, guessed = _best(stored, target, channels, strict, prefix)
     problems = [
         *problem("missing", found.missing),
         *problem("unknown", found.unknown),
@@ -177,7 +182,9 @@ def fit(
             tensors[key] = torch.zeros(want.shape, dtype=want.dtype)
         elif key not in tensors and found.layout is not None and key in found.layout.constants:
             tensors[key] = torch.full(want.shape, found.layout.constants[key], dtype=want.dtype)
-    return {key: tensors[key] for key in target.tensors if key in tensors}, replace(found.loaded(), also=also)
+    return {key: tensors[key] for key in target.tensors if key in tensors}, replace(
+        found.loaded(), also=also, guessed=guessed
+    )
 
 
 def _refusal(source: str, target: Target, found: "_Reading", problems: Sequence[str]) -> str:
@@ -193,6 +200,7 @@ class _Reading:
     name: str
     layout: Layout | None
     prefix: str
+    averaged: bool
     taken: dict[str, Stored] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -202,6 +210,7 @@ class _Reading:
     adapted: list[str] = field(default_factory=list)
     counters: list[str] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     outside: Counter[str] = field(default_factory=Counter)
     classes: int = 0
 
@@ -209,7 +218,7 @@ class _Reading:
     def rank(self) -> tuple[int, int, bool]:
         """Rank of the fit, lowest is best: problems, parts that stay new, and False for a moving average, else True."""
         problems = len(self.unknown) + len(self.doubled) + len(self.wrong) + len(self.missing)
-        return problems, len(self.new), not _averaged(self.prefix)
+        return problems, len(self.new), not self.averaged
 
     def look_outside(self, stored: Mapping[str, Stored]) -> None:
         """Count the tensors under other prefixes, by the first part in which the prefixes differ."""
@@ -243,14 +252,17 @@ class _Reading:
         )
 
 
-def _averaged(prefix: str) -> bool:
-    return bool(re.search(r"(^|[._])(ema|swa)([._]|$)|averag", prefix.lower()))
+def _averaged(prefix: str, stored: Collection[str]) -> bool:
+    """Return True if the names under a prefix are those of a moving average."""
+    named = bool(re.search(r"(^|[._])(ema|swa)([._]|$)|averag", prefix.lower()))
+    # mmengine exchanges the two when it saves, so that the plain name has the average; only it counts in "steps".
+    return named != ("ema_state_dict.steps" in stored)
 
 
 def _best(
     stored: Mapping[str, Stored], target: Target, channels: int, strict: bool, prefix: str | None
-) -> tuple[_Reading, tuple[str, ...]]:
-    """Return the reading that fits the net best, and the prefixes under which it would fit as well."""
+) -> tuple[_Reading, tuple[str, ...], bool]:
+    """Return the reading that fits best, the prefixes under which others fit as well, and whether one ranks equal."""
     tried = dict.fromkeys(islice(_candidates(stored, target, channels), TRIED))
     if prefix is not None:
         tried = dict.fromkeys((name, prefix) for name in (NATIVE, *target.layouts))
@@ -259,8 +271,8 @@ def _best(
     readings = [_reading(stored, target, name, start, channels, strict) for name, start in tried]
     best = min(readings, key=lambda reading: reading.rank)
     best.look_outside(stored)
-    also = {r.prefix: None for r in readings if r.rank[:2] == best.rank[:2] and r.prefix != best.prefix}
-    return best, tuple(also)[:3]
+    others = [r for r in readings if r.rank[:2] == best.rank[:2] and r.prefix != best.prefix]
+    return best, tuple(dict.fromkeys(r.prefix for r in others))[:3], any(r.rank == best.rank for r in others)
 
 
 def _candidates(stored: Mapping[str, Stored], target: Target, channels: int) -> Iterator[tuple[str, str]]:
@@ -273,8 +285,14 @@ def _candidates(stored: Mapping[str, Stored], target: Target, channels: int) -> 
         starts = [0, *(i + 1 for i, c in enumerate(key) if c == ".")][:PARTS]
         for name, layout in ((NATIVE, None), *target.layouts.items()):
             for start in starts:
-                if (key[start:] if layout is None else layout.rename(key[start:])) == anchor:
+                if _ours(key[start:], layout) == anchor:
                     yield name, key[:start]
+
+
+def _ours(name: str, layout: Layout | None) -> str | None:
+    """Return our name for a name of a layout, also if a part of the net was in DataParallel: ``features.module.0``."""
+    name = name.replace(".module.", ".")
+    return name if layout is None else layout.rename(name)
 
 
 def _common(names: Collection[str]) -> str:
@@ -289,7 +307,7 @@ def _reading(
 ) -> _Reading:
     """Read a checkpoint in one layout with one prefix, by names, shapes and types only."""
     layout = target.layouts.get(name)
-    reading = _Reading(name, layout, prefix)
+    reading = _Reading(name, layout, prefix, _averaged(prefix, stored.keys()))
     own = target.tensors
     names = [key for key in stored if key.startswith(prefix)]
     most = 4 * len(own) + 1000  # more would take its time, and no net of ours can be among them
@@ -299,7 +317,7 @@ def _reading(
         if layout is not None and layout.drops(foreign):
             reading.spare.append(key)
             continue
-        new = foreign if layout is None else layout.rename(foreign)
+        new = _ours(foreign, layout)
         if new is not None and new in reading.taken:
             reading.doubled.append(new)
         elif new is not None and new in own:
@@ -310,6 +328,8 @@ def _reading(
             reading.spare.append(key)
             if new == f"{CLASSIFIER}.weight" and value.shape:
                 reading.classes = value.shape[0]
+        elif new is not None and new.startswith(f"{CLASSIFIER}."):
+            reading.heads.append(key)
         else:
             reading.unknown.append(key)
     _add_classifier(reading, stored, target)
@@ -361,6 +381,8 @@ def _check(reading: _Reading, target: Target, channels: int, strict: bool) -> No
             wrong[key] = f"{size(value.shape)} and not {size(want.shape)}"
     if f"{CLASSIFIER}.weight" in taken and taken[f"{CLASSIFIER}.weight"].shape:
         reading.classes = taken[f"{CLASSIFIER}.weight"].shape[0]
+    # Layers in the classifier's place, such as a projection, are another head, if there is no classifier beside them.
+    (reading.unknown if strict or f"{CLASSIFIER}.weight" in taken else reading.spare).extend(reading.heads)
     if not strict and not reading.unknown and not reading.doubled:
         _excuse_classifier(reading, target, wrong)
     reading.wrong += [f"{key} is {reason}" for key, reason in wrong.items()]
@@ -373,7 +395,8 @@ def _excuse_classifier(reading: _Reading, target: Target, wrong: dict[str, str])
     wide = {key for key in own if key.startswith(f"{WIDE}.")}
     missing = set(reading.missing)
     if not wrong and missing and missing in (parts, parts | wide):
-        reading.new += [f"{part} (the file has none)" for part in (CLASSIFIER, WIDE)[: 1 + (missing != parts)]]
+        held = "another head" if reading.heads else "none"
+        reading.new += [f"{part} (the file has {held})" for part in (CLASSIFIER, WIDE)[: 1 + (missing != parts)]]
         reading.missing.clear()
     elif wrong and wrong.keys() <= parts <= taken.keys() and not missing:
         weight, bias = f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"

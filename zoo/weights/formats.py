@@ -47,6 +47,14 @@ _SAFE = {
 }
 
 
+FOREIGN = {
+    b"version ": "it is a pointer of git-lfs, not the file; fetch the file by git lfs pull",
+    b"<": "it is a page of the web, not the file; look at what it says, and fetch the file again",
+    b"\x1f\x8b": "it is packed by gzip; unpack it first",
+    b"\x89HDF": "it is a file of HDF5, as Keras writes it",
+}
+"""What files hold that are taken for checkpoints, by their first bytes."""
+
 BIG_ENDIAN = "it was written on a big-endian machine; load and save it on one that is not"
 
 
@@ -139,6 +147,9 @@ def read_file(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]
         raise Refused("it is empty")
     if head[:2] == b"PK":
         return _saved(file, limit, files)
+    for start, what in FOREIGN.items():
+        if head.startswith(start):
+            raise Refused(f"it is no checkpoint: {what}")
     if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= length - 8:
         return _safe(file, length)
     return _saved_before(file, length, limit)
@@ -212,9 +223,12 @@ def _saved(file: BinaryIO, limit: int, files: ExitStack) -> dict[str, Stored]:
 def _saved_before(file: BinaryIO, length: int, limit: int) -> dict[str, Stored]:
     """Return the tensors of a stream of pickles, as ``torch.save`` wrote it before PyTorch 1.6."""
     start = io.BytesIO(file.read(BYTES))
-    magic, version, system = (parse(start, 100) for _ in range(3))
-    if magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict):
-        raise Refused("it is no checkpoint, or a damaged one (it does not begin as one)")
+    other = "it is no checkpoint, or a damaged one (it does not begin as one: torch.save did not write it)"
+    if parse(start, 100, excess=other) != 0x1950A86A20F9469CFC6C:
+        raise Refused(other)
+    version, system = (parse(start, 100, excess=other) for _ in range(2))
+    if version != 1001 or not isinstance(system, dict):
+        raise Refused(other)
     if system.get("little_endian") is not True:
         raise Refused(BIG_ENDIAN)
     storages: dict[str, Storage] = {}

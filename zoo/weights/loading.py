@@ -53,7 +53,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str 
 
     The file decides, not the net's description. If the file has a classifier of another size, or none, the net keeps
     its own. Kernels for three channels are adapted to the channels of the net. The result lists which tensors were
-    taken, which parts stay new and what was left out. A warning is logged if a part stays new.
+    taken, which parts stay new and what was left out. A warning is logged if a part stays new, or if the net fits under
+    several prefixes and nothing but their order in the file decides.
 
     Args:
         model: A net of the zoo; also in DataParallel, compiled, averaged, or cut to features by ``features_only=True``.
@@ -73,7 +74,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, prefix: str 
     with opened(path, limit=plausible(target)) as stored:
         tensors, loaded = fit(stored, target, source=str(path), prefix=_dotted(prefix))
     _write(net, target, tensors)
-    if loaded.new:
+    if loaded.new or loaded.guessed:
         log.warning("%s: %s", for_terminal(path), loaded)
     return loaded
 
@@ -133,7 +134,8 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
     _write(net, target, tensors)
     # A new classifier on a published trunk is what was asked for; on a file of one's own it may be a surprise.
     quiet = registered and target.classes != cfg.num_classes
-    log.log(logging.WARNING if loaded.new and not quiet else logging.INFO, "%s: %s", for_terminal(source), loaded)
+    doubtful = loaded.guessed or (loaded.new and not quiet)
+    log.log(logging.WARNING if doubtful else logging.INFO, "%s: %s", for_terminal(source), loaded)
     return loaded
 
 

@@ -150,13 +150,14 @@ def _listed(name: str) -> bool:
     return name in _WORDS or bool(_STORAGE.match(name) or _NOTED.match(name) or _PARTS.match(name))
 
 
-def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] | None = None) -> Any:
+def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] | None = None, excess: str = "") -> Any:
     """Read one pickle as data, from the position of the file to the end mark.
 
     Args:
         file: File in memory; afterwards it is positioned after the pickle.
         steps: Largest number of operations.
         storages: Collects the storages that the pickle names, by key.
+        excess: What more operations mean, in words.
 
     Returns:
         Dicts, lists, tuples, text, numbers, `View` and `Note`.
@@ -168,7 +169,7 @@ def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] 
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(file)):
             if step >= steps:
-                raise Refused(f"its pickle has more than {steps:,} operations")
+                raise Refused(excess or f"its pickle has more than {steps:,} operations")
             if operation.name == "STOP":
                 return machine.stack.pop()
             if operation.name not in _OPERATIONS:

@@ -115,6 +115,11 @@ def find_in_folder(folder: str | os.PathLike[str]) -> Path:
     indices = [p for p in held if p.suffix == ".json"]
     if len(held) == 1 or len(indices) == 1:
         return (indices or held)[0]
+    if (folder / ".metadata").is_file():
+        raise Refused(
+            "it is a folder of torch.distributed.checkpoint; make a file of it by "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        )
     names = ", ".join(short(p.name) for p in held[:3]) + (", ..." if len(held) > 3 else "")
     raise Refused(
         f"it is a folder with {len(held)} checkpoints ({names}); name one"
