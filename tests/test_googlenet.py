@@ -188,9 +188,13 @@ def with_auxiliary(name: str, **kwargs: Any) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", AUXILIARY)
 def test_three_logits_in_training_and_one_in_evaluation(name: str) -> None:
     net, x = with_auxiliary(name)
+    seen: list[int] = []
+    for tap in net.feature_info:
+        net.get_submodule(tap["module"]).register_forward_hook(lambda *args: seen.append(args[-1].shape[1]))
     outputs = net(x)
     assert isinstance(outputs, tuple)
     assert [tuple(logits.shape) for logits in outputs] == [(2, 10)] * 3
+    assert seen == [tap["num_chs"] for tap in net.feature_info], "taps are called in training, too"
     sum(logits.square().sum() for logits in outputs).backward()
     assert all(p.grad is not None for p in net.parameters())
     outputs = net.eval()(x)

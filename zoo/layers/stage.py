@@ -132,11 +132,14 @@ class Stage(nn.Sequential):
         super().__init__(*units)
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the units in order: (N, C, H, W) -> (N, C', H', W')."""
+    def forward(self, x: Tensor, inner: list[Tensor] | None = None) -> Tensor:
+        """Run the units in order: (N, C, H, W) -> (N, C', H', W'); append the map of each to ``inner``, if given."""
         for unit in self:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = run_checkpointed(unit, x)
             else:
                 x = unit(x)
+            if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript drops a branch on this condition alone
+                if isinstance(inner, list):  # in a traced stage it stands for None
+                    inner.append(x)
         return x

@@ -65,7 +65,6 @@ from zoo.layers import (
     concatenate,
     local_norm,
     max_pool_halving,
-    run_checkpointed,
     sequence,
 )
 from zoo.layouts.googlenet import LAYOUTS
@@ -321,10 +320,8 @@ class GoogLeNet(Backbone):
     def forward_auxiliary(self, x: Tensor) -> AuxiliaryOutputs:
         """Compute logits of the classifier and of those after 4a and after 4d, from images (N, in_chans, H, W)."""
         x, _ = self.forward_trunk(check_images(x, self.smallest[-1]), [], self.last_tap - 2)
-        inner, stage = [], cast(Stage, self.stage4)
-        for unit in stage:
-            x = run_checkpointed(unit, x) if stage.grad_checkpointing else unit(x)
-            inner.append(x)
+        inner: list[Tensor] = []
+        x = cast(Stage, self.stage4)(x, inner)
         logits = self.forward_head(self.final(cast(Stage, self.stage5)(x)))
         # The first of the stage is its pooling.
         return AuxiliaryOutputs(logits, self.aux_a(inner[1]), self.aux_b(inner[-2]))
