@@ -334,7 +334,7 @@ def written(content: bytes) -> Callable[[State, Path], Path]:
 def distributed(state: State, folder: Path) -> Path:
     (folder / "net").mkdir()
     for name in (".metadata", "__0_0.distcp"):
-        torch.save(state, folder / "net" / name)
+        (folder / "net" / name).write_bytes(b"PK\3\4")
     return folder / "net"
 
 

@@ -53,7 +53,7 @@ FOREIGN = {
     b"\x1f\x8b": "it is packed by gzip; unpack it first",
     b"\x89HDF": "it is a file of HDF5, as Keras writes it",
 }
-"""What files hold that are taken for checkpoints, by their first bytes."""
+"""Reasons why other files are no checkpoints, by the first bytes of such files."""
 
 BIG_ENDIAN = "it was written on a big-endian machine; load and save it on one that is not"
 
