@@ -157,7 +157,7 @@ def parse(file: BinaryIO, steps: int = STEPS, *, storages: dict[str, "Storage"] 
         file: File in memory; afterwards it is positioned after the pickle.
         steps: Largest number of operations.
         storages: Collects the storages that the pickle names, by key.
-        excess: What more operations mean, in words.
+        excess: Reason for the error if there are more operations.
 
     Returns:
         Dicts, lists, tuples, text, numbers, `View` and `Note`.
