@@ -597,6 +597,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_killed_processes_have_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """What is a day old, for a younger one may be in the making; and of this file alone."""
+    path = tmp_path / "weights.pth"
+    old = [tmp_path / name for name in (".weights.pth.0123abcd", ".weights.pth.0123abcg", ".other.pth.0123abcd")]
+    young = tmp_path / ".weights.pth.ffffffff"
+    for remains in (*old, young):
+        remains.write_bytes(b"half")
+    for remains in old:
+        os.utime(remains, (1, 1))
+    files.write_atomically(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *old[1:], young])
+
+
 def test_what_is_written_is_not_private(tmp_path: Path) -> None:
     """A temporary file is readable by its owner alone; the one that takes its place is for everybody."""
     path = tmp_path / "file"

@@ -281,6 +281,8 @@ def test_an_interrupted_bench_says_how_to_go_on(
     [
         (["bench", "resnet20_cifar", "--epochs", "1", "--out", "{}"], "out"),
         (["bench", "--task", "segment", "--pictures", "--out", "pictured"], "pictures"),
+        (["bench", "resnet20_cifar", "--epochs", "1", "--out", "kept"], "keep"),
+        (["bench", "resnet20_cifar", "--epochs", "1", "--out", "begun"], "out"),
         (["plot", ".", "--out", "{}"], "out"),
         (["report", ".", "-o", "{}.html"], "out"),
         (["speed", "resnet_test", "--out", "{}"], "out"),
@@ -299,8 +301,9 @@ def test_what_cannot_be_written_is_found_first(
     for module, name in ((runner, "_facts"), (speed, "_facts"), (loading, "check_weights"), (store, "read")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it began"))
     write_results(tmp_path / "results.jsonl")
-    (tmp_path / "pictured").mkdir()
-    (tmp_path / "pictured" / "pictures").write_text("")
+    for path in ("pictured/pictures", "kept/weights", "begun/running"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text("")
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     assert main([word.format("file/below") for word in arguments]) == 2

@@ -117,6 +117,7 @@ MAY_IMPORT = {
         "zoo.datasets",
         "zoo.environment",
         "zoo.escape",
+        "zoo.evaluation",
         "zoo.recipes",
         "zoo.extras",
         "zoo.fusing",

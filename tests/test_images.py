@@ -17,8 +17,9 @@ from PIL import Image
 from result_lines import stored
 from torch import Tensor
 
-from zoo.bench import tasks
+from zoo.bench import Request, tasks
 from zoo.bench.one_run import Job, Placement, attempt
+from zoo.bench.request import prepare
 from zoo.bench.sweep import plan
 from zoo.bench.tasks import default_recipe, key_fingerprint, load
 from zoo.datasets import fingerprint
@@ -32,6 +33,7 @@ from zoo_cli import main
 from zoo_cli.common import parse_value
 
 PLAIN = Recipe(epochs=1, batch_size=4, lr=0.1)
+SHORT = {"epochs": 1, "batch_size": 4, "ema": 0.0}
 
 
 def picture(number: int, width: int, height: int) -> Image.Image:
@@ -285,6 +287,20 @@ def test_a_run_is_not_trained_on_other_images_than_were_asked_for(tmp_path: Path
     assert run.fingerprint == load("classify", "folder/set", where).fingerprint
     [line] = attempt(Job(run=replace(run, fingerprint="other"), placement=Placement(location=where)))
     assert "the images of folder/set have changed since this run was planned" in line["error"]
+
+
+def test_a_folder_is_opened_anew_for_every_request(tmp_path: Path) -> None:
+    """In one process, such as a notebook, in which pictures were added meanwhile."""
+    folder = write_folder(tmp_path / "set", [(20, 16)])
+    request = Request(
+        models=["lenet_test"], dataset="folder", data_dir=folder, out=tmp_path / "out", workers=0, changes=SHORT
+    )
+    first = prepare(request)
+    picture(999, 20, 16).save(folder / "train/class0/more.png")
+    second = prepare(request)
+    assert (first.images.train_size, second.images.train_size) == (12, 13)
+    assert first.runs[0].key != second.runs[0].key
+    assert prepare(request, anew=False).images is second.images
 
 
 def test_sets_refuse_recipes_for_others(tmp_path: Path) -> None:

@@ -181,6 +181,20 @@ def test_a_copy_in_the_other_half_is_found_before_training(tmp_path: Path, capsy
     assert not (tmp_path / "out/results.jsonl").exists()
 
 
+@pytest.mark.parametrize("kind", ["copy", "symlink", "hard link"])
+def test_a_picture_that_is_twice_in_one_half_is_told(tmp_path: Path, kind: str) -> None:
+    root = tree(tmp_path / "set", classes="ab", images=2)
+    picture, memory = root / "train/a/1.png", tmp_path / "pictures.json"
+    again = root / "train/b/again.png"
+    act: dict[str, Callable[[Path], Any]] = {"symlink": again.symlink_to, "hard link": again.hardlink_to}
+    act.get(kind, lambda path: shutil.copy(path, again))(picture)
+    shutil.copy(root / "validation/a/0.png", root / "validation/a/2.png")
+    told = f"one picture is twice in one half: {picture} and {again} have the same content, and so are 1 more; each"
+    for _ in range(2):  # the second time from memory
+        with pytest.warns(UserWarning, match=re.escape(told)):
+            assert opened(root, check=True, memory=memory).train_size == 5
+
+
 def test_classes_that_differ_are_named(tmp_path: Path) -> None:
     root = tree(tmp_path, images=1)
     put(root / "train/only here/0.png")
@@ -333,6 +347,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut JPEG": (lambda path: path.write_bytes(jpeg(1)[:9000]), "cannot be read: "),
     "cut PNG": (lambda path: path.write_bytes(_cut_png(path)), "cannot be read: "),
     "spoiled PNG": (lambda path: path.write_bytes(_spoiled(path)), "cannot be read: "),
+    "PNG of other pixels": (lambda path: path.write_bytes(_other_pixels(path)), "is damaged: its pixels do not fit"),
     "bomb": (lambda path: path.write_bytes(png_of(60_000, 60_000)), "cannot be read: Image size (3600000000 pixels)"),
     "large": (lambda path: path.write_bytes(png_of(10_000, 10_000)), "has 10000 x 10000 pixels, more than 89,478,485"),
     "strip": (lambda path: noise(1, (2000, 1)).save(path), "has 2000 x 1 pixels: one side is over 100 times the other"),
@@ -350,6 +365,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 def _cut_png(path: Path) -> bytes:
     noise(1).save(path)
     return path.read_bytes()[:2000]
+
+
+def _other_pixels(path: Path) -> bytes:
+    """A file whose pixels can be unpacked and are not those of its checksum. Pillow does not look at it."""
+    noise(1).save(path)
+    content = bytearray(path.read_bytes())
+    content[-16] ^= 255  # before the last chunk, of 12 bytes
+    return bytes(content)
 
 
 def _spoiled(path: Path) -> bytes:
@@ -511,6 +534,27 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     big = io.BytesIO()
     Image.fromarray(ramp.astype(">u2")).save(big, "TIFF")
     assert np.abs(np.asarray(decode(big.getvalue(), "big"))[..., 0] - want).max() <= 1
+
+
+def tiff_of(values: np.ndarray, black_or_white: int, sample_format: int) -> bytes:
+    """A grey TIFF of one strip."""
+    (height, width), data = values.shape, values.tobytes()
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: black_or_white, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_zero_is_white_where_a_picture_says_so() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    wide = ramp.astype("<u2") * 257
+    for white, want in ((1, ramp), (0, 255 - ramp)):
+        for values in (ramp, wide):
+            shown = np.asarray(decode(tiff_of(values, white, 1), "grey.tif"))
+            assert (shown == want[..., None]).all(), (white, values.dtype)
+    for signed, kind in ((ramp.astype(np.int8), "signed"), (wide.astype("<i2"), "32-bit")):
+        with pytest.raises(PictureError, match=rf"^grey\.tif: has {kind} pixels, of which nobody tells what white is"):
+            decode(tiff_of(signed, 1, 2), "grey.tif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -739,6 +783,67 @@ def test_broken_pictures_of_a_library_are_told_by_their_number(tmp_path: Path, m
         images = open_set(f"hfds/{root}", replace(where, skip_broken=True))
     assert (images.train_size, images.test_size, images.classes) == (5, 6, ("a", "b", "c"))
     assert sorted(images.train.labels.tolist()) == [0, 0, 1, 2, 2]
+
+
+class Shelf:
+    """A half of a hub's set, as timm's reader gives it."""
+
+    def __init__(self, *seeds: int) -> None:
+        self.pictures = [(noise(seed), i % 2) for i, seed in enumerate(seeds)]
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        return self.pictures[position]
+
+    def iter_targets(self) -> list[int]:
+        return [label for _, label in self.pictures]
+
+
+def test_halves_of_others_are_taken_as_published_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture in both halves is an error in an own set of the library, and a warning in a published one."""
+    halves = {"train": Shelf(1, 2, 3, 4), "validation": Shelf(5, 6, 3)}
+    monkeypatch.setattr(library, "_open_hub", lambda name, folder, split, download: halves[split])
+    where = DataLocation(folder=tmp_path, workers=0, check=True)
+    told = "one picture is in both halves: picture 2 of hfds/{0}, train and picture 2 of hfds/{0}, validation have the"
+    assert refusal(lambda: open_set(f"hfds/{tmp_path}", where)).startswith(told.format(tmp_path))
+    with pytest.warns(UserWarning, match=told.format("owner/name") + " same content; they are used as they were"):
+        images = open_set("hfds/owner/name", where)
+    assert (images.train_size, images.test_size) == (4, 3)
+
+
+def test_every_file_of_an_own_set_is_part_of_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than the 64 that a published set is known by, and of two sizes, so that it is read from disk."""
+    monkeypatch.setattr(library, "_open_hub", lambda name, folder, split, download: halves[split])
+    halves = {"train": Shelf(*range(70)), "validation": Shelf(70, 71)}
+    for half in halves.values():
+        half.pictures[0] = (noise("wide", (44, 30)), 0)
+
+        def as_file(position: int, half: Shelf = half) -> tuple[io.BytesIO, int]:
+            buffer = io.BytesIO()
+            half.pictures[position][0].save(buffer, "PNG")
+            return io.BytesIO(buffer.getvalue()), half.pictures[position][1]
+
+        monkeypatch.setattr(half, "item", as_file, raising=False)
+    monkeypatch.setattr(Shelf, "__getitem__", lambda shelf, position: shelf.item(position))
+    where = DataLocation(folder=tmp_path, workers=0)
+    found = set()
+    for place in range(3):
+        halves["train"].pictures[31 + place] = (noise(("other", place)), (31 + place) % 2)
+        found.add(open_set(f"hfds/{tmp_path}", where).fingerprint)
+    assert len(found) == 3
+
+
+def test_a_faulty_validation_half_is_not_replaced_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        library, "_open_hub", lambda name, folder, split, download: SimpleNamespace(iter_targets=lambda: labels[split])
+    )
+    labels: dict[str, list[Any]] = {"train": ["a", "b"], "validation": ["a", None], "test": ["a", "b"]}
+    assert "picture 1 has no label" in refusal(lambda: open_set("hfds/x", DataLocation(folder=tmp_path)))
+    for wrong in (-1, 0.5, None, float("nan"), float("inf"), 10**12):
+        labels["validation"] = [0, 1, wrong]
+        message = refusal(lambda: open_set("hfds/x", DataLocation(folder=tmp_path)))
+        assert f"picture 2 has the label {wrong}, and a class is a text or a whole number from 0" in message
 
 
 def test_validate_says_that_classes_do_not_fit(

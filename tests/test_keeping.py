@@ -124,6 +124,28 @@ def test_the_second_test_gives_the_accuracy_of_the_line(out: Path, capsys: pytes
     assert f"in the result line {100 * line['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--data-dir", "mine"], "data-dir was given, but tiny is built in"),
+        (["--skip-broken"], "skip-broken was given, but tiny is built in"),
+        (["--split", "train"], "split ('train') was given, but the folder of a trained net tells its own"),
+        (["--class-map", "map.txt"], "class-map ('map.txt') was given"),
+        (["--batch-size", "3"], "batch-size (3) was given"),
+        (["--num-classes", "7"], "num-classes (7) was given"),
+        (["--in-chans", "1", "--dataset", "fashion"], "in-chans (1) was given"),
+    ],
+)
+def test_no_option_of_the_second_test_is_left_without_effect(
+    out: Path, options: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the accuracy on digits would be taken for that on the images that were named."""
+    assert main(["validate", str(only(out)), *options]) == 2
+    told = capsys.readouterr()
+    assert named in told.err
+    assert told.out == ""
+
+
 @pytest.mark.parametrize("where", ["in memory", "from disk"])
 def test_a_net_of_a_folder_is_tested_again(tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = tree(tmp_path / "flowers"), tmp_path / "out"

@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -344,6 +345,19 @@ def test_numbers_must_fit_the_type_of_the_net(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"1 tensor not finite \(stem\.norm1\.bias in float32\)"):
             write()
     assert same(held(net), before)
+
+
+def test_counters_must_fit_their_type(tmp_path: Path) -> None:
+    """An average of checkpoints counts batches in parts; 1e30 batches would become a negative number."""
+    state = zoo.create_model(NAME).state_dict()
+    counter = next(key for key in state if key.endswith("num_batches_tracked"))
+    state[counter] = torch.tensor(12.5, dtype=torch.float64)
+    torch.save(state, tmp_path / "mean.pth")
+    zoo.load_weights(zoo.create_model(NAME), tmp_path / "mean.pth")
+    state[counter] = torch.tensor(1e30)
+    torch.save(state, tmp_path / "huge.pth")
+    with pytest.raises(ValueError, match=rf"1 tensor not finite \({re.escape(counter)} in int64\)"):
+        zoo.load_weights(zoo.create_model(NAME), tmp_path / "huge.pth")
 
 
 ODD: dict[str, tuple[Callable[[], Tensor], str]] = {

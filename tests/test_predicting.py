@@ -110,7 +110,8 @@ def test_a_bad_picture_is_a_line_and_not_the_end(
 def test_lines_go_to_a_file_and_hold_the_same(weights: Path, pictures: Path, tmp_path: Path) -> None:
     command = ["predict", str(pictures), "--weights", str(weights), "--format", "jsonl", "--out"]
     assert main([*command, str(tmp_path / "new/a.jsonl")]) == 0
-    assert main([*command, str(tmp_path / "b.jsonl"), "--fuse"]) == 0
+    for _ in range(2):  # its own lines are replaced
+        assert main([*command, str(tmp_path / "b.jsonl"), "--fuse"]) == 0
     lines, fused = (
         [json.loads(t) for t in (tmp_path / n).read_text().splitlines()] for n in ("new/a.jsonl", "b.jsonl")
     )
@@ -137,6 +138,8 @@ def test_names_of_classes_without_a_list() -> None:
         ({"--batch-size": "-1"}, "batch-size must be at least 1, got -1"),
         ({"--device": "gpuu"}, "device 'gpuu' is none of torch's"),
         ({"--out": "."}, "out . is a folder: name a file in it"),
+        ({"--out": "a.png"}, "out 'a.png' holds other things than predictions, and would be lost"),
+        ({"--out": "results.jsonl"}, "out 'results.jsonl' holds other things than predictions"),
         ({"picture": "empty"}, "empty holds no picture that is read"),
     ],
     ids=str,
@@ -151,12 +154,16 @@ def test_a_wrong_request_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    there = {"a.png": b"\x89PNG", "results.jsonl": b'{"key":"0092bdc2aacc"}\n'}
+    for name, content in there.items():
+        (tmp_path / name).write_bytes(content)
     options: dict[str, Any] = {"--weights": str(weights)} | change
     picture = options.pop("picture", "a.png")
     assert main(["predict", picture, *(word for pair in options.items() for word in pair)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+    assert {name: (tmp_path / name).read_bytes() for name in there} == there
 
 
 def test_models_of_other_tasks_name_no_pictures(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_convert_writes_our_names_and_verify_agrees(tmp_path: Path, capsys: pyte
         assert list(file.keys()) == sorted(net.state_dict())
     assert (note["model"], note["layout"], note["source"]) == ("fishnet_test", "released", "fish.tar")
     assert zoo.load_weights(net, out).layout == "native"
+    assert main(["convert", str(out), str(out), "--model", "fishnet_test"]) == 2
+    assert f"out ({str(out)!r}) is the file to read, and would be lost" in capsys.readouterr().err
     found = run_json(capsys, "verify", "fishnet_test", str(out))
     assert (found["layout"], found["classes"], found["channels"]) == ("native", 10, 3)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fish.safetensors", "fish.tar"], "no parts are left"

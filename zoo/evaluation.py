@@ -114,7 +114,7 @@ def evaluate(
 
     Raises:
         PictureError: If a picture cannot be read, unless ``skip_broken``; the message names it.
-        ValueError: If there are no images, or a label has no class in the net.
+        ValueError: If there are no images, a label has no class in the net, or the net's scores are not finite.
     """
     model = model.to(device).eval()
     items = Prepared(dataset, transform(prepared or preprocessing(model)))
@@ -131,7 +131,7 @@ def evaluate(
             if x is None or label is None:
                 continue
             logits = model(x.to(device)).cpu()
-            logits = pooled(logits)
+            logits = finite(pooled(logits))
             if label.max() >= logits.shape[1] or label.min() < 0:
                 raise ValueError(
                     f"label {int(label.max())} has no class: the net has {logits.shape[1]}; is it the right data set, "
@@ -159,6 +159,17 @@ def evaluate(
 def pooled(logits: Tensor) -> Tensor:
     """Return scores (N, classes), also of a net that scores every position (N, classes, H, W)."""
     return logits.mean(dim=(2, 3)) if logits.ndim > 2 else logits
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Return scores unchanged.
+
+    Raises:
+        ValueError: If one is not finite: no answer can be read from it.
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("the net's scores are not finite (nan or inf): its weights are spoiled, or have diverged")
+    return scores
 
 
 def transform(prepared: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:

@@ -1,13 +1,18 @@
 """Write files completely or not at all, and check that they can be written."""
 
 import os
+import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+ABANDONED = 24 * 3600
+"""Seconds without a change after which an unfinished file belongs to no process."""
 
 
 def check_writable(name: str, path: Path, *, folder: bool = False) -> None:
@@ -39,18 +44,22 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], *, sweep: bool = True) -> Generator[BinaryIO]:
     """Open a file for writing that replaces another when it is closed, and is removed if an error is raised.
 
     Its permissions are those that `open` would give: those of the old file, or the umask's for a new one.
 
     Args:
         path: The file to replace; its folder must exist. A link is followed.
+        sweep: Remove what killed processes have left of this file. It lists the folder, which takes long where each of
+            many files does it.
 
     Raises:
         OSError: If it cannot be written.
     """
     target = Path(os.path.realpath(path))
+    if sweep:
+        _remove_remains(target)
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
@@ -63,6 +72,15 @@ def replacing(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _remove_remains(target: Path) -> None:
+    """Remove unfinished files of this name that nobody has written to for long: their processes were killed."""
+    name = re.compile(re.escape(f".{target.name[:50]}.") + "[0-9a-f]{8}")
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            if name.fullmatch(path.name) and path.lstat().st_mtime < time.time() - ABANDONED:
+                path.unlink()
 
 
 def write_in_folder(path: Path, content: bytes) -> None:

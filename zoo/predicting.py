@@ -17,7 +17,7 @@ from zoo import registry
 from zoo.datasets.decode import PictureError, decode, read_file
 from zoo.datasets.folders import pictures_below
 from zoo.escape import for_terminal
-from zoo.evaluation import pooled, preprocessing, transform
+from zoo.evaluation import finite, pooled, preprocessing, transform
 from zoo.fusing import fuse as fused
 from zoo.keeping import CONFIG, kept_line
 from zoo.results.line import task_of
@@ -100,7 +100,7 @@ class Classifier:
 
     def _best(self, images: Tensor, top: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
         with torch.inference_mode():
-            shares = pooled(self.model(images.to(self.device))).float().softmax(1).cpu()
+            shares = finite(pooled(self.model(images.to(self.device)))).float().softmax(1).cpu()
         best = shares.topk(min(top, shares.shape[1]))
         return [
             (tuple(self.classes[i] for i in indices), tuple(values))

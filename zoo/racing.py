@@ -345,7 +345,7 @@ def race(
         names = candidates(size, limits, latencies)
     asked = replace(asked, models=names, lineup="")
     latencies.store()
-    prepared = prepare(asked)
+    prepared = prepare(asked, anew=False)
     epochs, costs = _plan(prepared, budget)
     names = list(costs)
     total = seconds(list(costs.values()), epochs, asked.jobs or 1)
@@ -357,13 +357,14 @@ def race(
     for nets, length in shape:
         last = nets == 1
         changes = {**asked.changes, "epochs": length}
-        part = prepare(replace(asked, models=names, changes=changes, keep=asked.keep if last else "none"))
+        own = replace(asked, models=names, changes=changes, keep=asked.keep if last else "none")
+        part = prepare(own, anew=False)
         run_bench(part, listener)
-        own = _round(part, length, -(-nets // KEPT))
-        rounds.append(own)
+        ended = _round(part, length, -(-nets // KEPT))
+        rounds.append(ended)
         if not last:
-            tell(f"after {_number(length, 'epoch')} of {_number(nets, 'net')} stay: {', '.join(own.kept)}")
-        names = list(own.kept)
+            tell(f"after {_number(length, 'epoch')} of {_number(nets, 'net')} stay: {', '.join(ended.kept)}")
+        names = list(ended.kept)
     [run] = part.runs
     [line] = [line for line in read_if_there(part.path).trainings if line["key"] == run.key]
     taken = {} if limits.latency is None else latencies.of(costs)

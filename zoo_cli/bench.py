@@ -367,11 +367,11 @@ def show(path: Path, out: Path, sort: str, formats: Sequence[str], run: Any = No
     if comparison is None:
         return
     nets = sort_nets(comparison.nets, sort)
-    files = [path, *(write_table(nets, out / f"table.{kind}") for kind in formats)]
-    files += plot_all(nets, out, comparison.dataset)
     for text in comparison.remarks:
         tell(f"warning: {text}")
-    print(f"\n{format_table(nets)}\n\n{footnote(nets)}\n")
+    print(f"\n{format_table(nets)}\n\n{footnote(nets)}\n")  # before a file that cannot be written
+    files = [path, *(write_table(nets, out / f"table.{kind}") for kind in formats)]
+    files += plot_all(nets, out, comparison.dataset)
     for file in files:
         print(printable(str(file)))
 

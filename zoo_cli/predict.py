@@ -18,6 +18,8 @@ from zoo_cli.common import Parser, tell
 
 OWNERS = {"masks": ("segment",), "min_score": ("detect",), "fuse": ("classify",)}
 """Options with the tasks that they are for."""
+STARTS = (b"picture,", b'{"picture":')
+"""Beginnings of the files that this verb writes, in its formats."""
 
 
 def add_predict(parser: Parser) -> None:
@@ -91,6 +93,7 @@ def run_predict(args: argparse.Namespace) -> int:
         raise ValueError(f"min-score must lie in [0, 1], got {args.min_score:g}")
     if args.out is not None:
         check_writable("out", args.out)
+        _check_replaceable(args.out)
         args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.masks is not None:
         check_writable("masks", args.masks, folder=True)
@@ -107,6 +110,15 @@ def run_predict(args: argparse.Namespace) -> int:
     if broken:
         tell(f"{broken} pictures could not be read: their lines say why")
     return 1 if broken else 0
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise ValueError for a file of something else, such as a picture or results, which would be lost."""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(max(map(len, STARTS)))
+        if start and not start.startswith(STARTS):
+            raise ValueError(f"out {str(path)!r} holds other things than predictions, and would be lost: give another")
 
 
 def _named_lines(args: argparse.Namespace, device: str) -> Iterator[tuple[str, bool]]:
@@ -209,7 +221,7 @@ def _write_mask(one: Any, path: Path) -> Path:
 
     image = Image.fromarray(one.mask)
     image.putpalette([int(colour_of(label)[i : i + 2], 16) for label in range(256) for i in (1, 3, 5)])
-    with replacing(path) as file:
+    with replacing(path, sweep=False) as file:
         image.save(file, format="PNG")
     return path
 

@@ -14,6 +14,9 @@ COLUMNS = ("weights", "classes", "top1_error", "top5_error", "of", "at", "size",
 NUMBERS = ("classes", "top1_error", "top5_error", "size")
 MOST = 1 << 20
 """Largest number of classes or channels that may be requested of a checkpoint."""
+OF_NAMES: Mapping[str, Any] = {"num_classes": None, "in_chans": None}
+OF_IMAGES: Mapping[str, Any] = {"split": "validation", "class_map": "", "batch_size": 64}
+"""Options of `zoo validate`, with their defaults, for weights by name or file, and for images by name."""
 
 
 def add_weights(parser: Parser) -> None:
@@ -98,6 +101,8 @@ def run_convert(args: argparse.Namespace) -> int:
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out ({str(args.out)!r}) must end in .safetensors")
     check_writable("out", args.out)
+    if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
+        raise ValueError(f"out ({str(args.out)!r}) is the file to read, and would be lost: give another")
     tensors, loaded = _checked(args.model, args.file, args, strict=True)
     note = {
         "format": "pt",
@@ -196,9 +201,22 @@ def run_validate(args: argparse.Namespace) -> int:
     kept = kept_line(args.name)
     if kept is not None and args.checkpoint is not None:
         raise ValueError(f"checkpoint ({str(args.checkpoint)!r}) and a folder of a trained net were given: choose one")
+    if kept is not None:
+        _check_unused(args, OF_NAMES if args.dataset is not None else {**OF_NAMES, **OF_IMAGES})
     if kept is not None and args.dataset is None:
         return _retest(args, device)
     return _measure(args, device, trained=kept is not None)
+
+
+def _check_unused(args: argparse.Namespace, unused: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that a folder of a trained net would leave without effect."""
+    for name, default in unused.items():
+        if (value := getattr(args, name)) != default:
+            hint = ", or name other images by --dataset" if name in OF_IMAGES else ""
+            raise ValueError(
+                f"{name.replace('_', '-')} ({value!r}) was given, but the folder of a trained net tells its own: leave "
+                f"it out{hint}"
+            )
 
 
 def _retest(args: argparse.Namespace, device: str) -> int:
@@ -233,7 +251,7 @@ def _measure(args: argparse.Namespace, device: str, *, trained: bool) -> int:
     model, published, source = _trained_net(args) if trained else _registered_net(args)
     classes = getattr(model, "num_classes", 0)
     names = getattr(model, "pretrained_cfg", {}).get("label_names")
-    if trained and names and tuple(names) != dataset.classes:
+    if names and args.checkpoint is None and tuple(names) != dataset.classes:
         raise ValueError(
             f"the images have the classes {_listed(dataset.classes)}, and the net was trained on {_listed(names)}: "
             "give its classes in order by --class-map"

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from zoo import detection_backbone, registry
 from zoo.datasets.annotated import IGNORED
+from zoo.evaluation import finite
 
 if TYPE_CHECKING:
     from zoo.bench.distributed import Team
@@ -88,7 +89,7 @@ def segmentation_loss(
 
 def segment(model: nn.Module, images: Tensor) -> Tensor:
     """Return the class of each pixel, (N, H, W) uint8: there are at most `IGNORED` classes."""
-    return model(images).argmax(1).byte().cpu()
+    return finite(model(images)).argmax(1).byte().cpu()
 
 
 def has_classes(masks: Tensor) -> bool:

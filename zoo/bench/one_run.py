@@ -19,7 +19,7 @@ from torch import nn
 from zoo import registry
 from zoo.bench.distributed import Team
 from zoo.bench.resume import Saved
-from zoo.bench.tasks import load, task_row, trivial_score
+from zoo.bench.tasks import forget, load, task_row, trivial_score
 from zoo.bench.train import DivergedError, EpochMetrics, Progress, Trained, predictions, training
 from zoo.datasets.external import BUILT_IN, DataLocation
 from zoo.datasets.image_set import ImageSet
@@ -271,6 +271,7 @@ def retest(folder: str | Path, location: DataLocation = BUILT_IN, device: str = 
     """
     line = kept(folder)
     run, task, team = run_of(line), task_row(task_of(line)), Team(device)
+    forget()
     images = load(run.task, run.dataset, location).for_recipe(run.recipe)
     if images.fingerprint != line["dataset"]["fingerprint"]:
         raise ValueError(

@@ -17,7 +17,7 @@ from zoo.bench.one_run import Placement
 from zoo.bench.prediction_pictures import save_predictions
 from zoo.bench.progress import ALONE, PACKAGES, Tracked, check_log
 from zoo.bench.sweep import SAVED, Listener, Outcome, lineup, plan, sweep
-from zoo.bench.tasks import Task, default_recipe, load, task_row
+from zoo.bench.tasks import Task, default_recipe, forget, load, task_row
 from zoo.datasets.external import DataLocation, set_name
 from zoo.datasets.image_set import ImageSet
 from zoo.datasets.library import FOLDER
@@ -180,6 +180,8 @@ class Request:
 
     def _check_place(self, task: Task) -> None:
         """Raise ValueError if options for sets in a folder were given for a set that needs no folder."""
+        if self.dataset.startswith(f"{FOLDER}/"):
+            raise ValueError(f"dataset {for_terminal(self.dataset)!r} must be {FOLDER}: data-dir names the place")
         if self.dataset and task.opens(self.dataset):
             if self.download and self.dataset == FOLDER:
                 raise ValueError("download is for sets of torchvision and Hugging Face, not for a folder: leave it out")
@@ -267,8 +269,12 @@ class Prepared:
         return ", ".join(parts)
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, *, anew: bool = True) -> Prepared:
     """Check the needs of a request, open its images, and plan its runs. Nothing is trained or written.
+
+    Args:
+        request: The request.
+        anew: Open sets in folders anew, because files may have changed since this process has opened them.
 
     Raises:
         ValueError: If a package, image set, recipe or line-up is missing or does not fit, or the results cannot be
@@ -278,12 +284,20 @@ def prepare(request: Request) -> Prepared:
     check_log(request.log)
     task = task_row(request.task)
     task.require()
+    if anew:
+        forget()
     location = DataLocation(folder=request.data_dir, download=request.download, workers=request.workers)
     dataset = set_name(request.dataset or next(iter(task.datasets)), location)
     out = request.out or Path("results") / (task.name if task.heads else dataset.replace("/", "_"))
     check_writable("out", out, folder=True)
-    if request.pictures:
-        check_writable("pictures", out / "pictures", folder=True)
+    for name, folder, used in (
+        ("pictures", "pictures", request.pictures),
+        ("keep", WEIGHTS, request.keep == "last"),
+        ("log", LOG, request.log == "tensorboard"),
+        ("out", SAVED, True),
+    ):
+        if used:
+            check_writable(name, out / folder, folder=True)
     location = replace(location, check=True, skip_broken=request.skip_broken, memory=out.absolute() / CHECKED)
     changes = dict(request.changes)
     # What accelerate was configured with is the user's word, too.

@@ -29,6 +29,7 @@ from zoo.datasets.image_set import Dataset, ImageSet
 from zoo.datasets.library import FOLDER, unknown
 from zoo.datasets.scenes import FASHION_TEST, FASHION_TRAIN, detection_scenes, segmentation_scenes
 from zoo.escape import for_terminal
+from zoo.evaluation import finite
 from zoo.extras import require
 from zoo.keeping import CONFIG, digest_of
 from zoo.recipes import RECIPES
@@ -169,10 +170,15 @@ def load(task: str, dataset: str, location: DataLocation = BUILT_IN) -> ImageSet
     """Load an image set with the targets of a task, once per process.
 
     Raises:
-        ValueError: If the task or the set does not exist, or the set cannot be read.
+        ValueError: If the task or the set does not exist, the set cannot be read, or it is built in and the location
+            says something of files.
     """
     if task_row(task).opens(dataset):
         return _open(task, dataset, location)
+    located = task_row(task).row(dataset).located
+    for option, given in (("data-dir", location.folder), ("skip-broken", location.skip_broken)):
+        if given and not (located and option == "data-dir"):
+            raise ValueError(f"{option} was given, but {dataset} is built in: leave it out, or name another data set")
     return load_dataset(dataset, location.folder, location.download) if task == CLASSIFY else _load(task, dataset)
 
 
@@ -202,6 +208,12 @@ def key_fingerprint(task: str, dataset: str, location: DataLocation = BUILT_IN) 
     if not row.opens(dataset) and row.row(dataset).keyed_by_name:
         return ""
     return load(task, dataset, location).fingerprint
+
+
+def forget() -> None:
+    """Drop the sets in folders that this process has opened, because their files may change before the next sweep."""
+    _open.cache_clear()
+    trivial_score.cache_clear()
 
 
 @cache
@@ -340,7 +352,7 @@ TASKS = {
             datasets=DATASETS,
             build=_build_classifier,
             loss=_classifier_loss,
-            predict=lambda model, images: model(images).argmax(1).cpu(),
+            predict=lambda model, images: finite(model(images)).argmax(1).cpu(),
             score=_accuracy,
             error=lambda score, _, labels: standard_error(score, len(labels)),
             by_class=_by_class,

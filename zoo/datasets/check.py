@@ -20,7 +20,7 @@ from zoo.datasets.half import Half
 from zoo.files import write_atomically
 from zoo.interrupts import for_parent_alone
 
-VERSION = 1
+VERSION = 2
 """Version of the rules. A new version checks everything again."""
 BATCH = 16
 PATIENCE = 2.0
@@ -37,10 +37,12 @@ class Found:
         broken: One mapping per half: position among the found pictures -> reason why the picture cannot be read,
             beginning with its name.
         twins: Names of a training picture and a test picture with the same content.
+        doubles: Names of two pictures of one half with the same content.
     """
 
     broken: tuple[Mapping[int, str], ...]
     twins: tuple[tuple[str, str], ...]
+    doubles: tuple[tuple[str, str], ...] = ()
 
 
 def check_halves(
@@ -65,13 +67,15 @@ def check_halves(
     if state in remembered:
         return remembered[state]
     broken: list[dict[int, str]] = []
-    seen: dict[bytes, str] = {}
+    trained: dict[bytes, str] = {}
     twins: list[tuple[str, str]] = []
+    doubles: list[tuple[str, str]] = []
     total = sum(len(half) for half, look in zip(halves, looked_at, strict=True) if look)
     quiet = not sys.stderr.isatty()
     with tqdm(total=total, desc=f"checking {title}", unit="picture", delay=PATIENCE, leave=False, disable=quiet) as bar:
         for number, half in enumerate(halves):
             broken.append({})
+            own = trained if number == 0 else {}
             if not looked_at[number]:
                 continue
             with for_parent_alone():
@@ -80,23 +84,41 @@ def check_halves(
                 bar.update()
                 if reason:
                     broken[-1][found] = reason
-                elif number == 0:
-                    seen[content] = half.name(found)
-                elif content in seen:
-                    twins.append((seen[content], half.name(found)))
-    result = Found(broken=tuple(broken), twins=tuple(twins))
+                    continue
+                name = half.name(found)
+                if number and content in trained:
+                    twins.append((trained[content], name))
+                if own.setdefault(content, name) != name:
+                    doubles.append((own[content], name))
+    result = Found(broken=tuple(broken), twins=tuple(twins), doubles=tuple(doubles))
     _write(memory, remembered | {state: result})
     return result
 
 
-def refuse_twins(found: Found) -> None:
-    """Raise a ValueError that names two files if a picture is in both halves."""
-    if found.twins:
-        first, second = found.twins[0]
-        more = f", and so are {len(found.twins) - 1} more" if len(found.twins) > 1 else ""
-        raise ValueError(
-            f"one picture is in both halves: {first} and {second} have the same content{more}; remove one of each pair"
-        )
+def tell_copies(found: Found, *, published: bool) -> None:
+    """Warn of pictures that are twice in one half, and refuse a set with a picture in both halves.
+
+    Args:
+        found: Findings about the set.
+        published: True for a set whose halves are others' work. It is used as it is, with a warning.
+
+    Raises:
+        ValueError: If a picture is in both halves; the message names two files.
+    """
+    if found.doubles:
+        warnings.warn(f"one picture is twice in one half: {_same(found.doubles)}; each counts", stacklevel=3)
+    if not found.twins:
+        return
+    told = f"one picture is in both halves: {_same(found.twins)}"
+    if not published:
+        raise ValueError(f"{told}; remove one of each pair")
+    warnings.warn(f"{told}; they are used as they were published", stacklevel=3)
+
+
+def _same(pairs: Sequence[tuple[str, str]]) -> str:
+    first, second = pairs[0]
+    more = f", and so are {len(pairs) - 1} more" if len(pairs) > 1 else ""
+    return f"{first} and {second} have the same content{more}"
 
 
 def leave_out(halves: Sequence[Half], found: Found, *, skip: bool) -> tuple[Half, ...]:
@@ -152,6 +174,7 @@ def _read(memory: Path | None) -> dict[str, Found]:
             state: Found(
                 broken=tuple({int(i): str(reason) for i, reason in half.items()} for half in found["broken"]),
                 twins=tuple((str(a), str(b)) for a, b in found["twins"]),
+                doubles=tuple((str(a), str(b)) for a, b in found["doubles"]),
             )
             for state, found in stored.items()
             if len(found["broken"]) == 2

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import warnings
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +36,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Transposition that brings a picture upright, by the orientation in its EXIF data."""
-ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
+ORIENTATION, BITS_PER_SAMPLE, BLACK_OR_WHITE, SAMPLE_FORMAT = 0x0112, 258, 262, 339
 """Tags of EXIF and TIFF."""
+SIGNED, WHITE_IS_ZERO = 2, 0
+"""Values of the last two."""
 REASON_LENGTH = 200
 
 
@@ -96,11 +99,24 @@ def decode(source: bytes | IO[bytes] | Image.Image, name: str) -> Image.Image:
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _upright(source)
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=FORMATS) as image:
-                return _upright(image)
+            content = source if isinstance(source, bytes) else source.read()
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                picture = _upright(image)
+                if image.format == "PNG":
+                    _check_sums(content)
+                return picture
     except Exception as error:  # Pillow's parsers raise nearly anything for damaged bytes
         raise PictureError(f"{for_terminal(name)}: {_reason(error)}") from error
+
+
+def _check_sums(png: bytes) -> None:
+    """Raise ValueError if the pixels of a PNG are not those that its checksums were made of; Pillow does not look."""
+    start, kind = 8, b""
+    while kind != b"IEND" and start < len(png):
+        end, kind = start + 8 + int.from_bytes(png[start : start + 4]), png[start + 4 : start + 8]
+        if kind == b"IDAT" and zlib.crc32(png[start + 4 : end]) != int.from_bytes(png[end : end + 4]):
+            raise ValueError("is damaged: its pixels do not fit their checksum")
+        start = end + 4
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -125,26 +141,31 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        image = _eight_bits(image, _bits(image))
+        # Pillow inverts such pictures where they have 8 bits, and not where they have 16.
+        inverted = _tag(image, BLACK_OR_WHITE, 1) == WHITE_IS_ZERO
+        image = _eight_bits(image, _tag(image, BITS_PER_SAMPLE, 16), inverted=inverted)
     elif image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits in Pillow's only other integers
         image = _eight_bits(image, 16)
     elif image.mode in ("I", "F"):
         kind = "32-bit" if image.mode == "I" else "floating-point"
         raise ValueError(f"has {kind} pixels, of which nobody tells what white is: save it with 8 or 16 bits")
+    elif _tag(image, SAMPLE_FORMAT, 1) == SIGNED:
+        raise ValueError("has signed pixels, of which nobody tells what white is: save it with 8 or 16 bits")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _bits(image: Image.Image) -> int:
-    """Return the number of bits of a grey value, from the tags of a TIFF if it has them."""
-    told = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
-    return int(told[0])
+def _tag(image: Image.Image, number: int, default: int) -> int:
+    """Return the (first) value of a tag of a TIFF; the default for other pictures."""
+    told = getattr(image, "tag_v2", {}).get(number, default)
+    return int(told[0] if isinstance(told, tuple) else told)
 
 
-def _eight_bits(image: Image.Image, bits: int) -> Image.Image:
+def _eight_bits(image: Image.Image, bits: int, *, inverted: bool = False) -> Image.Image:
     white = 2**bits - 1
     values = np.asarray(image).astype(np.uint32).clip(0, white)
+    values = white - values if inverted else values
     return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
 
 

@@ -21,13 +21,13 @@ from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
 from zoo.datasets.augment import byte_changes, crops, draw, late_changes, mix, seeded
-from zoo.datasets.check import check_halves, leave_out, refuse_twins
+from zoo.datasets.check import check_halves, leave_out, tell_copies
 from zoo.datasets.decode import PictureError
 from zoo.datasets.fingerprint import digest
 from zoo.datasets.folders import open_halves
 from zoo.datasets.half import Half, Item, read_batches
 from zoo.datasets.image_set import TEST_BATCH_SIZE, Dataset, ImageSet
-from zoo.datasets.library import FOLDER, open_half
+from zoo.datasets.library import FOLDER, NoSplitError, is_own, open_half
 from zoo.datasets.split import hold_out
 from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
@@ -104,8 +104,8 @@ def open_set(name: str, location: DataLocation) -> ImageSet:
     halves = _halves(name, location.folder, location.download)
     check = location.check or location.skip_broken
     found = check_halves(halves, title=name, workers=location.workers, memory=location.memory, looked_at=(check, True))
-    if name.startswith(FOLDER) and check:
-        refuse_twins(found)
+    if check:
+        tell_copies(found, published=not is_own(name))
     train, test = leave_out(halves, found, skip=location.skip_broken or not check)
     stream = Stream(
         name=name,
@@ -129,7 +129,7 @@ def _halves(name: str, folder: Path, download: bool) -> tuple[Half, Half]:
     train = open_half(name, folder, TRAIN_SPLIT, download=download)
     try:
         test = open_half(name, folder, TEST_SPLITS[0], download=download)
-    except ValueError:
+    except NoSplitError:  # any other fault of the validation half is no reason to test on another
         test = open_half(name, folder, TEST_SPLITS[1], download=download)
     if train.classes != test.classes:
         raise ValueError(f"dataset {name!r}: training and test images have different classes")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,22 @@ from torchvision import datasets
 
 from zoo.datasets import fashion
 from zoo.datasets.decode import PictureError, decode
-from zoo.datasets.fingerprint import SAMPLED, digest, evenly
+from zoo.datasets.fingerprint import SAMPLED, SMALL, digest, evenly
 from zoo.datasets.folders import TEST, TRAIN, VALIDATION, find_split, natural, open_classes, read_class_map
 from zoo.datasets.half import Half
 from zoo.escape import for_terminal
 
 FOLDER = "folder"
 TORCH, HUB = "torch/", "hfds/"
+NO_SPLIT = re.compile(r"(Unknown|Bad) split\b")
+"""Beginning of what Hugging Face's library says of a split that a set does not have."""
+MOST_CLASSES = 2**20
 FASHION = "fashion"
 """Name of a set that may need no folder, see `zoo.datasets.fashion`."""
+
+
+class NoSplitError(ValueError):
+    """Error for a set that has no such split."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,16 @@ class LibraryHalf(Half):
     Attributes:
         title: Name of the set and its split in errors.
         source: Position -> (picture or open file, label).
+        own: True for a set in a folder of the user's, whose files may change.
     """
 
     title: str
     source: Any
+    own: bool = False
 
     def picture(self, found: int) -> Image.Image:
         """See `Half.picture`."""
-        try:
-            image, *_ = self.source[found]
-        except Exception as error:  # whatever the library raises for a damaged file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise PictureError(f"{self.name(found)}: cannot be read: {for_terminal(reason)}") from error
+        image = self._item(found)
         if isinstance(image, Image.Image):
             return decode(image, self.name(found))
         with image as file:
@@ -117,18 +124,56 @@ class LibraryHalf(Half):
         return f"picture {found} of {self.title}"
 
     def digest(self) -> str:
-        """See `Half.digest`. It covers number, labels, and a few pictures at even distances."""
-        return digest([self.labels, *(self._sample(int(self.positions[i])) for i in evenly(len(self), SAMPLED))])
+        """See `Half.digest`. It covers number, labels, and a few pictures at even distances.
+
+        Of an own set of up to `SMALL` bytes in all it covers all files.
+        """
+        content = self._files() if self.own else None
+        if content is None:
+            content = [self._sample(int(self.positions[i])) for i in evenly(len(self), SAMPLED)]
+        return digest([self.labels, *content])
 
     def state(self) -> str:
         """See `Half.state`."""
         return digest([self.title, str(getattr(self.source, "root", "")), self.all_labels, self.digest()])
+
+    def _item(self, found: int) -> Any:
+        try:
+            image, *_ = self.source[found]
+        except Exception as error:  # whatever the library raises for a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise PictureError(f"{self.name(found)}: cannot be read: {for_terminal(reason)}") from error
+        return image
+
+    def _files(self) -> list[bytes] | None:
+        """Return the digest of each file; None if the library gives no files, or their size exceeds `SMALL` bytes."""
+        digests, left = [], SMALL
+        for found in self.positions.tolist():
+            try:
+                file = self._item(found)
+            except PictureError:
+                digests.append(b"")
+                continue
+            if isinstance(file, Image.Image):
+                return None
+            with file:
+                content = file.read(left + 1)
+            left -= len(content)
+            if left < 0:
+                return None
+            digests.append(hashlib.sha256(content).digest())
+        return digests
 
     def _sample(self, found: int) -> bytes:
         try:
             return self.look(found)
         except PictureError:
             return b""
+
+
+def is_own(name: str) -> bool:
+    """Return True for a set whose halves the user has made: a folder, or an image folder of Hugging Face's library."""
+    return name == FOLDER or name.startswith(f"{FOLDER}/") or (name.startswith(HUB) and Path(name[len(HUB) :]).is_dir())
 
 
 def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) -> ValueError:
@@ -166,6 +211,11 @@ def open_half(
         raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
     if name == FASHION:
         return _open_fashion(folder, split, download)
+    kind = name.lower().removeprefix(TORCH)
+    of_torch = name.lower().startswith(TORCH) and kind in SOURCES
+    of_hub = name.lower().startswith(HUB) and len(name) > len(HUB)
+    if not (name == FOLDER or of_torch or of_hub):
+        raise unknown(name, (FASHION,))
     if folder is None:
         raise ValueError("data-dir is missing: name the folder of the images")
     if not folder.is_dir():
@@ -173,13 +223,11 @@ def open_half(
     if name == FOLDER:
         names = read_class_map(class_map) if class_map is not None else ()
         return open_classes(find_split(folder, split), names)
-    kind = name.lower().removeprefix(TORCH)
-    if name.lower().startswith(TORCH) and kind in SOURCES:
+    if of_torch:
         source = SOURCES[kind]
         return _half(name, split, partial(source.open, str(folder), _split(source.splits, split), download), folder)
-    if name.lower().startswith(HUB) and len(name) > len(HUB):
-        return _half(name, split, partial(_open_hub, name, folder, split, download), folder)
-    raise unknown(name, (FASHION,))
+    half = _half(name, split, partial(_open_hub, name, folder, split, download), folder)
+    return replace(half, own=is_own(name))
 
 
 @dataclass(frozen=True)
@@ -220,7 +268,12 @@ def _open_hub(name: str, folder: Path, split: str, download: bool) -> Any:
     from timm.data import create_dataset
 
     # timm's reader alone: its set gives the next picture for one that it cannot read.
-    return create_dataset(name, str(folder), split=split, download=download).reader
+    try:
+        return create_dataset(name, str(folder), split=split, download=download).reader
+    except ValueError as error:
+        if NO_SPLIT.match(str(error)):
+            raise NoSplitError(*error.args) from error
+        raise
 
 
 def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> LibraryHalf:
@@ -231,9 +284,8 @@ def _half(name: str, split: str, opened: Callable[[], Any], folder: Path) -> Lib
         classes = _classes(source, labels)
     except (AssertionError, RuntimeError, OSError, ValueError, ImportError, TypeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"dataset {for_terminal(name)!r} cannot be read from {for_terminal(folder)!r}: {reason}"
-        ) from error
+        kind = NoSplitError if isinstance(error, NoSplitError) else ValueError
+        raise kind(f"dataset {for_terminal(name)!r} cannot be read from {for_terminal(folder)!r}: {reason}") from error
     return LibraryHalf(classes=classes, all_labels=np.array(labels, dtype=np.int64), title=title, source=source)
 
 
@@ -242,13 +294,27 @@ def _labels(source: Any) -> list[int]:
     if hasattr(source, "iter_targets"):
         labels = list(source.iter_targets())
         number = {name: i for i, name in enumerate(_named(labels))}
-        return [number[label] for label in labels] if number else [int(label) for label in labels]
+        return [number[label] for label in labels] if number else _numbers(labels)
     for attribute in ("targets", "labels"):
         if getattr(source, attribute, None) is not None:
             return [int(label) for label in getattr(source, attribute)]
     if getattr(source, "index", None) and hasattr(source, "all_categories"):  # iNaturalist
         return [int(label) for label, _ in source.index]
     return [int(label) for _, label in (source[i] for i in range(len(source)))]
+
+
+def _numbers(labels: list[Any]) -> list[int]:
+    """Return labels that are numbers of classes.
+
+    Raises:
+        ValueError: If one is missing, no whole number, negative, or too large to count the classes by.
+    """
+    for i, label in enumerate(labels):
+        if label is None or not float(label).is_integer() or not 0 <= label < MOST_CLASSES:
+            raise ValueError(
+                f"picture {i} has the label {label}, and a class is a text or a whole number from 0 to {MOST_CLASSES:,}"
+            )
+    return [int(label) for label in labels]
 
 
 def _named(labels: list[Any]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ except ImportError:  # Windows: appending works, two benches at a time in one fi
 
 RESULTS = "results.jsonl"
 """Name of the file in a folder of results."""
+OTHERS = "holds other things than results"
 BEGINNING = b'{"key":'
 """Beginning of every line that the zoo writes, without spaces. It tells a line that was cut off from foreign text."""
 
@@ -93,20 +94,24 @@ def read(paths: Sequence[Path]) -> Results:
 
 
 def read_if_there(path: Path) -> Results:
-    """Read a result file; return empty results if it does not exist yet.
+    """Read a result file that lines will be appended to; return empty results if it does not exist yet.
 
     Raises:
-        ValueError: See `read`; also if the path is a folder or no regular file.
+        ValueError: See `read`; also if the path is a folder or no regular file, or `append` would refuse the file.
     """
     if path.is_dir():
         name = for_terminal(path / "speed.jsonl")
         raise ValueError(f"path {for_terminal(path)} is a folder: name a file in it, such as {name}")
-    return read([path]) if path.exists() else Results()
+    if not path.exists():
+        return Results()
+    results = read([path])
+    _check_ours(path.read_bytes(), path)
+    return results
 
 
 def finished_keys(path: Path) -> set[str]:
     """Return the keys of everything that a result file has finished; an empty set if it does not exist yet."""
-    return read_if_there(path).finished
+    return read([path]).finished if path.exists() else set()
 
 
 def parse_all(path: Path, content: bytes, warnings: list[str]) -> Iterator[Line]:
@@ -182,25 +187,31 @@ def _end_last_line(descriptor: int, path: Path) -> int:
     Raises:
         ValueError: If the file holds anything but result lines; it is then unchanged.
     """
-    refusal = f"{for_terminal(path)} holds other things than results"
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise ValueError(f"{refusal}: it is no regular file; give another")
+        raise ValueError(f"{for_terminal(path)} {OTHERS}: it is no regular file; give another")
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
         content = file.read()
-    *whole, last = content.split(b"\n")
-    for number, text in enumerate([*whole, last], start=1):
-        if text.strip() and not (_begins_as_ours(text) or _is_result(text)):
-            raise ValueError(f"{refusal} (line {number}): nothing is written to it; give another file")
-    filled = [text for text in (*whole, last) if text.strip()]
-    if not (any(map(_is_result, filled)) or all(map(_is_torn, filled))):
-        raise ValueError(f"{refusal}: nothing is written to it; give another file")
+    _check_ours(content, path)
+    last = content.rpartition(b"\n")[2]
     if _is_result(last):
         os.write(descriptor, b"\n")  # somebody's editor left out the end
         return len(content) + 1
     size = len(content) - len(last)
     os.ftruncate(descriptor, size)
     return size
+
+
+def _check_ours(content: bytes, path: Path) -> None:
+    """Raise ValueError if a file holds anything but results, whole or cut off."""
+    filled = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
+    for number, text in filled:
+        if not (_begins_as_ours(text) or _is_result(text)):
+            raise ValueError(
+                f"{for_terminal(path)} {OTHERS} (line {number}): nothing is written to it; give another file"
+            )
+    if not (any(_is_result(text) for _, text in filled) or all(_is_torn(text) for _, text in filled)):
+        raise ValueError(f"{for_terminal(path)} {OTHERS}: nothing is written to it; give another file")
 
 
 def _begins_as_ours(text: bytes) -> bool:
@@ -222,5 +233,5 @@ def _is_torn(text: bytes) -> bool:
     try:
         parse(text)
     except ValueError as error:
-        return isinstance(error, NoJSONError) and len(text) > len(BEGINNING)
+        return isinstance(error, NoJSONError) and text.replace(b" ", b"").startswith(BEGINNING)
     return False

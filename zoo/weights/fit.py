@@ -170,11 +170,11 @@ def fit(
             tensor = found.layout.arrange(key, tensor, target.tensors.keys())
         if key == f"{FIRST_CONV}.weight" and tensor.dim() == 4 and tensor.shape[1] != want.shape[1]:
             tensor = adapt_input_conv(want.shape[1], tensor, base_chans=tensor.shape[1])
-        whole = tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-        tensor = tensor.to(want.dtype).reshape(want.shape)
-        if whole or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
-            broken.append(key if whole else f"{key} in {_word(want.dtype)}")
-        tensors[key] = tensor
+        tensors[key] = tensor.to(want.dtype).reshape(want.shape)
+        if not _is_finite(tensor):
+            broken.append(key)
+        elif not (_is_finite(tensors[key]) and _has_room(tensor, want.dtype)):
+            broken.append(f"{key} in {_word(want.dtype)}")
     if problems := [*problem("not finite", broken)]:
         raise ValueError(_refusal(source, target, found, problems))
     for key, want in target.tensors.items():
@@ -419,6 +419,17 @@ def _same_layer(shape: Sequence[int], want: torch.Size) -> bool:
 
 def _adapts(shape: torch.Size, want: torch.Size, channels: int) -> bool:
     return len(shape) == len(want) == 4 and shape[1] == channels and (shape[0], *shape[2:]) == (want[0], *want[2:])
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _has_room(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Return True unless a counter that is stored as a float is too large for a whole number."""
+    if not tensor.is_floating_point() or dtype.is_floating_point:
+        return True
+    return bool((tensor.abs() <= torch.iinfo(dtype).max // 2).all())
 
 
 def _floats(value: Stored) -> bool:
