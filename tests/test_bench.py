@@ -22,6 +22,7 @@ import zoo
 from zoo import files
 from zoo.bench import one_run as attempt
 from zoo.bench import sweep as runner
+from zoo.bench import tasks
 from zoo.bench.train import DivergedError, train
 from zoo.datasets.augment import shift_images
 from zoo.datasets.built_in import DATASETS, DatasetRow, dataset_row, load_dataset, systematic_split
@@ -259,6 +260,14 @@ def test_auxiliary_classifiers_train() -> None:
 def test_a_loss_that_is_not_finite_names_net_and_epoch() -> None:
     with pytest.raises(DivergedError, match=r"^the net: the loss is nan in epoch 1 of 2"):
         train(NanNet, load_dataset("digits"), RECIPE.changed(epochs=2), label="the net")
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_scores_that_are_not_finite_are_no_answers(task: str) -> None:
+    """A loss may be finite in every batch, and the scores of the final net not."""
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^the net's scores are not finite \(nan or inf\)"):
+            tasks.TASKS[task].predict(nn.Identity(), torch.full((1, 3, 2, 2), value))
 
 
 class NanNet(nn.Module):

@@ -747,6 +747,20 @@ def test_validate_names_a_broken_picture_or_leaves_it_out(
     assert (found["images"], found["left_out"]) == (6, 1)
 
 
+def test_no_error_rate_is_made_of_scores_that_are_none(
+    tmp_path: Path, weights: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A negative variance is a number that loads, and gives a net without answers."""
+    root, path = tree(tmp_path / "set", images=1), tmp_path / "net.pth"
+    state = torch.load(path)
+    state["stem.norm1.running_var"] -= 5
+    torch.save(state, path)
+    assert main([*weights, "--data-dir", str(root)]) == 2
+    told = capsys.readouterr()
+    assert "the net's scores are not finite" in told.err
+    assert told.out == ""
+
+
 def test_validate_takes_no_other_split_for_the_one_that_is_asked_for(
     tmp_path: Path, weights: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

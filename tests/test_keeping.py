@@ -20,7 +20,7 @@ from torch import nn
 
 import zoo
 from zoo import keeping
-from zoo.bench import Request, one_run, sweep
+from zoo.bench import Request, one_run, prepare, sweep
 from zoo.bench import run as bench
 from zoo.bench.one_run import open_model, retest
 from zoo.bench.tasks import task_row
@@ -206,8 +206,9 @@ def test_a_run_that_is_killed_at_its_end_loses_and_repeats_nothing(
 def test_weights_that_cannot_be_written_fail_the_run_which_then_only_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "weights").write_text("in the way")
-    assert bench(request(tmp_path)).failures
+    prepared = prepare(request(tmp_path))
+    (tmp_path / "weights").write_text("in the way")  # since the request was checked
+    assert bench(prepared).failures
     (tmp_path / "weights").unlink()
     monkeypatch.setattr("zoo.bench.train._Run.epoch", lambda self: pytest.fail("trained again"))
     assert bench(request(tmp_path)).finished == 1
