@@ -5,6 +5,8 @@ processor, which do not depend on what else runs on the machine.
 
     python tests/fuzz_checkpoints.py --files 800 --seed 1
 
+The files are shared out among small nets of every family, so that every layout of names is read.
+
 For every file: no code is run, nothing but a `ValueError` of one line that names the file is raised, a net is unchanged
 by a file that is refused, and no file takes 10 seconds or 1 GB more than the net's own size.
 """
@@ -17,6 +19,7 @@ import math
 import os
 import pickle
 import random
+import re
 import signal
 import struct
 import sys
@@ -28,6 +31,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,14 @@ import zoo
 from zoo.weights.loading import check_weights
 
 NAME, MARK = "resnet20_cifar", "executed"
+OTHERS = (
+    *("alexnet_test", "bagnet_test", "densenet_test", "fabric_test", "fishnet_test", "frrn_test", "googlenet_bn_test"),
+    *("gridnet_test", "highway_test", "lenet_test", "preresnet_test", "se_bn_inception_test", "vgg_test"),
+    "wider_resnet_test",
+)
 SECONDS, BYTES = 10.0, 1 << 30
+TIMES = 3
+"""How often the script reads each file."""
 WATCHED = (
     "os.system",
     "subprocess.Popen",
@@ -51,6 +62,14 @@ WATCHED = (
 )
 
 Made = tuple[str, bytes]
+
+
+def about(name: str) -> None:
+    """Make files of another net from now on."""
+    global NAME
+    NAME = name
+    GOOD.clear()
+    foreign_states.cache_clear()
 
 
 def state() -> dict[str, Tensor]:
@@ -322,6 +341,53 @@ def tensors(rng: random.Random) -> Made:
         return "tensors", saved({key: value for key, value in held.items() if isinstance(value, str)})
 
 
+@cache
+def foreign_states() -> list[dict[str, Tensor]]:
+    """The tensors under the names of every layout; each name is found by trying digits in the layout's rules."""
+    own = state()
+    net: Any = zoo.create_model(NAME, device="meta")
+    found = []
+    for layout in net.layouts.values():
+        names: dict[str, Tensor] = {}
+        for pattern, _ in layout.rules:
+            plain = re.sub(r"\\d\+?|\[\d+\]", "0", pattern).replace("\\.", ".")
+            for place in (r"\1", r"\2"):
+                text = re.sub(r"[()]", "", re.sub(r"\((\w+)\|(\w+)\)", place, plain))
+                parts = text.split("0")
+                tried = "01234" if len(parts) > 3 else "0123456789"
+                for digits in itertools.product(tried, repeat=min(len(parts) - 1, 3)):
+                    name = "".join(map("".join, itertools.zip_longest(parts, digits, fillvalue="")))
+                    for end in ("weight", "bias", "running_mean", "running_var"):
+                        if (ours := layout.rename(name + end)) in own:
+                            names[name + end] = own[ours]
+        found.append(names)
+    return [names for names in found if names] or [own]
+
+
+def foreign(rng: random.Random) -> Made:
+    """Names of another implementation, some of them wrong."""
+    held: dict[str, Any] = dict(rng.choice(foreign_states()))
+    for _ in range(rng.randint(0, 4)):
+        name = rng.choice(list(held))
+        value = held[name]
+        what = rng.choice(["lost", "digits", "shape", "twice", "number", "unit", "none"])
+        if what == "lost" and len(held) > 1:
+            del held[name]
+        elif what == "digits":
+            held[re.sub(r"\d", lambda _: rng.choice(["9" * 400, "-1", "\u0663", "", "00"]), name, count=2)] = value
+        elif what == "shape" and isinstance(value, Tensor):
+            held[name] = rng.choice([value[None], value.flatten()[:1], value.flatten()[:0], torch.ones(3, 5, 7)])
+        elif what == "twice":
+            held[f"module.{name}"] = value
+        elif what == "number":
+            held[name.rpartition(".")[0] + ".num_batches_tracked"] = rng.choice([1.5, torch.ones(3), torch.tensor(-1)])
+        elif what == "unit":
+            held[re.sub(r"\d", lambda _: str(rng.randint(0, 9)), name)] = value
+        else:
+            held[name] = rng.choice([None, "x", 3, [value]])
+    return "foreign", saved(rng.choice([held, {"state_dict": held}, {"model": held, "epoch": 3}]))
+
+
 def archives(rng: random.Random) -> Made:
     """Zips that unpack to much, hold much, or are false."""
     huge = bytes(rng.choice([80, 200]) << 20)
@@ -403,6 +469,7 @@ RECIPES: list[Recipe] = [
     *[damaged] * 5,
     *[calling] * 3,
     *[tensors] * 4,
+    *[foreign] * 2,
     beside,
     *[sizes] * 2,
     nested,
@@ -414,8 +481,8 @@ RECIPES: list[Recipe] = [
 GOOD: dict[str, bytes] = {}
 
 
-def corpus(files: int, seed: int) -> Iterator[Made]:
-    """As many files, the same for the same seed."""
+def corpus(files: int, seed: object, first: int = 0) -> Iterator[Made]:
+    """As many files, the same for the same seed; the first is made by the recipe of that number."""
     if not GOOD:
         held = state()
         GOOD["pth"] = saved({"state_dict": held, "epoch": 3})
@@ -423,16 +490,21 @@ def corpus(files: int, seed: int) -> Iterator[Made]:
         GOOD["safetensors"] = safe_bytes(held)
         GOOD["zip"] = zipped(("net.pth", GOOD["pth"]))
         GOOD["small pth"] = saved({key: value[:0] if value.dim() else value for key, value in held.items()})
-    for number, recipe in zip(range(files), itertools.cycle(RECIPES), strict=False):
+    for number, recipe in zip(range(files), itertools.islice(itertools.cycle(RECIPES), first, None), strict=False):
         yield recipe(random.Random(f"{seed} {number}"))
 
 
-def problems(net: nn.Module, path: Path) -> tuple[str, list[str]]:
+def pretrained(net: nn.Module, path: Path) -> None:
+    """Make a net with the weights of a file, as `create_model` loads them."""
+    zoo.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+
+
+def problems(net: nn.Module, path: Path, *more: Callable[[nn.Module, Path], Any]) -> tuple[str, list[str]]:
     """Load a file, and say what became of it and what of it is wrong."""
     wrong: list[str] = []
     before = {key: value.clone() for key, value in net.state_dict().items()}
     said = []
-    for act in (zoo.load_weights, check_weights):
+    for act in (zoo.load_weights, check_weights, *more):
         try:
             act(net, path)
             said.append("loaded")
@@ -444,7 +516,7 @@ def problems(net: nn.Module, path: Path) -> tuple[str, list[str]]:
         except BaseException:
             wrong.append(traceback.format_exc(limit=-3))
             said.append("raised")
-    if said[0] != said[1]:
+    if len(set(said)) > 1:
         wrong.append(f"loading and checking do not agree: {said}")
     after = net.state_dict()
     if said[0] == "loaded":
@@ -476,7 +548,7 @@ def in_a_process(net: nn.Module, path: Path, reader: int, writer: int) -> None:
     sys.addaudithook(lambda event, _: events.append(event) if event in WATCHED else None)
     before = peak(reset=True)
     start = time.process_time()
-    outcome, wrong = problems(net, path)
+    outcome, wrong = problems(net, path, pretrained)
     seconds = time.process_time() - start
     taken = peak() - before
     wrong += [f"it ran {event}" for event in sorted(set(events))]
@@ -489,40 +561,50 @@ def in_a_process(net: nn.Module, path: Path, reader: int, writer: int) -> None:
 def run(files: int, seed: int) -> int:
     """Try all files, each in a process of its own; print what was found."""
     torch.set_num_threads(1)
-    net = zoo.create_model(NAME)
-    own = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    names = (NAME, *OTHERS)
+    shares = [files * (i + 1) // len(names) - files * i // len(names) for i in range(len(names))]
     outcomes: Counter[str] = Counter()
     bad, slowest, largest = 0, (0.0, ""), (0, "")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for number, made in enumerate(corpus(files, seed)):
-            path = write_file(made, Path(folder))
-            reader, writer = os.pipe()
-            child = os.fork()
-            if not child:
-                signal.alarm(120)
-                in_a_process(net, path, reader, writer)
-                os._exit(0)
-            os.close(writer)
-            with os.fdopen(reader) as answer:
-                text = answer.read()
-            os.waitpid(child, 0)
-            found = json.loads(text) if text else {"outcome": "died", "wrong": ["died"], "seconds": 120, "bytes": 0}
-            if found["seconds"] / 2 > SECONDS:  # it was read twice
-                found["wrong"].append(f"it took {found['seconds'] / 2:.1f} s")
-            if found["bytes"] > BYTES + own:
-                found["wrong"].append(f"it took {found['bytes'] / 1e6:.0f} MB")
-            outcomes[f"{made[0].split(':')[0].split(' (')[0].split(' ')[0]}: {found['outcome']}"] += 1
-            slowest = max(slowest, (found["seconds"] / 2, f"{number} {made[0]}"))
-            largest = max(largest, (found["bytes"], f"{number} {made[0]}"))
-            bad += bool(found["wrong"])
-            for wrong in found["wrong"]:
-                print(f"file {number} ({made[0]}): {wrong}", flush=True)
-            path.unlink()
-    print(f"{files} files, seed {seed}, into {NAME} ({own / 1e6:.1f} MB): {bad} wrong")
+        for place, (name, share) in enumerate(zip(names, shares, strict=True)):
+            about(name)
+            net = zoo.create_model(name)
+            own = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+            for number, made in enumerate(corpus(share, f"{seed} {name}", place * share)):
+                found = answer_of(net, write_file(made, Path(folder)), own)
+                kind = f"{name} {number} ({made[0]})"
+                outcomes[f"{made[0].split(':')[0].split(' (')[0].split(' ')[0]}: {found['outcome']}"] += 1
+                slowest = max(slowest, (found["seconds"] / TIMES, kind))
+                largest = max(largest, (found["bytes"], kind))
+                bad += bool(found["wrong"])
+                for wrong in found["wrong"]:
+                    print(f"file {kind}: {wrong}", flush=True)
+    print(f"{files} files, seed {seed}, into {len(names)} nets: {bad} wrong")
     print(", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items())))
     print(f"slowest: {slowest[0]:.2f} s ({slowest[1]}); largest: {largest[0] / 1e6:.0f} MB ({largest[1]})")
     return 1 if bad else 0
+
+
+def answer_of(net: nn.Module, path: Path, own: int) -> dict[str, Any]:
+    """Read a file in a process of its own; return what became of it, and remove it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(120)
+        in_a_process(net, path, reader, writer)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    found = json.loads(text) if text else {"outcome": "died", "wrong": ["died"], "seconds": 120, "bytes": 0}
+    if found["seconds"] / TIMES > SECONDS:
+        found["wrong"].append(f"it took {found['seconds'] / TIMES:.1f} s")
+    if found["bytes"] > BYTES + own:
+        found["wrong"].append(f"it took {found['bytes'] / 1e6:.0f} MB")
+    path.unlink()
+    return found
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -29,9 +30,12 @@ from result_lines import run, write
 from safetensors.torch import save_file
 
 import zoo
-from zoo.bench import request
+from zoo import racing
+from zoo.bench import Request, request
+from zoo.bench import run as bench
 from zoo_cli import VERBS, main, parser_of
 
+DAMAGED = ("kept_bare", "kept_spoiled", "kept_other", "kept_torn")
 NETS = ("resnet_test", "lenet_test", "timm:test_resnet")
 # By the name of an argument: what may be right. The rest gets its choices, or a small number.
 RIGHT = {
@@ -74,9 +78,43 @@ RIGHT = {
     "IN": ("good.safetensors", "bad.pth"),
     "FILE": ("good.safetensors", "bad.pth"),
     "OUT.safetensors": ("new.safetensors",),
-    "RESULTS": ("results", "results/results.jsonl"),
+    "RESULTS": ("results", "results/results.jsonl", "runs"),
+    "--max-params": ("30M", "300k", "1e6"),
+    "--max-macs": ("5G", "50m"),
+    "--max-size": ("224",),
+    "--max-latency": ("1000",),
+    "--min-accuracy": ("80", "0"),
+    "--min-gpu": ("100",),
+    "--min-cpu": ("30",),
+    "--licence": ("apache-2.0", "cc-by-*"),
+    "--needs": ("weights", "output_stride=8"),
+    "--source": ("timm", "weights", "published", "results"),
+    "--cost": ("macs", "params"),
+    "--weights": ("kept", "kept", "good.safetensors", "resnet20_cifar.fashion", "nothing.safetensors", *DAMAGED),
+    "--freeze": ("none", "body", "until=features"),
+    "--validation": ("0.1", "0"),
+    "--budget": ("90s", "30m"),
+    "--seed": ("0", "1"),
+    "FOLDER|DATASET": ("pictures", "digits"),
+    "PICTURE": ("pictures", "pictures/train/cat/0.png", "-", "bad.pth"),
+    "--top": ("1", "5"),
+    "--masks": ("masks",),
+    "--min-score": ("0.5",),
+    "--module": ("stage1", "features", "nothing"),
+    "--threshold": ("0.2",),
+    "--units": ("1", "2"),
+    "--images": ("20", "3"),
+    "--draws": ("1", "2"),
 }
-NAMES = {"recipes": ("digits", "scenes", "wide_resnet_cifar"), "weights": ("fishnet150", "*_cifar", "resnet_test")}
+NAMES = {
+    "recipes": ("digits", "scenes", "wide_resnet_cifar"),
+    "weights": ("fishnet150", "*_cifar", "resnet_test"),
+    "validate": (*NETS, "resnet20_cifar.fashion", "kept", *DAMAGED),
+    "analyse": (*NETS, "resnet20_cifar.fashion", "kept", "fabric_test", *DAMAGED),
+    "draw": (*NETS, "fishnet_test", "order=pre", "lenet*"),
+    "race": ("lenet_test", "resnet_test"),
+}
+OWN = {"analyse --dataset": ("digits", "cues", "folder"), "analyse --input-size": ("32", "3x32x32")}
 WRONG = (
     *("", " ", "nothing", "-1", "0", "1e400", "nan", "inf", "9" * 30, "3.5", "True", "None", "x=y", "=", "a=", "=b"),
     *("lr=", "lr=nan", "epochs=0", "epochs=1.5", "widths=8,16,32", "depths=()", "depths=(0,)", "stem_width=-4"),
@@ -86,6 +124,8 @@ WRONG = (
     *("hf-hub:nobody/nothing", "local-dir:nowhere", "resnet50.nosuch", "folder", "torch/nosuch", "hfds/x", "cuda:77"),
     *("mps", "meta", "--", "--nothing", "-x", "--help=x", "@file", "A" * 3000),
 )
+RUNNING = ("bench", "race", "speed", "predict")
+"""Verbs of which a part may fail."""
 SLOW = {"--jobs", "--ray-address", "--engine"}  # new processes, which take their time to begin: asked for seldom
 
 
@@ -101,6 +141,25 @@ def build(folder: Path) -> None:
     (folder / "bad.pth").write_bytes(b"nothing that torch reads")
     (folder / "results").mkdir()
     write(folder / "results" / "results.jsonl", [run("a"), run("b", 1), run("b")])
+    build_kept(folder)
+
+
+def build_kept(folder: Path) -> None:
+    """Make the folder of a trained net, and four copies of which something is wrong."""
+    asked = Request(models=["lenet_test"], changes={"epochs": 1}, out=folder / "runs", device="cpu")
+    [kept] = (bench(asked).path.parent / "weights").iterdir()
+    shutil.copytree(kept, folder / "kept")
+    for name in DAMAGED:
+        shutil.copytree(kept, folder / name)
+    (folder / "kept_bare" / "config.json").unlink()
+    line = json.loads((kept / "run.json").read_bytes())
+    spoiled = {"recipe": {"lr": "x", "more": 1}, "dataset": {"name": "nothing", "test": 9}, "name": "nosuch"}
+    (folder / "kept_spoiled" / "run.json").write_text(json.dumps(line | spoiled))
+    other = {"task": "segment", "test_miou": 0.5, "head": "unet"}
+    (folder / "kept_other" / "run.json").write_text(json.dumps(line | other))
+    for name in ("config.json", "model.safetensors"):
+        content = (kept / name).read_bytes()
+        (folder / "kept_torn" / name).write_bytes(content[: len(content) // 2])
 
 
 def line(chance: random.Random) -> list[str]:
@@ -120,12 +179,16 @@ def line(chance: random.Random) -> list[str]:
         if action.nargs == 0:
             continue
         for _ in range(1 if action.nargs in (None, "?") else chance.choice([1, 1, 1, 2, 0])):
-            right = action.choices or RIGHT.get(name) or NAMES.get(verb, NETS)
+            right = action.choices or OWN.get(f"{verb} {name}") or RIGHT.get(name) or NAMES.get(verb, NETS)
             words += chance.choice(list(right)).split(" ") if chance.random() < careful else [chance.choice(WRONG)]
     if chance.random() < 0.1:
         words.insert(chance.randrange(1, len(words) + 1), chance.choice(WRONG))
     if words[:1] == ["list"] and "--counts" in words:
         words.insert(1, "lenet")  # all would take a minute
+    if words[:1] == ["race"] and chance.random() < 0.9:
+        words += ["--recipe", "epochs=3"]
+    if words[:1] == ["analyse"] and "--images" not in words:
+        words += ["--images", "20"]
     if words[:1] == ["speed"]:
         words += ["--repeats", "2", "--seconds", "1"]
         words += ["--no-memory"] if chance.random() < 0.9 else []  # a process for each row takes seconds
@@ -138,9 +201,12 @@ def line(chance: random.Random) -> list[str]:
 def apart(folder: Path) -> Iterator[tuple[io.StringIO, io.StringIO]]:
     """Work in a folder, with streams that can be read, and leave the process as it was."""
     before, threads, compiler, lineup = os.getcwd(), torch.get_num_threads(), torch.compile, request.lineup
+    stdin, candidates = sys.stdin, racing.candidates
     # What takes minutes and depends on no command line: the compiler, and training the nets of a whole line-up.
     torch.compile = lambda net, **_: net  # ty: ignore[invalid-assignment]
     request.lineup = lambda name: [*lineup(name)[:0], "lenet_test"]  # ty: ignore[invalid-assignment]
+    racing.candidates = lambda *_: ["lenet_test"]  # ty: ignore[invalid-assignment]
+    sys.stdin = io.StringIO("pictures/train/cat/0.png\nnothing.png\n")
     out, err = io.StringIO(), io.StringIO()
     os.chdir(folder)
     try:
@@ -150,11 +216,12 @@ def apart(folder: Path) -> Iterator[tuple[io.StringIO, io.StringIO]]:
         os.chdir(before)
         torch.set_num_threads(threads)
         torch.compile, request.lineup = compiler, lineup
+        sys.stdin, racing.candidates = stdin, candidates
 
 
 def judge(words: Sequence[str], folder: Path) -> tuple[str, list[str]]:
     """Run a command line; return how it ended, and what is wrong with that."""
-    files = {path for path in folder.rglob("*") if "pictures.json" not in path.name}
+    files = written(folder)
     with apart(folder) as (out, err):
         try:
             status: object = main(words)
@@ -171,6 +238,10 @@ def judge(words: Sequence[str], folder: Path) -> tuple[str, list[str]]:
         wrong.append("a traceback")
     if "ZOO_TRACEBACK" in err.getvalue():
         wrong.append("an error that nobody foresaw")
+    if status == 1 and not any(text.startswith("zoo: ") for text in lines):
+        wrong.append("no line says why it failed")
+    if status == 1 and words[0] not in RUNNING:
+        wrong.append("a request that is wrong, and no run that failed")
     if status == 2:
         errors = [text for text in lines if text.startswith("zoo: error: ")]
         others = [text for text in lines if not text.startswith("zoo: ")]
@@ -178,16 +249,18 @@ def judge(words: Sequence[str], folder: Path) -> tuple[str, list[str]]:
             wrong.append(f"{len(errors)} errors and {len(others)} other lines")
         if out.getvalue():
             wrong.append("something was printed")
-        if made := {path for path in folder.rglob("*") if "pictures.json" not in path.name} - files - kept(folder):
+        if made := written(folder) - files:
             wrong.append(f"something was written: {sorted(path.name for path in made)}")
     if not err.getvalue().isprintable() and any(not text.isprintable() for text in lines):
         wrong.append("control characters")
     return str(status), [*wrong, *lines[-3:]] if wrong else []
 
 
-def kept(folder: Path) -> set[Path]:
-    """What a wrong request may leave: the folder of what it remembers of pictures."""
-    return {folder / "out", folder / "results"}
+def written(folder: Path) -> set[Path]:
+    """Return files and folders, without what a wrong request may leave: what it remembers of pictures."""
+    there = set(folder.rglob("*"))
+    remembered = {path for path in there if "pictures.json" in path.name}
+    return there - remembered - {path.parent for path in remembered} - {folder / "out", folder / "results"}
 
 
 def fuzz(folder: Path, number: int, seed: int, *, verbose: bool = False) -> tuple[Counter[str], list[str]]:

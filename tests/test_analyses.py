@@ -171,6 +171,25 @@ def test_answers_of_other_classes_mean_nothing(what: str, tmp_path: Path) -> Non
         analyse(what, [cues], Options(dataset="digits", images=3))
 
 
+@pytest.mark.parametrize("what", ["effective-field", "receptive-field"])
+def test_a_net_for_images_of_another_size_is_told(what: str) -> None:
+    with pytest.raises(ValueError, match=r"input_size \(3, 8, 8\) does not run through"):
+        analyse(what, ["timm:test_vit"], Options(input_size=(3, 8, 8), images=4))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("images", 0), ("images", 2.5), ("units", True), ("draws", -1), ("seed", 2**64), ("seed", "x")),
+        *(("module", 3), ("threshold", float("nan")), ("threshold", "x")),
+        *(("input_size", 32), ("input_size", (3, 0, 32))),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_opened(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{option} "):
+        Options(**{option: value})
+
+
 def test_nets_of_one_title_are_told_apart(tmp_path: Path) -> None:
     first, second = (kept(tmp_path / place, load_dataset("digits"), classes=10) for place in "ab")
     titles = {first: "resnet_test, seed 0", "resnet_test": "resnet_test"}

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ from torch import nn
 
 import zoo
 from zoo import bounds
+from zoo.choosing import Wish
+from zoo.complexity import count
+from zoo.detection import faster_rcnn
+from zoo.evaluation import open_dataset
+from zoo.front import Front, Localisation
+from zoo.hypercolumns import PixelNet
 from zoo.layer_types import ACTS, NORMS, make_act, make_norm
+from zoo.predicting import open_classifier
+from zoo.published import select
+from zoo.racing import Limits
+from zoo.speed.cases import plan
 
 NAN, INF = float("nan"), float("inf")
 WRONG: list[tuple[str, Any, str]] = [
@@ -56,6 +67,40 @@ def test_a_wrong_argument_is_named_with_its_value_and_the_rule(argument: str, va
         zoo.create_model("resnet_test", **{argument: value})
     assert rule in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1 or isinstance(value, nn.Module)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "net (5)": (zoo.draw, {"": 5}),
+    "net (('lenet_test', 5))": (zoo.draw, {"": ("lenet_test", 5)}),
+    "input_size 32": (count, {"": zoo.create_model("lenet_test", device="meta"), "input_size": 32}),
+    "filter (5)": (zoo.list_models, {"filter": 5}),
+    "name (5)": (zoo.preprocessing_params, {"name": 5}),
+    "model (int)": (zoo.save_for_hf, {"model": 5, "folder": "x"}),
+    "checkpoint_path ('none.pth')": (zoo.create_model, {"name": "lenet_test", "checkpoint_path": "none.pth"}),
+    "num_features (-1)": (Localisation, {"num_features": -1}),
+    "in_chans ('3')": (Localisation, {"in_chans": "3"}),
+    "net (3)": (Front, {"net": 3}),
+    "hidden (5)": (PixelNet, {"net": "resnet_test", "num_classes": 3, "hidden": 5}),
+    "hidden (0)": (PixelNet, {"net": "resnet_test", "num_classes": 3, "hidden": (0,)}),
+    "options ([1])": (faster_rcnn, {"net": "resnet_test", "num_classes": 3, "options": [1]}),
+    "batch_sizes must be a list": (plan, {"names": ["lenet_test"], "batch_sizes": 3}),
+    "batch size must be at most": (plan, {"names": ["lenet_test"], "batch_sizes": [10**30]}),
+    "split (5)": (open_dataset, {"name": "fashion", "split": 5}),
+    "dataset (5)": (select, {"dataset": 5}),
+    "sources must be a list": (Wish, {"sources": "timm"}),
+    "max_params ('30M')": (Wish, {"max_params": "30M"}),
+    "limit macs (nan)": (Limits, {"macs": NAN}),
+    "device 'gpu'": (open_classifier, {"weights": "resnet20_cifar.fashion", "device": "gpu"}),
+    "weights (5)": (open_classifier, {"weights": 5}),
+}
+
+
+@pytest.mark.parametrize("words", FUNCTIONS)
+def test_a_wrong_argument_of_a_function_is_named(words: str) -> None:
+    function, arguments = FUNCTIONS[words]
+    first = [arguments[""]] if "" in arguments else []
+    with pytest.raises((ValueError, TypeError), match=re.escape(words)):
+        function(*first, **{name: value for name, value in arguments.items() if name})
 
 
 @pytest.mark.parametrize("argument", ["num_classes", "global_pool"])

@@ -168,7 +168,7 @@ def test_weights_that_come_with_the_package_are_listed_as_they_are_and_not_as_th
     ("words", "message"),
     [
         ("--max-params many", "max-params 'many' must be a number, such as 30M, 300k or 4.5G"),
-        ("--max-macs 0", "max_macs must be positive, got 0.0"),
+        ("--max-macs 0", "max_macs (0.0) must be positive"),
         ("--needs speed", "needs 'speed' must be weights or output_stride=N"),
         ("--needs output_stride=x", "needs 'output_stride=x' must be weights or output_stride=N"),
         ("--source web", f"source 'web' must be one of {', '.join(SOURCES)}"),
@@ -176,6 +176,10 @@ def test_weights_that_come_with_the_package_are_listed_as_they_are_and_not_as_th
         ("--cost money", "cost 'money' must be one of macs, params"),
         ("--dataset pets", "dataset 'pets' is in no table asked: choose from ImageNet-1k"),
         ("nowhere --source results", "no results at nowhere"),
+        ("--family nosuch", "family 'nosuch' is that of no net in the tables asked: there are"),
+        ("--family resnett --source weights", "there are resnet"),
+        ("--licence apache", "licence 'apache' is that of no net in the tables asked"),
+        ("--needs output_stride=7", "output stride '7' is that of no net in the tables asked: there are"),
     ],
 )
 def test_a_wrong_question_is_told(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

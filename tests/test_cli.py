@@ -298,7 +298,7 @@ def test_what_cannot_be_written_is_found_first(
 ) -> None:
     """Nothing is trained, measured or read before."""
     monkeypatch.chdir(tmp_path)
-    for module, name in ((runner, "_facts"), (speed, "_facts"), (loading, "check_weights"), (store, "read")):
+    for module, name in ((runner, "facts_of"), (speed, "_facts"), (loading, "check_weights"), (store, "read")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it began"))
     write_results(tmp_path / "results.jsonl")
     for path in ("pictured/pictures", "kept/weights", "begun/running"):
@@ -361,6 +361,7 @@ def raise_(error: BaseException) -> Any:
         (ValueError("depth (3)\nis wrong"), 2, "zoo: error: depth (3) is wrong"),
         (ValueError("name \x1b[31m.pth\r"), 2, "zoo: error: name \\x1b[31m.pth"),
         (OSError("no space left"), 1, "zoo: error: no space left"),
+        (OSError(36, "", "a" * 300), 2, f"zoo: error: '{'a' * 40}'... is too long for the name of a file"),
         (KeyError("zz"), 1, "zoo: error: KeyError: 'zz' (ZOO_TRACEBACK=1 shows where)"),
         (RecursionError("deep"), 1, "zoo: error: RecursionError: deep (ZOO_TRACEBACK=1 shows where)"),
         (MemoryError(), 1, "zoo: error: MemoryError: (ZOO_TRACEBACK=1 shows where)"),

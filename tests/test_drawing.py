@@ -308,7 +308,8 @@ class Bends(nn.Module):
         (("resnet_test",), {"device": "cpu"}, r"device \('cpu'\) cannot be changed: a drawing needs no weights"),
         (("resnet_test",), {"input_size": (3, 32)}, r"input_size \(3, 32\) must be three positive integers"),
         (("resnet_test",), {"input_size": (1, 64, 64)}, "it takes no image of"),
-        (("fabric_test",), {"input_size": (3, 2, 2)}, "must be at least"),
+        (("resnet_test",), {"input_size": 32}, r"input_size 32 must be three positive integers"),
+        (("fabric_test",), {"input_size": (3, 2, 2)}, r"must be at least \d+x\d+ for this net\)$"),
         ((Bends(),), {"input_size": (3, 8, 8)}, "torch.fx cannot follow it"),
         ((nn.Identity(),), {}, "input_size must be given, for Identity states none"),
         ((nn.Identity(),), {"input_size": (3, 8, 8)}, "has nothing to draw"),
@@ -318,6 +319,11 @@ class Bends(nn.Module):
 def test_mistakes_are_told(nets: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         zoo.draw(*nets, **options)
+
+
+def test_a_change_with_the_name_of_an_option_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["draw", "lenet_test", "--set", "level=units"]) == 2
+    assert "lenet_test has no argument 'level' (given 'units')" in capsys.readouterr().err
 
 
 def test_the_verb_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

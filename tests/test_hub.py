@@ -65,6 +65,39 @@ def test_damage_in_a_folder_is_named(tmp_path: Path) -> None:
         zoo.create_model(f"local-dir:{folder}", pretrained=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", r"config\.json cannot be read as JSON"),
+        ("[" * 100_000, r"config\.json cannot be read as JSON"),
+        ("[1]", r"config\.json must hold an object, not \[1\]"),
+        ({"architecture": 3}, r"architecture \(3\) must be the name of a net"),
+        ({"architecture": "nosuch"}, r"architecture \('nosuch'\) must be the name of a net"),
+        ({"pretrained_cfg": []}, r"pretrained_cfg \(\[\]\) must be an object"),
+        ({"model_args": "x"}, r"model_args \('x'\) must be an object"),
+        ({"pretrained_cfg": {"mean": "x"}}, r"pretrained_cfg: mean \('x'\) must be finite numbers"),
+        ({"pretrained_cfg": {"std": [1, 0, 1]}}, r"std \(\[1, 0, 1\]\) must be finite numbers above 0"),
+        ({"pretrained_cfg": {"mean": [1, 2]}}, r"mean has 2 numbers for an image of 3 channels"),
+        ({"pretrained_cfg": {"input_size": [3, 32]}}, r"input_size \(\[3, 32\]\) must be three whole numbers"),
+        ({"pretrained_cfg": {"label_names": 5}}, r"label_names \(5\) must be a list of texts"),
+        ({"pretrained_cfg": {"crop_pct": float("nan")}}, r"crop_pct \(nan\) must be a number"),
+        ({"pretrained_cfg": {"nosuch": 5}}, r"pretrained_cfg \(.*nosuch.*\): "),
+    ],
+    ids=str,
+)
+def test_a_folder_that_describes_no_net_is_told(change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    whole = {"architecture": "resnet_test", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
+    path.write_text(change if isinstance(change, str) else json.dumps(whole | change))
+    with pytest.raises(ValueError, match=message):
+        zoo.create_model(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name \('local-dir:.*'\): .*config\.json is not there"):
+        zoo.create_model(f"local-dir:{tmp_path}")
+
+
 def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of files, revisions, and what an unreachable hub looks like; the hub itself is played."""
     import huggingface_hub

@@ -195,6 +195,9 @@ def test_wrong_sets_are_explained(tmp_path: Path) -> None:
     (other / "validation" / "class2").rename(other / "validation" / "class9")
     (tmp_path / "empty").mkdir()
     assert "needs a folder: give --data-dir" in message("torch/cifar10", None)
+    assert message("folder", None).endswith("needs a folder: give --data-dir")
+    assert "unknown dataset 'torch/nonsense'" in message("torch/nonsense", None)
+    assert "unknown dataset '/nowhere'" in message("/nowhere", None)
     assert "is not a folder" in message("torch/cifar10", tmp_path / "nowhere")
     assert "'torch/cifar10' cannot be read" in message("torch/cifar10", tmp_path / "empty")
     assert "unknown dataset 'torch/nonsense': choose from fashion, " in message("torch/nonsense", tmp_path / "empty")
@@ -516,6 +519,9 @@ def test_steps_move_with_the_epochs() -> None:
         ({"erase": 2.0}, r"erase must lie in \[0, 1\], got 2.0"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\), got 1.0"),
         ({"crop_scale": 0.0}, r"crop_scale must lie in \(0, 1\], got 0.0"),
+        ({"lr": float("inf")}, r"lr must have a size of at most 1,000,000,000, got inf"),
+        ({"weight_decay": 10**400}, r"weight_decay must have a size of at most"),
+        ({"epochs": 10**30}, r"epochs must have a size of at most 2,147,483,647"),
         ({"mixup": -1.0}, r"mixup must not be negative, got -1.0"),
         ({"epochs": True}, r"epochs must be of type int, got True"),
         ({"lighting": -0.1}, r"lighting must not be negative, got -0.1"),

@@ -77,6 +77,7 @@ def line_for(net: str, head: str = "", **changes: Any) -> dict[str, Any]:
     images = dict(name="folder/a", train=8, test=9, num_classes=7, input_size=[3, 64, 64], fingerprint="f", **PREPARED)
     classes = list("abcdefg")
     line = line_of(net, dataset={**images, "classes": classes}, head=head, key="0123456789abcdef", **changes)
+    line["computed"] = {"layout": "contiguous"}
     return line
 
 
@@ -313,6 +314,40 @@ def test_a_path_that_is_no_folder_of_a_net_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run\.json is no line of results"):
         kept_line(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": {"lr": 0.1}}, "the recipe of the line is none of this zoo: missing"),
+        ({"recipe__more": 1}, "the recipe of the line is none of this zoo: got an unexpected keyword argument 'more'"),
+        ({"recipe__lr": "x"}, "recipe field lr must be of type float, got 'x'"),
+        ({"dataset__mean": None}, r"run\.json lacks dataset\.mean, without which no net is opened again"),
+        ({"computed": None}, r"run\.json lacks computed\.layout"),
+        ({"dataset__std": "x"}, r"dataset\.std \('x'\) must be a list of numbers"),
+        ({"dataset__num_classes": 2.5}, r"dataset\.num_classes \(2\.5\) must be a whole number"),
+        ({"dataset__num_classes": 10**12}, r"dataset\.num_classes must be at most 1,048,576"),
+        ({"name": "nosuch"}, "is not a model of the zoo|unknown dataset 'tiny'"),
+    ],
+    ids=str,
+)
+def test_a_spoiled_line_of_a_kept_net_is_told(changes: dict[str, Any], message: str, out: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(only(out), tmp_path / "net")
+    line = json.loads((folder / "run.json").read_bytes()) | {"task": "segment", "test_miou": 0.5, "head": "unet"}
+    line["overrides"] = {}
+    (folder / "run.json").write_text(json.dumps(changed(line, **changes)))
+    for use in (open_model, retest):
+        with pytest.raises(ValueError, match=message):
+            use(folder)
+
+
+def test_a_description_of_another_net_is_told(out: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(only(out), tmp_path / "net")
+    config = json.loads((folder / "config.json").read_bytes())
+    config["num_classes"] = 7
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"the description says 7 classes, and the file is of another net"):
+        open_model(folder)
 
 
 def test_foreign_names_do_no_harm_in_a_card() -> None:

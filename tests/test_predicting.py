@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_folders_files_and_names_on_standard_input(
     for row in found:
         assert {row["class1"], row["class2"]} <= set("abcdefg")
         assert 1 >= float(row["probability1"]) >= float(row["probability2"]) > 0
+
+
+def test_names_on_standard_input_may_be_any_bytes_or_missing(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = io.BytesIO(b"a\xff.png\n" + str(pictures / "1.png").encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(given, encoding="utf-8"))
+    assert main(["predict", "-", "--weights", str(weights), "--format", "jsonl"]) == 1
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["picture"], first["error"]) == ("a\udcff.png", "no such file or directory")
+    assert "error" not in second
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["predict", "-", "--weights", str(weights)]) == 2
+    assert "picture '-' stands for names on standard input, and there is none" in capsys.readouterr().err
+
+
+def test_a_pipe_or_a_device_is_never_replaced(
+    weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path(os.devnull)):
+        assert main(["predict", str(pictures), "--weights", str(weights), "--out", str(place)]) == 2
+        assert f"out {place} is no regular file" in capsys.readouterr().err
 
 
 def test_a_bad_picture_is_a_line_and_not_the_end(

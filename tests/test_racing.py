@@ -272,7 +272,7 @@ def test_the_command_races(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--budget", "soon"], "budget 'soon' must be a time, such as 90s, 30m or 2h"),
         (["--budget", "0"], "budget '0' must be a time"),
         (["--max-params", "few"], "max-params 'few' must be a number"),
-        (["--max-latency", "0"], "limit latency must be positive, got 0"),
+        (["--max-latency", "0"], "limit latency (0.0) must be positive"),
         (["--recipe", "a", "--recipe", "b"], "recipe 'a' and recipe 'b' were given: choose one"),
         (["--validation", "2"], "validation must be a share"),
     ],
@@ -285,6 +285,19 @@ def test_a_wrong_race_is_told(
     assert main(["race", "tiny", "resnet20_cifar", *words]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_for_another_size_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"input_size \(3, 8, 8\) does not run through VisionTransformer"):
+        race(request(tmp_path, models=["timm:test_vit"], overrides={}))
+    with pytest.raises(ValueError, match=r"budget \(nan\) must be a finite number"):
+        race(request(tmp_path), budget=float("nan"))
+
+
+def test_a_race_in_which_every_run_fails_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["race", "tiny", "preresnet20_cifar", "--recipe", "epochs=1", "--recipe", "batch_size=8"]
+    assert main([*words, "--recipe", "lr=1e9", "--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert "zoo: failed: all runs of 1 epoch have failed" in capsys.readouterr().err
 
 
 def test_times_are_read_as_people_write_them() -> None:

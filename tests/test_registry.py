@@ -84,13 +84,29 @@ def test_wrong_overrides_are_named() -> None:
         zoo.create_model("fishnet99", in_chans=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm:test_resnet", {"act_layer": "nothing"}),
+        ("test_resnet", {"norm_layer": "nothing"}),
+        ("timm:test_resnet", {"output_stride": 7}),
+        ("timm:botnet50ts_256", {"pretrained": True}),
+    ],
+    ids=str,
+)
+def test_what_timm_cannot_make_is_told(name: str, options: dict[str, Any]) -> None:
+    [(option, value)] = options.items()
+    with pytest.raises(ValueError, match=rf"name \('{name.removeprefix('timm:')}'\), .*{option} \({value!r}\)"):
+        zoo.create_model(name, **options)
+
+
 def test_missing_weights() -> None:
     for create in (zoo.create_model, timm.create_model):
         with pytest.raises(ValueError, match="fishnet99 has no registered weights"):
             create("fishnet99", pretrained=True)
     with pytest.raises(ValueError, match="no registered weights"):
         zoo.create_model("fishnet99.unheard_of")
-    with pytest.raises(ValueError, match=r"resnet50 has only a1_in1k.*timm:resnet50.unheard_of"):
+    with pytest.raises(ValueError, match=r"resnet50 has only a1_in1k.*osmr_in1k$"):
         zoo.create_model("resnet50.unheard_of")
 
 

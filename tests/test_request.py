@@ -103,7 +103,7 @@ def test_every_attribute_is_an_option() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"models": "resnet18"}, "models must be a list, got 'resnet18'"),
+        ({"models": "resnet18"}, "models must be a list of texts, got 'resnet18'"),
         ({"seeds": 3}, "seeds must be a list, got 3"),
         ({"seeds": []}, "seeds must have one number at least"),
         ({"seeds": [-1]}, "seeds must be at least 0, got -1"),
@@ -116,6 +116,13 @@ def test_every_attribute_is_an_option() -> None:
         ({"threads": 10**12}, "threads must be at most 1024"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"freeze": 3}, r"freeze \(3\) must be a text"),
+        ({"task": []}, r"task \(\[\]\) must be a text"),
+        ({"download": 1}, r"download \(1\) must be True or False"),
+        ({"out": 3}, r"out \(3\) must be a path"),
+        ({"gpus_per_run": "x", "engine": "ray"}, "gpus_per_run must be at least 0 and at most 1024, got x"),
+        ({"workers": "2"}, "workers must be a whole number, got '2'"),
+        ({"seeds": [1.5]}, "seeds must be a whole number, got 1.5"),
         ({"gpus_per_run": float("nan"), "engine": "ray"}, "gpus_per_run must be at least 0"),
         ({"gpus_per_run": 1.0}, "gpus_per_run 1.0 belongs to --engine ray"),
         ({"lineup": "all", "models": ["a"]}, "lineup 'all' was given together with names"),

@@ -162,7 +162,7 @@ def test_a_foreign_file_is_refused_and_stays_as_it_is(content: bytes, tmp_path: 
 def test_commands_refuse_a_foreign_file_before_they_measure(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_facts", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(runner, "facts_of", lambda *_: pytest.fail("it went on"))
     monkeypatch.setattr(speed, "_facts", lambda *_: pytest.fail("it went on"))
     path = tmp_path / "results.jsonl"
     path.write_text("a note\nof mine")
@@ -369,6 +369,16 @@ def test_tables_show_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- one file, one truth
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    path = write(tmp_path / "results.jsonl", [RUN])
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match=r"results at .*results\.jsonl cannot be read: Input/output error"):
+        read([path])
 
 
 def test_one_file_says_the_same_wherever_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,7 @@ def test_classes_and_channels_are_those_of_the_tag(tmp_path: Path, capsys: pytes
     ("arguments", "message"),
     [
         (["weights", "fishnet98"], "did you mean fishnet"),
+        (["weights", "fishnet150.nothing"], "name ('fishnet150.nothing'): fishnet150 has osmr_in1k"),
         (["convert", "a.pth", "b.pth", "--model", "fishnet_test"], "out ('b.pth') must end in .safetensors"),
         (["convert", "a.pth", "b.safetensors", "--model", "fishnet_test"], "a.pth: there is no such file"),
         (["verify", "fishnet98", "a.pth"], "did you mean fishnet"),
@@ -114,7 +115,8 @@ def test_classes_and_channels_are_those_of_the_tag(tmp_path: Path, capsys: pytes
             ["validate", "fishnet_test", "--data-dir", "pictures"],
             "fishnet_test has no registered weights to measure",
         ),
-        (["validate", "fishnet_test", "--data-dir", ".", "--batch-size", "0"], "batch-size (0) is too small"),
+        (["validate", "fishnet_test", "--data-dir", ".", "--batch-size", "0"], "batch-size must be at least 1, got 0"),
+        (["validate", "fishnet_test", "--data-dir", ".", "--workers", "99999"], "workers must be at most 1024"),
         (["validate", "fishnet_test", "--data-dir", ".", "--device", "gpuu"], "device 'gpuu' is none of torch's"),
     ],
 )

@@ -3,9 +3,13 @@
 Every function returns the value in the form that nets need. It raises ValueError with argument, value and rule.
 """
 
+import dataclasses
 import difflib
+import math
 import numbers
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,11 +54,33 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def path(name: str, value: Any) -> Path:
+    """Return a path."""
+    if not isinstance(value, str | Path):
+        raise wrong(name, value, "be a path")
+    return Path(value)
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list of texts."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+    return tuple(value)
+
+
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """Return a mapping as a dict; an empty one for None."""
     if not isinstance(value, Mapping | None):
         raise wrong(name, value, "be a dict")
     return dict(value or {})
+
+
+def image_size(name: str, value: Any) -> tuple[int, int, int]:
+    """Return channels, height and width of an image."""
+    size = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if not isinstance(size, tuple) or len(size) != 3 or not all(is_whole(n) and n > 0 for n in size):
+        raise ValueError(f"{name} {size!r} must be three positive integers (C, H, W)")
+    return int(size[0]), int(size[1]), int(size[2])
 
 
 def share(name: str, value: Any) -> float:
@@ -63,6 +89,20 @@ def share(name: str, value: Any) -> float:
         raise wrong(name, value, "be a number")
     if not 0 <= value < 1:  # nan is in no range
         raise wrong(name, value, "lie in [0, 1)")
+    return float(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """Return a finite number."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise wrong(name, value, "be a finite number")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite number above 0."""
+    if finite(name, value) <= 0:
+        raise wrong(name, value, "be positive")
     return float(value)
 
 
@@ -127,6 +167,31 @@ def dtype(name: str, value: Any) -> torch.dtype | None:
     raise wrong(name, value, f"be one of {', '.join(map(str, DTYPES))}")
 
 
+CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "str": text,
+    "bool": flag,
+    "Path": path,
+    "Sequence[str]": texts,
+    "Mapping[str, Any]": mapping,
+    "Mapping[str, Sequence[Any]]": mapping,
+}
+"""Check of an attribute, by its type as it is written."""
+
+
+def check_types(record: Any) -> None:
+    """Check the attributes of a dataclass by the types that are written there, those in ``CHECKS``.
+
+    Args:
+        record: The dataclass, of a module with ``from __future__ import annotations``. None is what it is elsewhere.
+    """
+    for field in dataclasses.fields(record):
+        kind, value = str(field.type), getattr(record, field.name)
+        optional = kind.endswith(" | None")
+        check = CHECKS.get(kind.removesuffix(" | None"))
+        if check is not None and not (optional and value is None):
+            check(field.name, value)
+
+
 def tap_indices(name: str, value: Any, taps: int, remark: str = "") -> tuple[int, ...]:
     """Return numbers of feature taps, from 0.
 
@@ -141,7 +206,7 @@ def tap_indices(name: str, value: Any, taps: int, remark: str = "") -> tuple[int
     numbers_given: Iterable[Any] = (value,) if single else value
     if not single and (isinstance(value, str) or not isinstance(value, Iterable)):
         raise wrong(name, value, "be whole numbers of taps, or one number n for the last n taps")
-    wanted = tuple(numbers_given)
+    wanted = tuple(islice(numbers_given, taps + 1))  # more cannot be right, and some have no end
     if not all(map(is_whole, wanted)):
         raise wrong(name, value, "hold whole numbers only")
     if single and 0 < value <= taps:

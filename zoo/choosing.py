@@ -12,7 +12,9 @@ Four kinds of figures are asked, and never mixed in one ranking, because they we
 from __future__ import annotations
 
 import csv
+import difflib
 import fnmatch
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zoo import published, registry
+from zoo import arguments, published, registry
 from zoo.escape import for_terminal
 from zoo.results.group import group, pareto_front
 from zoo.results.run import CLASSIFY
@@ -88,10 +90,11 @@ class Wish:
     cost: str = "macs"
 
     def __post_init__(self) -> None:
+        arguments.check_types(self)
         for name in ("max_params", "max_macs", "max_size", "min_accuracy", "min_gpu", "min_cpu", "output_stride"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None:
+                arguments.positive(name, value)
         for value in self.sources:
             if value not in SOURCES:
                 raise ValueError(f"source {value!r} must be one of {', '.join(SOURCES)}")
@@ -187,7 +190,7 @@ def choose(wish: Wish, results: Sequence[Path] = (), *, front: bool = True) -> l
         front: Return only nets that no other of the ranking beats in both cost and accuracy.
 
     Raises:
-        ValueError: If no source knows the test images, or a result file is wrong.
+        ValueError: If no source knows the test images, family, licence or stride, or a result file is wrong.
     """
     kinds = {"results": _results(results), "timm": _timm(wish.dataset), "weights": _tags(wish.dataset)}
     kinds |= {"published": _published(wish.dataset)}
@@ -195,8 +198,22 @@ def choose(wish: Wish, results: Sequence[Path] = (), *, front: bool = True) -> l
     if not any(rows for kind, _, _, rows in listed if kind != "results") and not results:
         known = dict.fromkeys([*TIMM_SETS, *(row.dataset for row in published.results())])
         raise ValueError(f"dataset {for_terminal(wish.dataset)!r} is in no table asked: choose from {', '.join(known)}")
+    _check_words(wish, [row for *_, rows in listed for row in rows])
     rankings = [_rank(wish, kind, title, note, rows, front) for kind, title, note, rows in listed]
     return [ranking for ranking in rankings if ranking.fitting]
+
+
+def _check_words(wish: Wish, rows: Sequence[Candidate]) -> None:
+    """Raise ValueError if a word of the wish fits no net at all, which a budget may do and a word may not."""
+    given = {"family": wish.family, "licence": " ".join(wish.licences), "output stride": wish.output_stride}
+    for name, figure, fits in wish.limits():
+        values = [value for value in map(figure, rows) if value is not None]
+        if name in given and not any(map(fits, values)):
+            known = sorted({v for value in values for v in (value if isinstance(value, tuple) else (value,))})
+            close = difflib.get_close_matches(str(given[name]), list(map(str, known)), n=3) or known[:12]
+            more = ", ..." if len(close) < len(known) else ""
+            told = f"there are {', '.join(map(str, close))}{more}" if known else "none gives it"
+            raise ValueError(f"{name} {for_terminal(given[name])!r} is that of no net in the tables asked: {told}")
 
 
 def _rank(wish: Wish, kind: str, title: str, note: str, rows: Sequence[Candidate], front: bool) -> Ranking:
@@ -347,8 +364,10 @@ def _results(paths: Sequence[Path]) -> Source:
                     family=net.family,
                     strides=_strides(line["name"]) if not options else None,
                     source=f"{net.seeds} seeds" if net.seeds > 1 else f"seed {line['seed']}",
-                    create=f'zoo.create_model("{line["name"]}"{options})' if comparison.task == CLASSIFY else "",
-                    load=f'zoo.create_model("local-dir:{kept[0]}", pretrained=True)' if kept else "",
+                    create=f"zoo.create_model({json.dumps(line['name'])}{options})"
+                    if comparison.task == CLASSIFY
+                    else "",
+                    load=f"zoo.create_model({json.dumps(f'local-dir:{kept[0]}')}, pretrained=True)" if kept else "",
                 )
             )
         note = "measured by zoo bench: one recipe for all, unless a name says otherwise"

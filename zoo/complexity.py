@@ -320,9 +320,10 @@ def _check_size(model: nn.Module, size: tuple[int, int, int] | None) -> tuple[in
             raise ValueError(f"input_size is None and {type(model).__name__} states none; pass (C, H, W)")
         default = tuple(config["input_size"])
         size = (channels or default[0], *default[1:])
-    size = tuple(size)
-    if len(size) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size):
-        raise ValueError(f"input_size {size} must be three positive integers (C, H, W)")
+    size = tuple(size) if isinstance(size, list | tuple) else size
+    whole = isinstance(size, tuple) and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
+    if not whole or len(size) != 3:
+        raise ValueError(f"input_size {size!r} must be three positive integers (C, H, W)")
     if size[0] * size[1] * size[2] > LARGEST_IMAGE:
         raise ValueError(
             f"input_size {size} must have at most {LARGEST_IMAGE:,} numbers, for the maps of a larger image are "

@@ -127,7 +127,6 @@ def detection_backbone(
     Returns:
         Images (N, C, H, W) -> dict of maps (N, out_channels, H / stride, W / stride), named ``"0"``, ``"1"``, ... from
         the finest, followed by ``"pool"``, or ``"p6"`` and ``"p7"``.
-        the finest, and ``"pool"``, or ``"p6"`` and ``"p7"``, behind them.
 
     Raises:
         ValueError: If an argument is out of its range, or the net has no such taps; the message names it.
@@ -266,6 +265,7 @@ def faster_rcnn(
         TypeError: If ``net`` is no net of the zoo, or ``options`` has an unknown name.
     """
     num_classes = arguments.whole("num_classes", num_classes, least=2)
+    options = arguments.mapping("options", options)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling ({pooling!r}) must be one of {', '.join(POOLINGS)}")
     for name, values in (("sizes", sizes), ("ratios", ratios)):
@@ -291,7 +291,7 @@ def faster_rcnn(
         box_roi_pool=pool,
         box_head=head,
         box_predictor=FastRCNNPredictor(width, num_classes),
-        **{**FIRST, **prepared, **(options or {})},
+        **{**FIRST, **prepared, **options},
     )
 
 

@@ -15,9 +15,12 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.arguments import is_whole, text
 
 MOST_THREADS = 1024
 """Largest number of threads, and of processes, that may be requested."""
+MOST_IMAGES = 2**20
+"""Largest number of images in a batch that may be requested."""
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -83,8 +86,10 @@ def check_between(name: str, value: int, least: int, most: int) -> int:
     """Return a whole number if it lies between two others.
 
     Raises:
-        ValueError: If it does not; the message begins with the name.
+        ValueError: If it does not, or is no whole number; the message begins with the name.
     """
+    if not is_whole(value):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if value > most:
@@ -103,7 +108,7 @@ def choose_device(name: str) -> str:
     Raises:
         ValueError: If torch has no such device, or it does not exist here.
     """
-    if name == "auto":
+    if text("device", name) == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)

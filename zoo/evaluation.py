@@ -19,6 +19,7 @@ from tqdm import tqdm
 from zoo.datasets.decode import PictureError
 from zoo.datasets.half import Half, Prepared, read_batches
 from zoo.datasets.library import open_half
+from zoo.environment import MOST_IMAGES, MOST_THREADS, check_between, choose_device
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for pictures with this number of channels."""
@@ -114,9 +115,11 @@ def evaluate(
 
     Raises:
         PictureError: If a picture cannot be read, unless ``skip_broken``; the message names it.
-        ValueError: If there are no images, a label has no class in the net, or the net's scores are not finite.
+        ValueError: If there are no images, a label has no class, a number is out of range, or scores are not finite.
     """
-    model = model.to(device).eval()
+    check_between("batch_size", batch_size, 1, MOST_IMAGES)
+    check_between("workers", workers, 0, MOST_THREADS)
+    model = model.to(choose_device(device)).eval()
     items = Prepared(dataset, transform(prepared or preprocessing(model)))
     total = -(-len(items) // batch_size)
     images = first = five = 0

@@ -30,6 +30,8 @@ def check_writable(name: str, path: Path, *, folder: bool = False) -> None:
         if path.is_dir() and not folder:
             raise ValueError(f"{name} {path} is a folder: name a file in it")
         if path.exists() and not folder:
+            if not path.is_file():  # a device would be replaced, and a pipe waits for a reader
+                raise ValueError(f"{name} {path} is no regular file: name another")
             path.open("ab").close()
         above = path.absolute() if folder else path.absolute().parent
         tempfile.TemporaryFile(dir=next(p for p in (above, *above.parents) if p.exists())).close()

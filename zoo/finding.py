@@ -18,6 +18,7 @@ from zoo.bench.one_run import kept, open_model
 from zoo.bench.tasks import task_row
 from zoo.datasets.annotated import resized
 from zoo.datasets.decode import PictureError, decode, read_file
+from zoo.environment import MOST_IMAGES, MOST_THREADS, check_between, choose_device
 from zoo.escape import for_terminal
 from zoo.results.line import task_of
 
@@ -79,9 +80,8 @@ class Finder:
             batch_size: Pictures per batch.
             workers: Number of threads that read.
         """
-        for name, value in (("batch_size", batch_size), ("workers", workers)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_between("batch_size", batch_size, 1, MOST_IMAGES)
+        check_between("workers", workers, 1, MOST_THREADS)
 
         def read(path: str | Path) -> tuple[Tensor, tuple[int, int]] | PictureError:
             try:
@@ -139,6 +139,7 @@ def open_finder(folder: str | Path, *, device: str = "cpu") -> Finder:
     Raises:
         ValueError: If it is no such folder, or its tensors do not fit.
     """
+    device = choose_device(device)
     line = kept(folder)
     if not task_row(task_of(line)).heads:
         raise ValueError(f"weights {for_terminal(folder)!r} are of task {task_of(line)}: zoo.predicting names pictures")

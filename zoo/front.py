@@ -57,7 +57,8 @@ class Localisation(nn.Module):
 
     def __init__(self, in_chans: int = 3, num_features: int = 20) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features = arguments.whole("num_features", num_features, least=1)
+        arguments.whole("in_chans", in_chans, least=1)
         self.conv1 = nn.Conv2d(in_chans, 20, 5, padding=2)
         self.conv2 = nn.Conv2d(20, 20, 5, padding=2)
         self.pool = nn.MaxPool2d(2)
@@ -102,6 +103,8 @@ class Front(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = arguments.one_of("kind", kind, KINDS)
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net ({net!r}) must be a net that takes an image")
         self.net = net
         self.localisation = Localisation(getattr(net, "in_chans", 3)) if localisation is None else localisation
         features: Any = getattr(self.localisation, "num_features", None)

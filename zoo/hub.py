@@ -33,6 +33,8 @@ def save_for_hf(model: nn.Module, folder: str | Path, **options: Any) -> Path:
     Raises:
         ValueError: If an override cannot be written as JSON, such as a class; give its name instead.
     """
+    if not isinstance(model, nn.Module) or not hasattr(model, "pretrained_cfg"):
+        raise TypeError(f"model ({type(model).__name__}) must be a net from create_model")
     folder = Path(folder)
     hook = model.register_state_dict_post_hook(_contiguous)
     try:

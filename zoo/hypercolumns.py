@@ -102,7 +102,9 @@ class PixelNet(nn.Module):
                 "returns"
             )
         self.body = net
-        widths = [sum(info.channels()), *hidden]
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+            raise arguments.wrong("hidden", hidden, "be the widths of the hidden layers")
+        widths = [sum(info.channels()), *(arguments.whole("hidden", width, least=1) for width in hidden)]
         layers = [layer for ins, outs in pairwise(widths) for layer in (nn.Linear(ins, outs), nn.ReLU())]
         self.classifier = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 

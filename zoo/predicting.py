@@ -13,9 +13,11 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from zoo import registry
+from zoo import arguments, registry
+from zoo.arguments import LARGEST
 from zoo.datasets.decode import PictureError, decode, read_file
 from zoo.datasets.folders import pictures_below
+from zoo.environment import MOST_IMAGES, MOST_THREADS, check_between, choose_device
 from zoo.escape import for_terminal
 from zoo.evaluation import finite, pooled, preprocessing, transform
 from zoo.fusing import fuse as fused
@@ -70,9 +72,9 @@ class Classifier:
             batch_size: Pictures per batch.
             workers: Number of threads that read.
         """
-        for name, value in (("top", top), ("batch_size", batch_size), ("workers", workers)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_between("top", top, 1, LARGEST)
+        check_between("batch_size", batch_size, 1, MOST_IMAGES)
+        check_between("workers", workers, 1, MOST_THREADS)
         change = transform(self.prepared)
 
         def read(path: str | Path) -> Tensor | PictureError:
@@ -121,7 +123,8 @@ def open_classifier(weights: str | Path, *, device: str = "cpu", fuse: bool = Fa
         ValueError: If there is no such folder or name, it has no trained classifier, or the weights do not fit.
         OSError: If published weights cannot be fetched.
     """
-    name, line = str(weights), kept_line(weights)
+    device = choose_device(device)
+    name, line = str(arguments.path("weights", weights)), kept_line(weights)
     if line is not None and task_of(line) != CLASSIFY:
         raise ValueError(f"weights {for_terminal(name)!r} are of task {task_of(line)}: pictures are named by classify")
     if Path(name).is_dir():

@@ -243,6 +243,9 @@ def select(name: str = "", dataset: str | None = None, series: str | None = None
     Raises:
         ValueError: If the name is neither a model nor in the table, or dataset or series are not in it.
     """
+    for what, value in (("name", name), ("dataset", dataset), ("series", series)):
+        if not isinstance(value, str | None):
+            raise ValueError(f"{what} ({value!r}) must be a text")
     rows = results()
     if dataset is not None:
         known = {row.dataset for row in rows}

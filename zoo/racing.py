@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from zoo import registry
+from zoo import arguments, registry
 from zoo.bench.one_run import build
 from zoo.bench.request import Prepared, Request, prepare
 from zoo.bench.request import run as run_bench
-from zoo.bench.sweep import Listener
+from zoo.bench.sweep import Listener, facts_of
 from zoo.bench.tasks import task_row
 from zoo.complexity import count
 from zoo.environment import cores
@@ -56,6 +56,10 @@ PASSES = 2, 9
 PLAN = "race.json"
 
 
+class AllFailedError(RuntimeError):
+    """Error for a round in which no run ended well. The request may be right."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits on the nets of a race; None is no limit.
@@ -75,8 +79,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
-                raise ValueError(f"limit {name} must be positive, got {value}")
+            if value is not None:
+                arguments.positive(f"limit {name}", value)
 
     def exceeded(
         self, name: str, overrides: Mapping[str, Any], size: Sequence[int], latency: Callable[[str], float]
@@ -310,7 +314,7 @@ def race(
     listener: Listener | None = None,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Race nets on a set of pictures, and train the winner to the end.
+    """Race nets on pictures, and train the winner to the end.
 
     Args:
         request: Nets (`candidates` if it names none), images, recipe and place; a validation half of 0.1 if it asks for
@@ -321,20 +325,21 @@ def race(
         tell: Receives lines before the first run, and one after each round.
 
     Raises:
-        ValueError: If the request is wrong, no net keeps the limits, the budget holds no race, or all runs of a round
-            fail.
+        ValueError: If the request is wrong, no net keeps the limits, or the budget holds no race.
+        AllFailedError: If all runs of a round fail.
     """
+    if budget is not None:
+        arguments.positive("budget", budget)
     if request.vary:
         raise ValueError("vary is not for a race, whose nets are told by name: leave it out")
     asked = replace(request, validation=request.validation or 0.1, seeds=request.seeds[:1])
     first = prepare(asked if asked.models else replace(asked, models=["lenet_test"], overrides={}))
-    latencies = _Latencies(first)
-    size = first.images.input_size
+    latencies, size = _Latencies(first), first.images.input_size
     if asked.models:
+        facts_of(first.runs, first.placement, Listener())  # a net that does not take the images is an error now
         names = list(dict.fromkeys(run.name for run in first.runs))
-        above = (
-            {name: limits.exceeded(name, asked.overrides, size, latencies) for name in names} if limits != FREE else {}
-        )
+        asked_of = names if limits != FREE else []
+        above = {name: limits.exceeded(name, asked.overrides, size, latencies) for name in asked_of}
         names = [name for name in names if not above.get(name)]
         told = ", ".join(f"{name} ({figure})" for name, figure in above.items() if figure)
         if not names:
@@ -355,8 +360,7 @@ def race(
     tell(f"{plan}{cut}; about {total / 60:.1f} minutes at most on {prepared.placement.device}")
     rounds: list[Round] = []
     for nets, length in shape:
-        last = nets == 1
-        changes = {**asked.changes, "epochs": length}
+        last, changes = nets == 1, {**asked.changes, "epochs": length}
         own = replace(asked, models=names, changes=changes, keep=asked.keep if last else "none")
         part = prepare(own, anew=False)
         run_bench(part, listener)
@@ -404,10 +408,12 @@ def _plan(prepared: Prepared, budget: float | None) -> tuple[int, dict[str, floa
     asked = {"runs": [run.key for run in prepared.runs], "budget": budget, "device": prepared.placement.device}
     stored = _stored(path)
     try:
-        if stored["asked"] == asked:
-            return int(stored["epochs"]), {str(name): float(cost) for name, cost in stored["seconds"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass  # none, or not ours: it is made anew
+        costs = {str(name): arguments.positive("seconds", cost) for name, cost in stored["seconds"].items()}
+        epochs = arguments.whole("epochs", stored["epochs"], 1, prepared.recipe.epochs)
+        if stored["asked"] == asked and costs.keys() == {run.name for run in prepared.runs}:
+            return epochs, costs
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, or not ours: it is made anew
+        pass
     request, before = prepared.request, torch.get_num_threads()
     torch.set_num_threads(request.threads or max(1, cores() // (request.jobs or 1)))
     try:
@@ -476,14 +482,14 @@ def _round(prepared: Prepared, epochs: int, keep: int) -> Round:
     """Rank the nets of a round by the stored lines: score, then fewer multiply-adds, then name.
 
     Raises:
-        ValueError: If all runs failed.
+        AllFailedError: If all runs failed.
     """
     lines = {line["key"]: line for line in read_if_there(prepared.path).trainings}
     runs = {run.name: lines.get(run.key) for run in prepared.runs}
     key = f"validation_{task_row(prepared.request.task).metric}"
     done = {name: line for name, line in runs.items() if line is not None}
     if not done:
-        raise ValueError(f"all runs of {epochs} epochs have failed: {prepared.path} holds the errors")
+        raise AllFailedError(f"all runs of {_number(epochs, 'epoch')} have failed: {prepared.path} holds the errors")
     ranked = sorted(done, key=lambda name: (-done[name][key], done[name]["counts"]["macs"], name))
     failed = [name for name in runs if name not in done]
     return Round(

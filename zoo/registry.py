@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -38,11 +39,14 @@ from zoo import arguments
 from zoo.arguments import listed
 from zoo.bounds import check_bounds
 from zoo.entry import Entry, Spec
+from zoo.escape import for_terminal
 from zoo.features import check_features
 from zoo.weights import Weights, loading
+from zoo.weights.described import check_description, check_folder
 from zoo.weights.fit import CLASSIFIER, FIRST_CONV
 from zoo.weights.loading import keep_whole, load_pretrained
 from zoo.weights.tags import published_models, tags
+from zoo.weights.words import first_line
 
 BUCKET = "zoo"
 """Module of our entrypoints: this package, and therefore the name of timm's module bucket."""
@@ -76,19 +80,39 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> nn.Mo
         TypeError: If an override is neither a field of the specification nor an argument of the net.
     """
     if arguments.text("name", name).startswith("timm:"):
-        return timm.create_model(_name_of_timm(name.removeprefix("timm:")), pretrained=pretrained, **overrides)
+        return _from_timm(_name_of_timm(name.removeprefix("timm:")), pretrained=pretrained, **overrides)
     if ":" in name:
-        return timm.create_model(name, pretrained=pretrained, **overrides)
+        source, _, place = name.partition(":")
+        if source.lower() == "local-dir":
+            check_folder(name, place, is_model)
+        return _from_timm(name, pretrained=pretrained, **overrides)
     base, _, tag = name.partition(".")
     if _find(base) is None and is_model(base):
-        return timm.create_model(_name_of_timm(name), pretrained=pretrained, **overrides)
+        return _from_timm(_name_of_timm(name), pretrained=pretrained, **overrides)
     entry = model_entry(base)
     if tag and tag not in entry.weights:
         have = f"only {', '.join(entry.weights)}" if entry.weights else "no registered weights"
-        raise ValueError(
-            f"name ({name}): {base} has {have}" + (f"; timm:{name} is timm's own net" if is_model(base) else "")
-        )
+        raise ValueError(f"name ({name}): {base} has {have}")
     return _create(entry, tag, pretrained, **overrides)
+
+
+def _from_timm(name: str, **options: Any) -> nn.Module:
+    """Create a net by timm; errors name it, and are of the types that `create_model` promises.
+
+    Raises:
+        ValueError: If timm cannot build the net with these options, or the net has no weights.
+        OSError: If weights or a description cannot be fetched.
+        TypeError: If an option is none of the net's.
+    """
+    try:
+        return timm.create_model(name, **options)
+    except (TypeError, ValueError):
+        raise
+    except OSError as error:
+        raise OSError(f"name ({for_terminal(name)!r}): {first_line(error)}") from error
+    except Exception as error:  # timm looks words up in tables, and asserts
+        told = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        raise ValueError(f"name ({for_terminal(name)!r}), {listed(options)}: timm cannot make it ({told})") from error
 
 
 def has_tag(name: str) -> bool:
@@ -115,6 +139,7 @@ def list_models(filter: str = "", *, family: str | None = None) -> list[str]:
     """
     if family is not None and family not in families():
         raise ValueError(f"family ({family!r}) must be one of {', '.join(families())}")
+    arguments.text("filter", filter)
     pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
     names = [
         name
@@ -173,7 +198,7 @@ def preprocessing_params(name: str) -> dict[str, Any]:
     Raises:
         ValueError: If the model or the tag does not exist.
     """
-    base, _, tag = name.removeprefix("tu-").partition(".")
+    base, _, tag = arguments.text("name", name).removeprefix("tu-").partition(".")
     entry = model_entry(base)
     if tag and tag not in entry.weights:
         raise ValueError(
@@ -220,8 +245,17 @@ def _create(entry: Entry, tag: str, pretrained: bool, checkpoint_path: Any = "",
     of_tag = _of_tag(entry, kwargs.get("pretrained_cfg"))
     model._model_args = of_tag | {key: value for key, value in kwargs.items() if key not in runtime}
     if checkpoint_path:
-        load_checkpoint(model, str(checkpoint_path))
+        _load_as_timm_does(model, arguments.path("checkpoint_path", checkpoint_path))
     return model
+
+
+def _load_as_timm_does(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"checkpoint_path ({str(path)!r}): there is no such file")
+    try:
+        load_checkpoint(model, str(path))
+    except Exception as error:  # whatever torch raises for a file that is no checkpoint
+        raise ValueError(f"checkpoint_path ({str(path)!r}) cannot be loaded ({first_line(error)})") from error
 
 
 def _specify(entry: Entry, changes: Mapping[str, Any]) -> Spec:
@@ -316,7 +350,14 @@ def _pretrained_cfg(entry: Entry, given: Any, overlay: Any) -> Any:
         given = replace(tagged.cfgs[tag], architecture=entry.timm_name, tag=tag or None)
     if not isinstance(given, Mapping | PretrainedCfg):
         raise ValueError(f"pretrained_cfg ({given!r}) must be a tag, or a description of weights")
-    return resolve_pretrained_cfg(entry.timm_name, given, arguments.mapping("pretrained_cfg_overlay", overlay))
+    overlay = arguments.mapping("pretrained_cfg_overlay", overlay)
+    try:
+        cfg = resolve_pretrained_cfg(entry.timm_name, given, overlay)
+    except TypeError as error:  # a field that timm does not know
+        named = {**(given if isinstance(given, Mapping) else {}), **overlay}
+        raise ValueError(f"pretrained_cfg ({', '.join(map(str, named))}): {first_line(error)}") from error
+    check_description(vars(cfg))
+    return cfg
 
 
 def _default_cfg(entry: Entry, weights: Weights) -> dict[str, Any]:

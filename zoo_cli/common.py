@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import errno
 import io
 import json
 import os
@@ -77,6 +78,8 @@ def guarded(run: Callable[[], int]) -> int:
     except ValueError as error:
         return _fail(error, str(error), 2)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # whoever looked for it first
+            return _fail(error, f"{str(error.filename)[:40]!r}... is too long for the name of a file", 2)
         if error.filename is None:  # perhaps of the output itself, as on a full disk
             _discard_output()
         return _fail(error, str(error), 1)

@@ -58,9 +58,9 @@ def run_draw(args: argparse.Namespace) -> int:
     from zoo.registry import expand_names
 
     check_writable("out", check_path(args.out))
-    named = [(name, own) for pattern, own in nets for name in expand_names([pattern])]
+    named = [(name, {**changes, **own}) for pattern, own in nets for name in expand_names([pattern])]
     try:
-        drawing = draw(*named, level=args.level, input_size=size, **changes)
+        drawing = draw(*named, level=args.level, input_size=size)
     except TypeError as error:  # an override that the net does not know
         raise ValueError(str(error)) from error
     drawing.save(args.out)

@@ -74,16 +74,17 @@ examples:
 
 def run_predict(args: argparse.Namespace) -> int:
     """Print a line for each picture; return 1 if one could not be read."""
-    from zoo.environment import choose_device
+    from zoo.arguments import LARGEST
+    from zoo.environment import MOST_IMAGES, MOST_THREADS, check_between, choose_device
     from zoo.files import check_writable, replacing
     from zoo.keeping import kept_line
     from zoo.results.line import task_of
     from zoo.results.run import CLASSIFY
 
     device = choose_device(args.device)
-    for name in ("top", "batch_size", "workers"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+    for name, most in (("top", LARGEST), ("batch_size", MOST_IMAGES), ("workers", MOST_THREADS)):
+        if (value := getattr(args, name)) is not None:
+            check_between(name.replace("_", "-"), value, 1, most)
     line = kept_line(args.weights)
     task = CLASSIFY if line is None else task_of(line)
     for name, owners in OWNERS.items():
@@ -108,7 +109,8 @@ def run_predict(args: argparse.Namespace) -> int:
             else:
                 file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
     if broken:
-        tell(f"{broken} pictures could not be read: their lines say why")
+        told = "1 picture could not be read: its line says" if broken == 1 else f"{broken} pictures could not be read: "
+        tell(f"{told}{'their lines say' * (broken > 1)} why")
     return 1 if broken else 0
 
 
@@ -151,6 +153,10 @@ def _named(given: list[str]) -> Iterator[Path]:
     """Return the named pictures, those on standard input in the place of a dash. Named folders are read now."""
     from zoo.predicting import find_pictures
 
+    if "-" in given and sys.stdin is None:
+        raise ValueError("picture '-' stands for names on standard input, and there is none")
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a name of a file may be any bytes
+        sys.stdin.reconfigure(errors="surrogateescape")
     lines = (text for line in sys.stdin if (text := line.rstrip("\r\n")))
     return chain.from_iterable([find_pictures(lines) if name == "-" else list(find_pictures([name])) for name in given])
 

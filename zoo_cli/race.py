@@ -66,9 +66,9 @@ examples:
 
 
 def run_race(args: argparse.Namespace) -> int:
-    """Run a race and print its table; return 1 if the winner's last run failed."""
+    """Run a race and print its table; return 1 if all runs of a round failed."""
     from zoo.bench.progress import ProgressBar
-    from zoo.racing import draw, race
+    from zoo.racing import AllFailedError, draw, race
 
     request, limits = to_request(args)
     try:
@@ -77,6 +77,9 @@ def run_race(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         tell("interrupted: the same command goes on")
         return 130
+    except AllFailedError as error:
+        tell(f"failed: {error}")
+        return 1
     print_table([_cells(row) for row in outcome.table()], ("epochs", "validation [%]", "behind", "latency [ms]"))
     line = outcome.line
     if outcome.latencies:

@@ -40,9 +40,14 @@ def run_weights(args: argparse.Namespace) -> int:
 
     pattern = any(c in args.name for c in "*?[")
     names = list_models(args.name) if pattern or not args.name else [model_entry(args.name.partition(".")[0]).name]
+    tag_asked = "" if pattern else args.name.partition(".")[2]
+    if tag_asked and tag_asked not in (known := model_entry(names[0]).weights):
+        raise ValueError(f"name ({args.name!r}): {names[0]} has {', '.join(known) or 'no registered weights'}")
     rows = []
     for entry in map(model_entry, names):
         for tag, weights in entry.weights.items():
+            if tag_asked not in ("", tag):
+                continue
             file = Path(weights.path) if weights.file else cached_path(weights.url) if weights.url else None
             held = file.stat().st_size if file and file.is_file() else None
             side = (weights.test_input_size or weights.input_size or entry.input_size)[-1]
@@ -191,12 +196,11 @@ examples:
 
 def run_validate(args: argparse.Namespace) -> int:
     """Measure errors and print them beside the published ones."""
-    from zoo.environment import choose_device
+    from zoo.environment import MOST_IMAGES, MOST_THREADS, check_between, choose_device
     from zoo.keeping import kept_line
 
-    for name in ("batch_size", "workers"):
-        if getattr(args, name) < (name == "batch_size"):
-            raise ValueError(f"{name.replace('_', '-')} ({getattr(args, name)}) is too small")
+    check_between("batch-size", args.batch_size, 1, MOST_IMAGES)
+    check_between("workers", args.workers, 0, MOST_THREADS)
     device = choose_device(args.device)
     kept = kept_line(args.name)
     if kept is not None and args.checkpoint is not None:

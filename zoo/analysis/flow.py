@@ -16,6 +16,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from zoo.arguments import image_size
+
 FRESH = ("empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like")
 """Operators that read the shape of a map and nothing else."""
 
@@ -186,6 +188,7 @@ def record(net: nn.Module, input_size: Sequence[int] = (3, 224, 224), *, feature
     Raises:
         ValueError: If the net cannot run on an image of this size.
     """
+    input_size = image_size("input_size", input_size)
     names = {module: name for name, module in net.named_modules()}
     whole = _Features(net) if features and hasattr(net, "forward_features") else net
     tensors = {name: t.to("meta") for name, t in (*whole.named_parameters(), *whole.named_buffers())}
@@ -197,8 +200,8 @@ def record(net: nn.Module, input_size: Sequence[int] = (3, 224, 224), *, feature
         whole.eval()
         with torch.no_grad(), recorder.modules(), recorder:
             result = torch.func.functional_call(whole, tensors, (image,))
-    except RuntimeError as error:
-        raise ValueError(f"input_size {tuple(input_size)} does not run through the net: {error}") from error
+    except (RuntimeError, AssertionError) as error:  # some nets of timm assert the size that they were made for
+        raise ValueError(f"input_size {input_size} does not run through the net: {error}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo import registry
+from zoo import arguments, registry
 from zoo.datasets.built_in import dataset_row, load_dataset
 from zoo.datasets.external import DataLocation, is_external, open_set
 from zoo.datasets.image_set import Dataset, ImageSet
@@ -42,6 +42,9 @@ class Options:
         draws: Number of random choices: of units for each number of units, of vectors for gains.
         threshold: Accuracy in points that an edge of a fabric must be worth, or it is pruned.
         units: Number of units that are looked at in each map, evenly spaced among its channels.
+
+    Raises:
+        ValueError: If a number is out of range, or no number.
     """
 
     input_size: tuple[int, int, int] | None = None
@@ -55,6 +58,16 @@ class Options:
     draws: int = 5
     threshold: float = 0.5
     units: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("units", 1), ("draws", 0)):
+            arguments.whole(name, getattr(self, name), least)
+        arguments.whole("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.input_size is not None:
+            arguments.image_size("input_size", self.input_size)
+        arguments.finite("threshold", self.threshold)
+        for name in ("gates", "counted", "dataset", "module"):
+            arguments.text(name, getattr(self, name))
 
 
 @contextmanager
@@ -233,7 +246,7 @@ def open_images(name: str, options: Options) -> ImageSet:
     dataset = options.dataset or trained_on(name) or DIGITS
     if is_external(dataset):
         images: ImageSet = open_set(dataset, DataLocation(folder=options.data_dir))
-        images = images.for_recipe(Recipe(**line["recipe"])) if line else images
+        images = images.for_recipe(Recipe.of_line(line["recipe"])) if line else images
     elif options.data_dir is not None and not dataset_row(dataset).located:
         raise ValueError(f"data-dir was given, but {dataset} is built in: leave it out, or name another --dataset")
     else:

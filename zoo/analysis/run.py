@@ -15,8 +15,10 @@ from zoo.analysis import (
     responses,
     units,
 )
-from zoo.analysis.nets import Options
+from zoo.analysis.nets import Options, expand, open_images, open_net
 from zoo.analysis.outcome import Outcome
+from zoo.complexity import count
+from zoo.escape import for_terminal
 
 ANALYSES: dict[str, Callable[[Sequence[str], Options], Outcome]] = {
     "receptive-field": field.analyse,
@@ -47,4 +49,24 @@ def analyse(what: str, names: Sequence[str], options: Options | None = None) -> 
     """
     if what not in ANALYSES:
         raise ValueError(f"what ({what!r}) must be one of {', '.join(ANALYSES)}")
-    return ANALYSES[what](names, options or Options())
+    options = options or Options()
+    try:
+        return ANALYSES[what](names, options)
+    except (AssertionError, RuntimeError):
+        check_images(names, options)  # some nets of timm take images of one size alone, and say so in many ways
+        raise
+
+
+def check_images(names: Sequence[str], options: Options) -> None:
+    """Raise ValueError if a net does not take the images that are asked for.
+
+    Args:
+        names: See `analyse`.
+        options: ``input_size``, or ``dataset`` and ``data_dir``.
+    """
+    for name, title in expand(names).items():
+        size = options.input_size or open_images(name, options).input_size
+        try:
+            count(open_net(name, meta=True), (size[0], size[1], size[2]))
+        except ValueError as error:
+            raise ValueError(f"{for_terminal(title)!r}: {error}") from error

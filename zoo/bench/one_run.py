@@ -26,7 +26,7 @@ from zoo.datasets.image_set import ImageSet
 from zoo.environment import describe_device, git_revision, versions
 from zoo.escape import for_terminal
 from zoo.freezing import freeze_parts
-from zoo.keeping import TENSORS, folder_name, keep, kept_line
+from zoo.keeping import LINE, TENSORS, folder_name, keep, kept_line
 from zoo.recipes import recipe_name
 from zoo.results.line import score_key, task_of
 from zoo.results.recipe import Recipe
@@ -36,6 +36,12 @@ Line = dict[str, Any]
 """Stored line of a run that has ended."""
 LONGEST_ERROR = 10_000
 """Largest number of characters of an error, and of its traceback, in a line."""
+REBUILT = (
+    *("dataset.num_classes", "dataset.input_size", "dataset.fingerprint", "dataset.mean", "dataset.std"),
+    "computed.layout",
+)
+"""Fields of a line that opening a kept model needs, besides those of every line."""
+MOST_CLASSES = 2**20
 TRACE_LINES = 30
 """Number of lines of a failed run's traceback in its line."""
 
@@ -296,6 +302,12 @@ def kept(folder: str | Path) -> Line:
     line = kept_line(folder)
     if line is None:
         raise ValueError(f"{for_terminal(folder)} is no folder of a trained net: zoo bench writes them to OUT/weights")
+    for name in REBUILT:
+        group, _, part = name.partition(".")
+        if not isinstance(line.get(group), dict) or line[group].get(part) is None:
+            raise ValueError(f"{for_terminal(Path(folder) / LINE)} lacks {name}, without which no net is opened again")
+    if line["dataset"]["num_classes"] > MOST_CLASSES:
+        raise ValueError(f"{for_terminal(Path(folder) / LINE)}: dataset.num_classes must be at most {MOST_CLASSES:,}")
     return line
 
 
@@ -305,7 +317,7 @@ def run_of(line: Line) -> Run:
         name=line["name"],
         overrides=line.get("overrides") or {},
         dataset=line["dataset"]["name"],
-        recipe=Recipe(**line["recipe"]),
+        recipe=Recipe.of_line(line["recipe"]),
         seed=line["seed"],
         task=task_of(line),
         head=line.get("head") or "",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from zoo import arguments
 from zoo.bench.distributed import Team, join
 from zoo.bench.engines import Engine, InProcess, Processes, Ray
 from zoo.bench.one_run import Placement
@@ -125,9 +126,9 @@ class Request:
     log: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("models", "seeds"):
-            if isinstance(getattr(self, name), str | int):
-                raise ValueError(f"{name} must be a list, got {getattr(self, name)!r}")
+        arguments.check_types(self)
+        if isinstance(self.seeds, str) or not isinstance(self.seeds, Sequence):
+            raise ValueError(f"seeds must be a list, got {self.seeds!r}")
         for name in ("data_dir", "out", "weights"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
@@ -145,7 +146,7 @@ class Request:
         for name, least in (("threads", 1), ("jobs", 1), ("workers", 0), ("retries", 0)):
             if getattr(self, name) is not None:
                 check_between(name, getattr(self, name), least, MOST_THREADS)
-        if not 0 <= self.gpus_per_run <= MOST_THREADS:
+        if not isinstance(self.gpus_per_run, int | float) or not 0 <= self.gpus_per_run <= MOST_THREADS:
             raise ValueError(f"gpus_per_run must be at least 0 and at most {MOST_THREADS}, got {self.gpus_per_run}")
         for name in ("ray_address", "gpus_per_run"):
             if getattr(self, name) and self.engine != "ray":

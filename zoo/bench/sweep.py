@@ -214,7 +214,7 @@ def sweep(
             listener.on_warning(text)
     done = team.agree(set() if force else stored.finished)
     missing = [run for run in runs if run.key not in done]
-    facts = _facts(missing, placement, listener)
+    facts = facts_of(missing, placement, listener)
     listener.on_start(len(missing), len(runs) - len(missing), sum(run.recipe.epochs for run in missing))
 
     claims: dict[str, Claim] = {}
@@ -326,8 +326,12 @@ def _own_recipe(name: str, recipe: Recipe, fixed: Collection[str]) -> Recipe:
     return recipe.changed(**{key: value for key, value in changes.items() if key not in fixed})
 
 
-def _facts(runs: Sequence[Run], placement: Placement, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return family, specification and counts of each net on each dataset."""
+def facts_of(runs: Sequence[Run], placement: Placement, listener: Listener) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return family, specification and counts of each net on each dataset.
+
+    Raises:
+        ValueError: If a net cannot be built, or does not take the images.
+    """
     nets = {(run.display, run.dataset): run for run in runs}
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (net, run) in enumerate(nets.items()):

@@ -27,7 +27,7 @@ from zoo.datasets.fingerprint import digest
 from zoo.datasets.folders import open_halves
 from zoo.datasets.half import Half, Item, read_batches
 from zoo.datasets.image_set import TEST_BATCH_SIZE, Dataset, ImageSet
-from zoo.datasets.library import FOLDER, NoSplitError, is_own, open_half
+from zoo.datasets.library import FOLDER, TORCH, NoSplitError, is_known, is_own, open_half, unknown
 from zoo.datasets.split import hold_out
 from zoo.escape import for_terminal
 from zoo.results.recipe import Recipe
@@ -98,7 +98,10 @@ def open_set(name: str, location: DataLocation) -> ImageSet:
             picture cannot be read.
     """
     if location.folder is None:
-        raise ValueError(f"dataset {name!r} needs a folder: give --data-dir, and --download to fetch it into there")
+        if not (is_known(name) or name.startswith(f"{FOLDER}/")):
+            raise unknown(name)
+        fetch = "; zoo bench fetches it into there with --download" if name.lower().startswith(TORCH) else ""
+        raise ValueError(f"dataset {for_terminal(name)!r} needs a folder: give --data-dir{fetch}")
     if location.download:
         location.folder.mkdir(parents=True, exist_ok=True)
     halves = _halves(name, location.folder, location.download)

@@ -191,6 +191,13 @@ def unknown(name: str, built_in: tuple[str, ...] = (), external: bool = True) ->
     return ValueError(f"unknown dataset {for_terminal(name)!r}: choose from {', '.join(known)}{hint}")
 
 
+def is_known(name: str) -> bool:
+    """Return True if a name is that of a set in a folder: one of `NAMES`, or of the hub."""
+    lower = name.lower()
+    of_torch = lower.startswith(TORCH) and lower.removeprefix(TORCH) in SOURCES
+    return name == FOLDER or of_torch or (lower.startswith(HUB) and len(name) > len(HUB))
+
+
 def open_half(
     name: str, folder: Path | None, split: str, *, class_map: Path | None = None, download: bool = False
 ) -> Half:
@@ -207,6 +214,9 @@ def open_half(
     Raises:
         ValueError: If the set or split does not exist, with a list of those that do, or it cannot be read.
     """
+    for what, value in (("dataset", name), ("split", split)):
+        if not isinstance(value, str):
+            raise ValueError(f"{what} ({value!r}) must be a text")
     if class_map is not None and name != FOLDER:
         raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
     if name == FASHION:

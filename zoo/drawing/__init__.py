@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from zoo.arguments import image_size
 from zoo.drawing.boxes import LEVELS, boxes_of
 from zoo.drawing.graph import steps_of
 from zoo.drawing.scene import Scene
@@ -115,14 +116,15 @@ def _net(
         net: Any = copy.deepcopy(given)
         name, own = type(given).__name__, {}
     else:
-        name, own = (given, {}) if isinstance(given, str) else given
+        pair = (given, {}) if isinstance(given, str) else given
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Mapping):
+            raise ValueError(f"net ({given!r}) must be a name, a pair of a name and a dict of overrides, or a net")
+        name, own = pair
         own = {**overrides, **own}
         for key in FIXED & own.keys():
             raise ValueError(f"{key} ({own[key]!r}) cannot be changed: a drawing needs no weights")
         net = create_model(name, **own, **({} if ":" in name else {"device": "meta"}))
-    size = _own_size(net) if input_size is None else tuple(input_size)
-    if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(f"input_size {size} must be three positive integers (C, H, W)")
+    size = image_size("input_size", _own_size(net) if input_size is None else input_size)
     params = sum(p.numel() for p in net.parameters())
     steps = steps_of(net, size)
     boxes, lines = boxes_of(net, steps, level)

@@ -122,7 +122,7 @@ def steps_of(net: nn.Module, input_size: tuple[int, int, int]) -> list[Step]:
     runner = _Shapes(torch.fx.GraphModule(whole, graph))
     try:
         shapes, large = runner.measure(input_size), runner.measure((input_size[0], LARGE, LARGE))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch.fx adds lines of its own to the net's words
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"net ({type(net).__name__}) cannot be drawn: it takes no image of {input_size}, or none of another size "

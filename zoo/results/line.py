@@ -86,6 +86,10 @@ OBJECTS = Values("a list of objects", lambda value: isinstance(value, list) and 
 CALLS = Values(
     "an object of whole numbers", lambda value: isinstance(value, dict) and all(map(COUNT.accept, value.values()))
 )
+TEXTS = Values(
+    "a list of texts", lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
+)
+NUMBERS = Values("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
 SHARES = Values(
     "a list of numbers in [0, 1] and null",
     lambda value: isinstance(value, list) and all(share is None or SHARE.accept(share) for share in value),
@@ -138,6 +142,11 @@ OPTIONAL: Mapping[str, Values] = {
     "epochs": OBJECTS,
     "dataset.input_size": IMAGE,
     "dataset.fingerprint": WORDS,
+    "dataset.num_classes": POSITIVE,
+    "dataset.classes": TEXTS,
+    "dataset.mean": NUMBERS,
+    "dataset.std": NUMBERS,
+    "computed.layout": WORDS,
     "standard_error": SHARE,
     "macro_f1": SHARE,
     "class_accuracy": SHARES,

@@ -13,6 +13,8 @@ SCHEDULES = ("cosine", "steps")
 BORDERS = ("background", "mean", "reflect")
 AUGMENTS = ("", "trivial", "rand")
 CLASS_WEIGHTS = ("", "balanced")
+LARGEST = {"int": 2**31 - 1, "float": 1e9}
+"""Largest size of a number, by its type."""
 KINDS: dict[str, Any] = {
     "int": int,
     "float": (int, float),
@@ -132,6 +134,8 @@ class Recipe:
             value, kind = getattr(self, field.name), str(field.type)
             good = isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
             _check(field.name, value, good, f"be of type {kind}")
+            if kind in LARGEST:  # an infinity is no setting, and nobody waits for 10^30 epochs
+                _check(field.name, value, abs(value) <= LARGEST[kind], f"have a size of at most {LARGEST[kind]:,.0f}")
             if kind == "float":  # 1 and 1.0 ask for the same run
                 object.__setattr__(self, field.name, float(value))
         for name in ("epochs", "batch_size"):
@@ -208,6 +212,19 @@ class Recipe:
             if key not in names:
                 raise ValueError(f"unknown recipe field {key!r}: choose from {', '.join(names)}")
         return replace(self, **changes)
+
+    @classmethod
+    def of_line(cls, fields: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that a result line holds.
+
+        Raises:
+            ValueError: If it lacks a field, or has an unknown or a wrong one.
+        """
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            told = str(error).removeprefix("Recipe.__init__() ")
+            raise ValueError(f"the recipe of the line is none of this zoo: {told}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types. Later fields are included only if they differ from their defaults.

@@ -66,7 +66,7 @@ def read(paths: Sequence[Path]) -> Results:
         paths: Files, or folders with a ``results.jsonl``. A path that is given twice is read once.
 
     Raises:
-        ValueError: If a file does not exist, or a line is no result; the message names file, line number and field.
+        ValueError: If a file cannot be read, or a line is no result; the message names file, line number and field.
     """
     results = Results()
     newest: dict[str, Line] = {}
@@ -74,7 +74,10 @@ def read(paths: Sequence[Path]) -> Results:
         if not path.is_file():
             where = for_terminal(path)
             raise ValueError(f"no results at {where}: give a file or folder that zoo bench or zoo speed wrote")
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"results at {for_terminal(path)} cannot be read: {error.strerror}") from error
         for line in parse_all(path, content, results.warnings):
             if "failure" != kind_of(newest.get(line["key"], line)) != kind_of(line) == "failure":
                 continue

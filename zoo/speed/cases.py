@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from zoo import registry
+from zoo.arguments import LARGEST, image_size
 from zoo.complexity import count
-from zoo.environment import describe_device, git_revision, versions
+from zoo.environment import MOST_IMAGES, check_between, describe_device, git_revision, versions
 from zoo.files import check_writable
 from zoo.fusing import fuse
 from zoo.lean import set_lean
@@ -178,11 +179,18 @@ def plan(
     Raises:
         ValueError: If a value is not among these, or a name is unknown.
     """
+    groups = {"modes": modes, "batch_sizes": batch_sizes, "layouts": layouts, "names": names}
+    groups |= {"compiled": compiled, "fused": fused, "lean": lean}
+    for what, values in groups.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(f"{what} must be a list, got {values!r}")
     for what, values, known in (("mode", modes, MODES), ("layout", layouts, LAYOUTS), ("dtype", [dtype], DTYPES)):
         if wrong := [value for value in values if value not in known]:
             raise ValueError(f"unknown {what} {wrong[0]!r}: choose from {', '.join(known)}")
-    if wrong := [n for n in batch_sizes if n < 1]:
-        raise ValueError(f"batch size must be at least 1, got {wrong[0]}")
+    for number in batch_sizes:
+        check_between("batch size", number, 1, MOST_IMAGES)
+    if input_size is not None:
+        image_size("input_size", input_size)
     sizes = {name: input_size or _own_size(name) for name in names}
     return [
         Case(
@@ -240,9 +248,8 @@ def sweep(
     Raises:
         ValueError: If a number is too small, the file is a folder, or an image does not run through a net.
     """
-    if repeats < LEAST:
-        raise ValueError(f"repeats must be at least {LEAST}, got {repeats}")
-    if seconds <= 0:
+    check_between("repeats", repeats, LEAST, LARGEST)
+    if not seconds > 0:  # nan, too
         raise ValueError(f"seconds must be positive, got {seconds}")
     listener = listener or Listener()
     if path is not None:

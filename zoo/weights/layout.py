@@ -27,7 +27,6 @@ class Layout:
         dropped: Patterns of foreign names without a counterpart here, such as those of auxiliary classifiers.
         arrange: Reorders a tensor where the other implementation has another order of channels. It takes our name of
             the tensor, the tensor, and all names of the net.
-            channels. It takes our name of the tensor, the tensor, and all names of the net.
     """
 
     rules: Table

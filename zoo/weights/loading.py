@@ -117,6 +117,10 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     return fit(_in_memory(state_dict), target, strict=True)[0]
 
 
+DESCRIBED = ("local-dir", "hf-hub")
+"""Sources that describe the net beside its weights."""
+
+
 def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = None) -> Loaded:
     """Load the weights of timm's pretrained configuration into a net of the entry.
 
@@ -131,6 +135,11 @@ def load_pretrained(net: nn.Module, entry: Entry, cfg: Any, cache_dir: Any = Non
     _check_memory(target)
     with _source(entry, cfg, cache_dir, plausible(target)) as (source, stored, registered):
         tensors, loaded = fit(stored, target, source=source, channels=cfg.input_size[0])
+    if loaded.new and cfg.source in DESCRIBED and target.classes == cfg.num_classes:
+        raise ValueError(
+            f"{for_terminal(source)}: the description says {cfg.num_classes} classes, and the file is of another net: "
+            f"{loaded}"
+        )
     _write(net, target, tensors)
     # A new classifier on a published trunk is what was asked for; on a file of one's own it may be a surprise.
     quiet = registered and target.classes != cfg.num_classes
