@@ -115,6 +115,28 @@ def test_a_cut_net_takes_no_other(tmp_path: Path) -> None:
         zoo.load_weights(cut, tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("vgg_test", zoo.fuse), (NAME, zoo.fuse), (NAME, None)],
+    ids=["fused, biases", "fused", "other norms"],
+)
+def test_a_changed_net_is_no_cut_one(name: str, change: Callable[[nn.Module], Any] | None, tmp_path: Path) -> None:
+    """A tensor whose layer was exchanged would be missed. In VGG no name is missing: its convolutions have biases."""
+    state = zoo.create_model(name).state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    for options in ({}, {"features_only": True}):
+        net = zoo.create_model(name, **options, **({} if change else {"norm_layer": "groupnorm1"})).eval()
+        net = change(net) if change else net
+        before = held(net)
+        with pytest.raises(ValueError, match=r"tensors unknown \(.*norm"):
+            zoo.load_weights(net, tmp_path / "net.pth")
+        with pytest.raises(RuntimeError, match=r"Unexpected key.*norm"):
+            net.load_state_dict(state)
+        torch.save(before, tmp_path / "own.pth")
+        zoo.load_weights(net, tmp_path / "own.pth")
+        assert same(held(net), before)
+
+
 def test_foreign_names_into_a_cut_net(tmp_path: Path) -> None:
     theirs = changed(timm.create_model("resnet18"))
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "net.pth")

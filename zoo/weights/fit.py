@@ -52,7 +52,7 @@ class Target:
         title: Name of the net in errors.
         tensors: Tensors of the net, under the names that they have in a whole net of its architecture.
         layouts: Layouts of the net's family, by name.
-        whole: Returns all names of a whole net. Names there that are not in ``tensors`` have been cut off.
+        whole: Returns the names that a whole net of this architecture has and this one lacks, because it was cut.
     """
 
     title: str

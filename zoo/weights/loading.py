@@ -6,7 +6,7 @@ written.
 
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.backbone import Backbone
 from zoo.entry import Entry
 from zoo.escape import for_terminal
-from zoo.weights.fit import Loaded, Target, fit
+from zoo.weights.fit import CLASSIFIER, FOLLOWED, HEAD, WIDE, Loaded, Target, fit
 from zoo.weights.formats import DTYPES, Stored, flat
 from zoo.weights.pickles import Refused
 from zoo.weights.reader import opened
@@ -233,7 +233,25 @@ def _target(model: nn.Module) -> tuple[Target, nn.Module]:
     if strange:
         raise ValueError(f"model ({type(net).__name__}): {strange[0]} is no plain tensor; load before it is changed")
     layouts = getattr(whole.kind, "layouts", {})
-    return Target(whole.kind.__name__, tensors, layouts, whole.names), net
+    return Target(whole.kind.__name__, tensors, layouts, lambda: _cut(net, whole.names())), net
+
+
+def _cut(net: nn.Module, names: Iterable[str]) -> set[str]:
+    """Return those names of a whole net's tensors that a net lacks because it was cut, not changed.
+
+    A net was changed if a layer without the tensor stands in its place, as in a fused copy, whose norms are part of
+    other layers, or in a net with other norms. There a tensor that is left out would be missed.
+    """
+    places = {name for name, _ in net.named_modules()}
+    own = net.state_dict().keys()
+    # Without a classifier what belongs to it is cut off, too, and the identity stands there.
+    free = () if f"{CLASSIFIER}.weight" in own else (HEAD, f"{WIDE}.")
+    return {
+        name
+        for name in names
+        if name not in own
+        and (name.rpartition(".")[0] not in places or name.startswith(free) or name.endswith(FOLLOWED))
+    }
 
 
 def _check_memory(target: Target) -> None:
@@ -280,9 +298,10 @@ def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
     whole = {f"{prefix}{name}": name for name in getattr(module, WHOLE).names()}
     own = module.state_dict().keys()
     inner = f"{_inner(module)}." if _inner(module) else ""
+    cut = _cut(dict(module.named_modules())[_inner(module)], whole.values())
     for key in [key for key in state_dict if key in whole]:
         name = whole[key]
         if inner and f"{inner}{name}" in own:
             state_dict[f"{prefix}{inner}{name}"] = state_dict.pop(key)
-        elif name not in own:
+        elif name in cut:
             del state_dict[key]
