@@ -86,8 +86,8 @@ def set_name(name: str, location: DataLocation) -> str:
 
 
 def is_external(name: str) -> bool:
-    """Return True if a name belongs to a set that timm opens."""
-    return name == FOLDER or "/" in name
+    """Return True if a name belongs to a set that is not built in: a folder, or of another library."""
+    return name.startswith(f"{FOLDER}/") or is_known(name)
 
 
 def open_set(name: str, location: DataLocation) -> ImageSet:
@@ -98,7 +98,7 @@ def open_set(name: str, location: DataLocation) -> ImageSet:
             picture cannot be read.
     """
     if location.folder is None:
-        if not (is_known(name) or name.startswith(f"{FOLDER}/")):
+        if not is_external(name):
             raise unknown(name)
         fetch = "; zoo bench fetches it into there with --download" if name.lower().startswith(TORCH) else ""
         raise ValueError(f"dataset {for_terminal(name)!r} needs a folder: give --data-dir{fetch}")
