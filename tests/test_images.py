@@ -208,6 +208,7 @@ def test_wrong_sets_are_explained(tmp_path: Path) -> None:
 
 def test_the_name_of_a_folder_tells_sets_apart(tmp_path: Path) -> None:
     assert set_name("folder", DataLocation(folder=tmp_path / "flowers")) == "folder/flowers"
+    assert DataLocation(folder=str(tmp_path)) == DataLocation(folder=tmp_path)  # ty: ignore[invalid-argument-type]
     assert set_name("torch/cifar10", DataLocation(folder=tmp_path)) == "torch/cifar10"
     assert set_name("digits", DataLocation()) == "digits"
 

@@ -73,6 +73,11 @@ class DataLocation:
     skip_broken: bool = False
     memory: Path | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("folder", "memory"):
+            if getattr(self, name) is not None:  # text is a path as well
+                object.__setattr__(self, name, Path(getattr(self, name)))
+
 
 BUILT_IN = DataLocation()
 """Location of sets that need none."""
