@@ -88,7 +88,7 @@ def test_the_analysis(tmp_path: Path) -> None:
     assert [row["tap"] for row in rows] == ["image", *taps, "pooled"]
     assert {row["weights"] for row in rows} == {"fresh"}
     assert all(0 <= float(row[score]) <= 100 for row in rows for score in ("linear", "nearest"))
-    with pytest.raises(ValueError, match=r"images \(0\) must be at least 1"):
+    with pytest.raises(ValueError, match=r"images \(0\) must be a whole number from 1"):
         analyse("probes", ["lenet_test"], Options(images=0))
     with pytest.raises(ValueError, match=r"modules \('stage9'\) is not a module"):
         maps(zoo.create_model("lenet_test"), torch.zeros(1, 3, 32, 32), ["stage9"])

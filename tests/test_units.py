@@ -116,5 +116,5 @@ def test_the_analysis(tmp_path: Path) -> None:
     assert [row["module"] for row in outcome.shown] == [*modules, "logits"]
     with pytest.raises(ValueError, match=r"channels \(99\) must be from 0 to 9, the channels of module 'logits'"):
         top_patches(zoo.create_model("lenet_test"), torch.zeros(2, 3, 32, 32), "logits", [99])
-    with pytest.raises(ValueError, match=r"units \(0\) must be at least 1"):
+    with pytest.raises(ValueError, match=r"units \(0\) must be a whole number from 1"):
         analyse("units", ["lenet_test"], Options(units=0))
