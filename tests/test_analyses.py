@@ -18,6 +18,7 @@ from test_imagesets import noise, put, tree
 from torch import nn
 
 import zoo
+from zoo.analysis.lesion import lesions
 from zoo.analysis.nets import Options, expand, open_images
 from zoo.analysis.run import ANALYSES, analyse
 from zoo.datasets.built_in import load_dataset
@@ -219,3 +220,16 @@ def test_titles_are_as_short_as_tells_nets_apart(tmp_path: Path) -> None:
     assert expand([own, other]) == {own: "resnet_test", other: "resnet_test, seed 0"}
     with pytest.raises(ValueError, match=r"would both be shown as .resnet_test.: rename one of the folders"):
         expand([own, "resnet_test"])
+
+
+def test_a_long_analysis_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zoo.analysis.progress.PATIENCE", 0.0)
+    net = zoo.create_model("resnet_test", num_classes=10).eval()
+    images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+    lesions(net, images, labels, draws=1)
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    lesions(net, images, labels, draws=1)
+    assert "without one unit" in capsys.readouterr().err

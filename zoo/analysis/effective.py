@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.analysis.field import FEATURES, Field, receptive_fields
 from zoo.analysis.nets import Options, expand, is_fresh, open_images, own_size, sample, twins, untouched
 from zoo.analysis.outcome import Outcome, tiles
+from zoo.analysis.progress import told
 from zoo.escape import for_picture
 
 THRESHOLD = 1 - 0.9545
@@ -46,7 +47,7 @@ def effective_field(
         ValueError: If the module gives no map.
     """
     seen = torch.zeros(images.shape[2:])
-    for batch in images.split(BATCH):
+    for batch in told(images.split(BATCH), "gradients of images"):
         x = batch.detach().clone().requires_grad_(True)
         with torch.enable_grad(), untouched(net):
             found = map_of(net, x, module)

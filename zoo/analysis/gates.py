@@ -25,6 +25,7 @@ from zoo.analysis.nets import (
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, styles
+from zoo.analysis.progress import told
 from zoo.analysis.prune import child_of, prune, read_edges
 from zoo.complexity import count
 from zoo.escape import for_picture
@@ -83,7 +84,7 @@ def edge_facts(net: Any, images: Tensor, labels: Tensor) -> list[EdgeFacts]:
     edges = read_edges(net)
     intact = accuracy(net, images, labels)
     found = []
-    for edge in edges:
+    for edge in told(edges, "without one edge"):
         layer = net.get_submodule(child_of(edge))
         kernel = folded(layer.project) if hasattr(getattr(layer, "project", None), "norm") else None
         skips = getattr(layer, "skips", False)
@@ -200,7 +201,7 @@ def _prunings(net: Any, found: Sequence[EdgeFacts], tested: tuple[Tensor, Tensor
     order = [facts.edge for facts in sorted(found, key=lambda facts: facts.without_edge)]
     fabrics: list[_Pruned] = []
     kept: tuple[Edge, ...] | None = None
-    for number in range(len(order)):
+    for number in told(range(len(order)), "pruning edges"):
         gone = tuple(order[:number])
         try:
             small = prune(net, gone)

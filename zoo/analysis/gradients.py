@@ -31,6 +31,7 @@ from zoo.analysis.nets import (
     untouched,
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
+from zoo.analysis.progress import told
 from zoo.evaluation import pooled
 from zoo.layers import Residual, Stage
 
@@ -146,7 +147,7 @@ def gains(net: nn.Module, images: Tensor, *, draws: int = 5, seed: int = 0) -> l
     generator = torch.Generator().manual_seed(seed)
     ends = _run(net, images, units)
     own, whole = [0.0] * len(units), [0.0] * len(units)
-    for _ in range(draws):
+    for _ in told(range(draws), "gains of units"):
         for i, (start, end) in enumerate(ends):
             own[i] += _gain(end, [start], generator)[0] / draws
         for i, gain in enumerate(_gains_to(ends, generator)):

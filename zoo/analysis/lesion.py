@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.analysis.branches import Unit, reordered, units_of, without
 from zoo.analysis.nets import Options, accuracy, check_classes, expand, fresh_note, open_images, open_net, sample
 from zoo.analysis.outcome import Outcome, finish, rounded, styles
+from zoo.analysis.progress import told
 
 INTACT, ONE, SEVERAL, ORDER = "intact", "one deleted", "several deleted", "reordered"
 NUMBERS = 8
@@ -64,17 +65,17 @@ def lesions(net: nn.Module, images: Tensor, labels: Tensor, *, draws: int = 5, s
         raise ValueError(f"draws ({draws}) must not be negative")
     units = units_of(net, images.shape[1:])
     found = [Lesion(kind=INTACT, error=error_of(net, images, labels))]
-    for position, unit in enumerate(units, 1):
+    for position, unit in enumerate(told(units, "without one unit"), 1):
         with without([unit]):
             error = error_of(net, images, labels)
         found.append(Lesion(kind=ONE, units=(unit.name,), position=position, reshapes=unit.reshapes, error=error))
     chance = random.Random(seed)
     free = [unit for unit in units if not unit.reshapes]
-    for chosen in _choices(free, draws, chance):
+    for chosen in told(_choices(free, draws, chance), "without several units"):
         with without(chosen):
             error = error_of(net, images, labels)
         found.append(Lesion(kind=SEVERAL, units=tuple(unit.name for unit in chosen), error=error))
-    for order in _orders(free, draws, chance):
+    for order in told(_orders(free, draws, chance), "in other orders"):
         with reordered(net, order):
             error = error_of(net, images, labels)
         ranks = [units.index(order.get(unit, unit)) for unit in units]

@@ -30,6 +30,7 @@ from zoo.analysis.nets import (
 )
 from zoo.analysis.outcome import Outcome, finish, plain, rounded, styles
 from zoo.analysis.paths import PathLengths, path_lengths
+from zoo.analysis.progress import told
 from zoo.evaluation import pooled
 
 BATCH = 16
@@ -85,7 +86,7 @@ def path_gradients(
     chance = random.Random(seed)
     norms: dict[int, list[float]] = {}
     with untouched(net):
-        for length in range(len(units) + 1):
+        for length in told(range(len(units) + 1), "paths of each length"):
             for _ in range(draws if 0 < length < len(units) else 1):
                 with gradient_path(units, chance.sample(units, length)):
                     norms.setdefault(length, []).extend(_norms(net, images, labels))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.analysis.nets import Options, expand, open_images, sample, twins, untouched
 from zoo.analysis.outcome import Outcome, finish, styles
+from zoo.analysis.progress import told
 
 MOST_NUMBERS = 9600
 """Numbers of a map after averaging, at most (the paper's)."""
@@ -64,7 +65,7 @@ def probes(net: nn.Module, halves: Halves, modules: Sequence[str] | None = None)
     (x, labels), (test_x, test_labels) = halves
     train, test = maps(net, x, modules), maps(net, test_x, modules)
     found = []
-    for tap, pixels in train.items():
+    for tap, pixels in told(train.items(), "probing maps"):
         mean, std = pixels.mean(0), pixels.std(0).clamp(min=1e-6)
         flat, test_flat = (((half - mean) / std).flatten(1) for half in (pixels, test[tap]))
         best = linear_probe(flat, labels, test_flat), nearest_probe(flat, labels, test_flat)

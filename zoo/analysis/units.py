@@ -20,6 +20,7 @@ from zoo.analysis.field import FEATURES, region_of
 from zoo.analysis.flow import record
 from zoo.analysis.nets import Options, expand, fresh_note, open_images, open_net, sample, untouched
 from zoo.analysis.outcome import Outcome, tiles
+from zoo.analysis.progress import told
 from zoo.escape import for_picture
 
 LOGITS = "logits"
@@ -171,7 +172,7 @@ def maximise(
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     values = []
     with torch.enable_grad(), untouched(net):
-        for step in range(steps + 1):
+        for step in told(range(steps + 1), f"images for {module}"):
             x = image.pixels()
             moved = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
             units = _units(net, x.roll(moved, (2, 3)), module, channels, centre)
