@@ -181,13 +181,14 @@ def test_a_wrong_request_is_told(
     there = {"a.png": b"\x89PNG", "results.jsonl": b'{"key":"0092bdc2aacc"}\n'}
     for name, content in there.items():
         (tmp_path / name).write_bytes(content)
-    options: dict[str, Any] = {"--weights": str(weights)} | change
+    options: dict[str, Any] = {"--weights": str(weights), "--out": "new/lines.jsonl"} | change
     picture = options.pop("picture", "a.png")
     assert main(["predict", picture, *(word for pair in options.items() for word in pair)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
     assert {name: (tmp_path / name).read_bytes() for name in there} == there
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", *there}
 
 
 def test_models_of_other_tasks_name_no_pictures(tmp_path: Path) -> None:

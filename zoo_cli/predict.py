@@ -95,11 +95,12 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_writable("out", args.out)
         _check_replaceable(args.out)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.masks is not None:
         check_writable("masks", args.masks, folder=True)
-        args.masks.mkdir(parents=True, exist_ok=True)
     lines = _named_lines(args, device) if task == CLASSIFY else _found_lines(args, device)
+    for folder in (args.masks, args.out and args.out.parent):  # now that net and pictures are known to be right
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     broken = 0
     with replacing(args.out) if args.out is not None else nullcontext(None) as file:
         for text, error in lines:
