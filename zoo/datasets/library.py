@@ -221,10 +221,7 @@ def open_half(
         raise ValueError(f"class-map is for folders, and {for_terminal(name)} has classes of its own: leave it out")
     if name == FASHION:
         return _open_fashion(folder, split, download)
-    kind = name.lower().removeprefix(TORCH)
-    of_torch = name.lower().startswith(TORCH) and kind in SOURCES
-    of_hub = name.lower().startswith(HUB) and len(name) > len(HUB)
-    if not (name == FOLDER or of_torch or of_hub):
+    if not is_known(name):
         raise unknown(name, (FASHION,))
     if folder is None:
         raise ValueError("data-dir is missing: name the folder of the images")
@@ -233,8 +230,8 @@ def open_half(
     if name == FOLDER:
         names = read_class_map(class_map) if class_map is not None else ()
         return open_classes(find_split(folder, split), names)
-    if of_torch:
-        source = SOURCES[kind]
+    if name.lower().startswith(TORCH):
+        source = SOURCES[name.lower().removeprefix(TORCH)]
         return _half(name, split, partial(source.open, str(folder), _split(source.splits, split), download), folder)
     half = _half(name, split, partial(_open_hub, name, folder, split, download), folder)
     return replace(half, own=is_own(name))
