@@ -16,6 +16,7 @@ import torch.distributed
 import torchvision
 from structures import FORWARDS, tensors
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -371,6 +372,32 @@ def test_second_derivatives() -> None:
         found.append([p.grad for p in net.parameters()])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def without_hooks(f: Callable[..., Any]) -> Callable[..., Any]:
+    def run(parameters: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+            return dict(zip(parameters, torch.autograd.grad(f(parameters, x), list(parameters.values())), strict=True))
+
+    return run
+
+
+OWN = {"grad": grad, "vmap of grad": lambda f: vmap(grad(f), in_dims=(None, 0)), "disabled": without_hooks}
+
+
+@pytest.mark.parametrize("of", OWN.values(), ids=OWN)
+def test_where_no_hooks_are_allowed_a_lean_net_is_the_ordinary_one(of: Callable[..., Any]) -> None:
+    net = settled(Unit()).eval()
+    own = dict(net.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(net, parameters, (x.reshape(-1, *X.shape[1:]),)).square().mean()
+
+    want = of(loss)(own, X)
+    assert any(value.any() for value in want.values())
+    zoo.set_lean(net)
+    found = of(loss)(own, X)
+    assert [key for key in want if not torch.equal(found[key], want[key])] == []
 
 
 def test_memory_comes_back() -> None:

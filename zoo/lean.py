@@ -42,7 +42,8 @@ def set_lean(net: nn.Module, enable: bool = True) -> nn.Module:
     """Let a net train with less memory: maps that follow from others are made again in the backward pass.
 
     Outputs, gradients and running statistics stay the same. A compiled net is not affected, because the compiler
-    decides what is made again. Neither are units under gradient checkpointing, which keep nothing anyway.
+    decides what is made again. Neither are units under gradient checkpointing, which keep nothing anyway, and nets
+    where hooks for saved tensors are not allowed, as within ``torch.func.grad``.
 
     Args:
         net: A net, from the zoo or elsewhere; it is changed in place. Layers that are put in later are not affected.
@@ -265,7 +266,7 @@ def _enter(module: nn.Module, args: Any) -> None:
         return
     run = _here.run
     if run is None:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or not _autograd._saved_tensors_hooks_is_enabled():
             return
         outer = _autograd._top_saved_tensors_default_hooks(True)
         if outer is not None and outer[0].__module__ == "torch.utils.checkpoint":
