@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from fashion_nets import HEADS, NETWORKS
+from fashion_nets import HEADS
 from fashion_picture import digest_of, draw
-from fashion_plan import LONG, LONG_EPOCHS, OUT, SEEDS
-from fashion_study import LARGE, Study, ahead, levels, read_study, scene_level
+from fashion_plan import LONG, LONG_EPOCHS, OUT
+from fashion_study import LARGE, PLANNED_AT, Study, image_level, levels, read_study, scene_level, verdict
 from fashion_tables import correlation_table, image_table, long_table, scene_table, tables
 
 from zoo.files import write_in_folder
@@ -23,19 +23,10 @@ TITLE = "Sixteen topologies of one size on Fashion-MNIST"
 
 def summary(study: Study) -> str:
     """Return everything as Markdown, for the page of the study."""
-    compared = [pair for pair in study.pairs if pair.size == LARGE]
-    apart = sum(pair.differs for pair in compared)
     parts = [textwrap.fill(says(study), 120, break_on_hyphens=False), image_table(study)]
-    compared_by = (
-        f"Better / worse: of how many larger nets a net is told apart by its answers to the same test images with seed "
-        f"{SEEDS[0]} (McNemar's exact test with mid-p, level {LEVEL}, Holm for {len(compared)} comparisons); "
-        f"{apart} of the {len(compared)} differ by more than chance."
-        if compared
-        else "No two nets are compared by their answers yet."
-    )
     notes = (
-        f"{compared_by} Accuracies are means over seeds, and +- is the standard error over them. Seconds and memory "
-        f"are those of the training runs on {study.device or 'one device'}, which several runs shared."
+        f"{_compared(study)} Accuracies are means over seeds, and +- is the standard error over them. Seconds and "
+        f"memory are those of the training runs on {study.device or 'one device'}, which several runs shared."
     )
     parts.append(textwrap.fill(notes, 120, break_on_hyphens=False))
     below = [point for point in study.points.values() if point.accuracy < FLOOR]
@@ -50,6 +41,24 @@ def summary(study: Study) -> str:
     return "\n\n".join(parts)
 
 
+def _compared(study: Study) -> str:
+    """Return how nets were told apart, and how many pairs are."""
+    found = {level: study.told_apart(level) for level in levels(study)}
+    texts = [
+        f"{sum(pair.differs for pair in pairs)} of {len(pairs)} pairs ({level})"
+        for level, pairs in found.items()
+        if pairs
+    ]
+    if not texts:
+        return "No two nets are compared yet."
+    return (
+        f"Better / worse: of how many others of its column a net is told apart at the level {LEVEL}, with Holm's "
+        f"correction for all pairs of the column. With one planned seed, nets are compared by their answers to the "
+        f"same test images (McNemar's exact test with mid-p); with three, over the seeds, as soon as all are in "
+        f"(two-way analysis of variance of nets and seeds). More than chance: {'; '.join(texts)}."
+    )
+
+
 def says(study: Study) -> str:
     """Return three sentences on what the picture says, behind the state of the runs."""
     large = sorted((p for c, p in study.points.items() if c.size == LARGE), key=lambda point: -point.accuracy)
@@ -57,11 +66,9 @@ def says(study: Study) -> str:
         return f"**{study.state}**"
     best, last = large[0], large[-1]
     cheap, dear = (pick(large, key=lambda point: point.result.macs) for pick in (min, max))
-    pairs = [pair for pair in study.pairs if pair.size == LARGE]
-    own = [pair for pair in pairs if best.label in pair.labels]
-    worse = sum(pair.differs and ahead(pair, best.label) for pair in own)
+    own = verdict(best.label, study.told_apart(image_level(LARGE)))
     told = (
-        f", by more than chance ahead of {worse} of {len(own)} others on the same test images"
+        f", by more than chance ahead of {own[0]} of {own[2]} others on the same test images"
         if own
         else "; which differences are more than chance is not known yet"
     )
@@ -81,11 +88,10 @@ def _scenes_say(study: Study) -> str:
     """Return the sentence on pixels and regions; empty while nets are missing there."""
     found = levels(study)
     pixels, regions = (found[scene_level(task)] for task in HEADS)
-    labels = {network.label for network in NETWORKS}
-    if not (labels == pixels.keys() == regions.keys()):
+    if any(found[level].keys() != PLANNED_AT[level][0] for level in map(scene_level, HEADS)):
         return ""
     best = [max(level, key=lambda label: level[label]) for level in (pixels, regions)]
-    images = found[f"images, {LARGE}"]
+    images = found[image_level(LARGE)]
     both = [label for label in pixels if label in images]
     rho = [rank_correlation([images[b] for b in both], [level[b] for b in both]).rho for level in (pixels, regions)]
     return (

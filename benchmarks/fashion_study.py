@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from fashion_nets import HEADS, DenseNetwork
+from fashion_nets import HEADS, NETWORKS, DenseNetwork
 from fashion_plan import (
     PLANNED,
     SEEDS,
@@ -26,12 +26,28 @@ from fashion_plan import (
 from fashion_weights import TRUTH, read_answers
 
 from zoo.results import NetResult, group
-from zoo.results.chance import LEVEL, Paired, holm, mcnemar
+from zoo.results.chance import LEVEL, OverSeeds, Paired, holm, mcnemar, over_seeds
 from zoo.results.metrics import METRICS
 from zoo.results.store import read_if_there
 
 _, LARGE = SIZES
 Line = Mapping[str, Any]
+
+
+def image_level(size: str) -> str:
+    """Return the name of the level of images for a size."""
+    return f"images, {size}"
+
+
+def scene_level(task: str) -> str:
+    """Return the name of the level of a task on scenes."""
+    return f"scenes, {METRICS[task].title}"
+
+
+PLANNED_AT = {image_level(size): ({topology.label for topology in STUDY}, seeds) for size, seeds in PLANNED.items()} | {
+    scene_level(task): ({network.label for network in NETWORKS}, SEEDS) for task in HEADS
+}
+"""Topologies and seeds of the plan, by level."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +83,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two topologies of a size, on the same seed and test images, and the p-value after Holm's correction."""
+    """Two topologies of a level, and how far chance explains their difference.
 
-    size: str
+    Attributes:
+        level: Key of `levels`.
+        labels: Of the topologies.
+        compared: By their answers to the same test images with the same seed, or over the same seeds.
+        corrected: The p-value after Holm's correction for the pairs of the level.
+    """
+
+    level: str
     labels: tuple[str, str]
-    paired: Paired
+    compared: Paired | OverSeeds
     corrected: float
 
     @property
@@ -80,9 +103,19 @@ class Pair:
         return self.corrected < LEVEL
 
 
+def verdict(label: str, pairs: Sequence[Pair]) -> tuple[int, int, int] | None:
+    """Return of how many others a net is better and worse by more than chance, and how many others there are.
+
+    Those of both directions that are missing are not told apart from it. None if it is compared with no other.
+    """
+    own = [pair for pair in pairs if label in pair.labels]
+    better = [ahead(pair, label) for pair in own if pair.differs]
+    return (sum(better), len(better) - sum(better), len(own)) if own else None
+
+
 def ahead(pair: Pair, label: str) -> bool:
-    """Return True if a net of a pair has more right answers than the other."""
-    return pair.paired.difference * (1 if pair.labels[0] == label else -1) > 0
+    """Return True if a net of a pair is better than the other."""
+    return pair.compared.difference * (1 if pair.labels[0] == label else -1) > 0
 
 
 @dataclass(frozen=True)
@@ -123,11 +156,11 @@ class Study:
         return f"{'' if whole else 'Not complete: '}{counts} are in."
 
     @cached_property
-    def pairs(self) -> list[Pair]:
-        """All pairs of nets of one size whose answers with the first seed are there."""
-        return [pair for size in SIZES for pair in self._pairs(size)]
+    def by_answers(self) -> dict[str, list[Pair]]:
+        """Pairs of nets of one size whose answers with the first seed are there, by level."""
+        return {image_level(size): self._by_answers(size) for size in SIZES}
 
-    def _pairs(self, size: str) -> list[Pair]:
+    def _by_answers(self, size: str) -> list[Pair]:
         truth, right = self.answers.get(TRUTH, ""), {}
         for topology in STUDY:
             point = self.points.get(Choice(topology.label, size))
@@ -135,19 +168,25 @@ class Study:
             if line is not None and line["key"] in self.answers:
                 own = self.answers[line["key"]]
                 right[topology.label] = [a == b for a, b in zip(own, truth, strict=True)]
-        names = list(combinations(right, 2))
-        found = [mcnemar(right[a], right[b]) for a, b in names]
-        corrected = holm([paired.p_value for paired in found])
-        return [Pair(size, *each) for each in zip(names, found, corrected, strict=True)]
+        return _pairs(image_level(size), {(a, b): mcnemar(right[a], right[b]) for a, b in combinations(right, 2)})
 
-    def verdict(self, label: str, size: str) -> str:
-        """Return the numbers of nets of a size that a net is better and worse than by more than chance; "-" if unknown.
+    @cached_property
+    def by_seeds(self) -> dict[str, list[Pair]]:
+        """Pairs of nets over the planned seeds, by level; none where one seed is planned, or a run is missing."""
+        return {level: _pairs(level, self._by_seeds(level)) for level in nets_by_level(self)}
 
-        Those of both directions that are missing are not told apart from it.
-        """
-        own = [pair for pair in self.pairs if pair.size == size and label in pair.labels]
-        better = [ahead(pair, label) for pair in own if pair.differs]
-        return f"{sum(better)} / {len(better) - sum(better)} of {len(own)}" if own else "-"
+    def _by_seeds(self, level: str) -> Mapping[tuple[str, str], OverSeeds]:
+        labels, seeds = PLANNED_AT[level]
+        found = {label: _scores(net) for label, net in nets_by_level(self)[level].items()}
+        whole = found.keys() == labels and all(own.keys() >= set(seeds) for own in found.values())
+        if len(seeds) < 2 or not whole:
+            return {}
+        return over_seeds({label: [own[seed] for seed in seeds] for label, own in found.items()})
+
+    def told_apart(self, level: str) -> list[Pair]:
+        """Return the pairs that tell nets of a level apart: over the seeds, or by answers where one seed is planned."""
+        _, seeds = PLANNED_AT[level]
+        return self.by_seeds[level] if len(seeds) > 1 else self.by_answers[level]
 
     @property
     def device(self) -> str:
@@ -196,21 +235,32 @@ def read_study(out: Path) -> Study:
     )
 
 
-def levels(study: Study) -> dict[str, dict[str, float]]:
-    """Return the score of each topology at each level: images of two sizes, pixels, regions."""
-    found: dict[str, dict[str, float]] = {
-        f"images, {size}": {p.label: p.accuracy for choice, p in study.points.items() if choice.size == size}
+def nets_by_level(study: Study) -> dict[str, dict[str, NetResult]]:
+    """Return the net of each topology at each level: images of two sizes, pixels, regions."""
+    found = {
+        image_level(size): {choice.label: p.result for choice, p in study.points.items() if choice.size == size}
         for size in SIZES
     }
     for task in HEADS:
         found[scene_level(task)] = {
-            network.label: 100 * net.score
+            network.label: net
             for (network, frozen), net in study.scenes.items()
             if (network.task, network.size, frozen) == (task, "large", False)
         }
     return found
 
 
-def scene_level(task: str) -> str:
-    """Return the name of the level of a task on scenes."""
-    return f"scenes, {METRICS[task].title}"
+def levels(study: Study) -> dict[str, dict[str, float]]:
+    """Return the score of each topology at each level, in percent."""
+    nets = nets_by_level(study)
+    return {level: {label: 100 * net.score for label, net in own.items()} for level, own in nets.items()}
+
+
+def _scores(net: NetResult) -> dict[int, float]:
+    """Return the score of each run of a net, by seed."""
+    return {line["seed"]: line[f"test_{METRICS[net.task].key}"] for line in net.runs}
+
+
+def _pairs(level: str, compared: Mapping[tuple[str, str], Paired | OverSeeds]) -> list[Pair]:
+    corrected = holm([pair.p_value for pair in compared.values()])
+    return [Pair(level, *each) for each in zip(compared, compared.values(), corrected, strict=True)]

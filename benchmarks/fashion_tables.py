@@ -10,11 +10,11 @@ from typing import Any
 from fashion_nets import HEADS, NETWORKS
 from fashion_picture import Figure, published_figures
 from fashion_plan import LONG, LONG_EPOCHS, PLANNED, SEEDS, SIZES, Choice
-from fashion_study import LARGE, Point, Study, levels
+from fashion_study import LARGE, PLANNED_AT, Pair, Point, Study, image_level, levels, scene_level, verdict
 from tabulate import tabulate
 
 from zoo.results import NetResult
-from zoo.results.chance import rank_correlation
+from zoo.results.chance import OverSeeds, Paired, rank_correlation
 from zoo.results.metrics import METRICS
 from zoo.results.table import to_csv
 
@@ -31,12 +31,18 @@ def image_table(study: Study) -> str:
             choice = Choice(label, size)
             rate = study.rates.get(choice)
             cells += [_accuracy(study.points.get(choice)), "-" if rate is None else f"{rate:g}"]
+            cells.append(_told(label, study.told_apart(image_level(size))))
         points = [study.points.get(Choice(label, size)) for size in SIZES]
         macs = " / ".join("-" if point is None else f"{point.result.macs / 1e6:.1f}" for point in points)
-        rows.append([*cells, study.verdict(label, LARGE), macs, *_costs(study, label)])
-    headers = ["topology", *(f"{size}: {what}" for size in SIZES for what in ("accuracy [%]", "rate"))]
-    headers += [f"{LARGE}: better / worse", "M MACs", f"{LARGE}: s an epoch", f"{LARGE}: MiB"]
-    return _markdown(headers, rows)
+        rows.append([*cells, macs, *_costs(study, label)])
+    columns = ("accuracy [%]", "rate", "better / worse")
+    headers = ["topology", *(f"{size}: {what}" for size in SIZES for what in columns)]
+    return _markdown([*headers, "M MACs", f"{LARGE}: s an epoch", f"{LARGE}: MiB"], rows)
+
+
+def _told(label: str, pairs: Sequence[Pair]) -> str:
+    found = verdict(label, pairs)
+    return "-" if found is None else "{} / {} of {}".format(*found)
 
 
 def _accuracy(point: Point | None) -> str:
@@ -76,12 +82,15 @@ def scene_table(study: Study) -> str:
         }
         if own:
             title = f"{label}, {size}" + ", random and frozen" * frozen
-            rows.append([title, *(_score(own.get(task)) for task in HEADS)])
+            compared = size == "large" and not frozen
+            told = {task: _told(label, study.told_apart(scene_level(task))) if compared else "-" for task in HEADS}
+            rows.append([title, *(cell for task in HEADS for cell in (_score(own.get(task)), told[task]))])
     for task in HEADS:
         trivial = {net.trivial for net in study.scenes.values() if net.task == task and net.trivial is not None}
         cells = [f"{100 * trivial.pop():.2f}" if trivial and task == other else "-" for other in HEADS]
-        rows.append([METRICS[task].trivial_title, *cells])
-    return _markdown(["net", *(f"{METRICS[task].title} [%]" for task in HEADS)], rows)
+        rows.append([METRICS[task].trivial_title, *(cell for score in cells for cell in (score, "-"))])
+    titles = [METRICS[task].title for task in HEADS]
+    return _markdown(["net", *(f"{title}{what}" for title in titles for what in (" [%]", ": better / worse"))], rows)
 
 
 def _score(net: NetResult | None) -> str:
@@ -159,24 +168,27 @@ def image_csv(study: Study) -> str:
 
 def _cells(study: Study, point: Point) -> dict[str, Any]:
     result, line = point.result, point.result.runs[0]
-    verdict = study.verdict(point.label, point.size).replace(" of ", " / ").split(" / ")
-    told = list(map(int, verdict)) if len(verdict) == 3 else []
+    told = verdict(point.label, study.told_apart(image_level(point.size)))
     return {
         "seeds": result.seeds,
         "accuracy": round(point.accuracy, 4),
         "seed_error": None if point.seed_error is None else round(point.seed_error, 4),
         "standard_error": None if result.standard_error is None else round(100 * result.standard_error, 4),
         **{name: getattr(result, name) for name in ("params", "macs", "activations")},
-        **(dict(better=told[0], worse=told[1], not_told_apart=told[2] - told[0] - told[1]) if told else {}),
+        **_counts(told),
         "seconds": round(result.seconds, 2),
         "peak_memory": line.get("peak_memory"),
         "device": line["device"]["name"],
     }
 
 
+def _counts(told: tuple[int, int, int] | None) -> dict[str, int]:
+    return {} if told is None else dict(better=told[0], worse=told[1], not_told_apart=told[2] - told[0] - told[1])
+
+
 SCENE_COLUMNS = (
     *("topology", "size", "task", "frozen", "seeds", "planned", "score", "seed_error", "standard_error"),
-    *("trivial", "params", "macs", "seconds", "device", "state"),
+    *("better", "worse", "not_told_apart", "trivial", "params", "macs", "seconds", "device", "state"),
 )
 """Columns of the table of scenes as CSV; scores, errors and the score of the answer without content are in percent."""
 
@@ -202,36 +214,48 @@ def scene_csv(study: Study) -> str:
             "device": net.runs[0]["device"]["name"],
             "state": study.state,
         }
-        rows.append([cells[column] for column in SCENE_COLUMNS])
+        if network.size == "large" and not frozen:
+            cells |= _counts(verdict(network.label, study.told_apart(scene_level(network.task))))
+        rows.append([cells.get(column) for column in SCENE_COLUMNS])
     return to_csv(SCENE_COLUMNS, rows)
 
 
 def pairs_csv(study: Study) -> str:
-    """Return the paired comparisons as CSV."""
-    header = (
-        "size",
-        "seed",
-        "first",
-        "second",
-        "first_alone",
-        "second_alone",
-        "images",
-        "p_value",
-        "corrected",
-        "differs",
-    )
-    return to_csv(
-        header,
-        [
-            (
-                *(pair.size, SEEDS[0], *pair.labels, pair.paired.first, pair.paired.second, pair.paired.images),
-                *(f"{pair.paired.p_value:.6g}", f"{pair.corrected:.6g}", pair.differs),
-            )
-            for pair in study.pairs
-        ],
-    )
+    """Return the comparisons by answers to the same images as CSV."""
+    header = ("level", "seed", "first", "second", "first_alone", "second_alone", "images")
+    rows = [
+        (pair.level, SEEDS[0], *pair.labels, own.first, own.second, own.images, *_chance(pair))
+        for pairs in study.by_answers.values()
+        for pair in pairs
+        if isinstance(own := pair.compared, Paired)
+    ]
+    return to_csv((*header, *CHANCE), rows)
+
+
+def seeds_csv(study: Study) -> str:
+    """Return the comparisons over the same seeds as CSV; differences and errors are in points."""
+    header = ("level", "seeds", "first", "second", "difference", "standard_error", "freedom")
+    rows = [
+        (
+            *(level, len(PLANNED_AT[level][1]), *pair.labels),
+            *(f"{100 * own.difference:.4f}", f"{100 * own.standard_error:.4f}", own.freedom, *_chance(pair)),
+        )
+        for level, pairs in study.by_seeds.items()
+        for pair in pairs
+        if isinstance(own := pair.compared, OverSeeds)
+    ]
+    return to_csv((*header, *CHANCE), rows)
+
+
+CHANCE = ("p_value", "corrected", "differs")
+"""Last columns of a table of pairs."""
+
+
+def _chance(pair: Pair) -> tuple[str, str, bool]:
+    return f"{pair.compared.p_value:.6g}", f"{pair.corrected:.6g}", pair.differs
 
 
 def tables(study: Study) -> dict[str, str]:
     """Return the tables by name of their file."""
-    return {"study.csv": image_csv(study), "scenes.csv": scene_csv(study), "pairs.csv": pairs_csv(study)}
+    made = {"study": image_csv, "scenes": scene_csv, "pairs": pairs_csv, "seeds": seeds_csv}
+    return {f"{name}.csv": make(study) for name, make in made.items()}

@@ -32,7 +32,7 @@ import fashion_picture as picture  # noqa: E402
 import fashion_plan as comparison  # noqa: E402
 import fashion_tables as tables  # noqa: E402
 from fashion_nets import CLOSE, HEADS, TARGETS, DenseNetwork  # noqa: E402
-from fashion_study import read_study  # noqa: E402
+from fashion_study import read_study, verdict  # noqa: E402
 from fashion_weights import TRUTH  # noqa: E402
 
 INSTALLED = fashion.DEBIAN.is_dir()
@@ -244,14 +244,16 @@ def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
     text = "".join(f"{key},{answers}\n" for key, answers in {"key": "answers", **rows}.items())
     (out / "answers.csv").write_text(text, "ascii")
     study = read_study(out)
-    found = {pair.labels: pair for pair in study.pairs}
+    assert study.by_answers["images, 0.1 M"] == []
+    pairs = study.told_apart("images, 0.3 M")
+    found = {pair.labels: pair for pair in pairs}
     assert set(found) == {("plain", "ResNet"), ("plain", "VGG"), ("ResNet", "VGG")}
     first = found["plain", "ResNet"]
-    assert (first.paired.first, first.paired.second, first.paired.p_value) == (0, 10, 2**-10)
+    assert (first.compared.first, first.compared.second, first.compared.p_value) == (0, 10, 2**-10)
     assert first.corrected == 3 * 2**-10
-    assert study.verdict("ResNet", "0.3 M") == "2 / 0 of 2"
-    assert study.verdict("plain", "0.3 M") == "0 / 1 of 2"  # nothing tells it and VGG apart
-    assert study.verdict("ResNet", "0.1 M") == "-"
+    assert verdict("ResNet", pairs) == (2, 0, 2)
+    assert verdict("plain", pairs) == (0, 1, 2)  # nothing tells it and VGG apart
+    assert verdict("LeNet", pairs) is None
     assert "ResNet leads with 91.50 %, by more than chance ahead of 2 of 2 others on the same" in page.says(study)
 
 
@@ -276,10 +278,11 @@ def test_pixels_and_regions_are_told_beside_images(tmp_path: Path) -> None:
     study = read_study(with_scenes(lines_of(images, tmp_path), labels))
     assert study.done["scenes"] == 66 - 4
     table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in tables.scene_table(study).splitlines()[2:]}
-    assert [cell.strip() for cell in table["fabric, large"]] == ["55.10 +- 0.06 (3 seeds)", "45.10 +- 0.06 (3 seeds)"]
+    cells = ["55.10 +- 0.06 (3 seeds)", "5 / 2 of 7", "45.10 +- 0.06 (3 seeds)", "2 / 5 of 7"]
+    assert [cell.strip() for cell in table["fabric, large"]] == cells
     assert table["fabric, small"][0].strip() == "55.05 +- 0.05 (2 of 3 seeds)"
     assert table["ResNet, large, random and frozen"][0].strip() == "10.00 +- 0.00 (3 seeds)"
-    assert [cell.strip() for cell in table["all background"]] == ["7.00", "-"]
+    assert [cell.strip() for cell in table["all background"]] == ["7.00", "-", "-", "-"]
     found = [line.split("|")[1:-1] for line in tables.correlation_table(study).splitlines()[2:]]
     rho = {(cells[0].strip(), cells[1].strip()): cells[3].strip() for cells in found}
     assert rho["images, 0.3 M", "scenes, mIoU"] == "1.00"

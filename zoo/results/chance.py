@@ -1,19 +1,23 @@
-"""Chance: whether nets that answered the same test images differ by more than it, and whether two orders agree.
+"""Chance: whether nets differ by more than it, on the same images or over the same seeds, and whether orders agree.
 
 Differences of two scores on the same images are paired: images that both nets answer alike say nothing about which is
 better. `mcnemar` counts the others. Of many comparisons some are below any limit by chance alone; `holm` corrects for
 their number. `rank_correlation` compares two orders of the same nets.
 
-A test of two trained nets tells these two apart. It does not know how far another seed would move them.
+`mcnemar` tells two trained nets apart. It does not know how far another seed would move them; `over_seeds` does, from
+the scores of several nets that were trained with the same seeds.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
+
+from zoo.extras import require
 
 LEVEL = 0.05
 """Probability below which a difference is called more than chance, after the correction."""
@@ -79,6 +83,64 @@ def _mid_p(first: int, second: int) -> float:
     if first == second:
         return (2 * everything - last) / (2 * everything)
     return (2 * tail - last) / everything
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverSeeds:
+    """Two nets of several that were trained with the same seeds.
+
+    Attributes:
+        difference: Mean score of the first net minus that of the second.
+        standard_error: Standard error of the difference over the seeds.
+        freedom: Degrees of freedom of that error.
+        p_value: Probability of a difference as large as this, or larger, if the seeds alone made it.
+    """
+
+    difference: float
+    standard_error: float
+    freedom: int
+    p_value: float
+
+
+def over_seeds(scores: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], OverSeeds]:
+    """Compare every two of several nets by their scores with the same seeds.
+
+    Nets and seeds are the two factors of an analysis of variance (randomised blocks without repetition, Fisher 1935).
+    What a seed does to all nets alike drops out. What is left over is pooled over all nets, and Student's t compares
+    each difference with it: three seeds of a single pair would tell next to nothing. So all nets are taken to scatter
+    alike, and the test says nothing about other test images.
+
+    Args:
+        scores: Scores of each net by its name, one a seed, with the seeds in the same order for all nets.
+
+    Returns:
+        The comparison of each pair of names, in the order of the names.
+
+    Raises:
+        ValueError: If there are fewer than two nets or seeds, the numbers of seeds differ, or scipy is missing.
+    """
+    numbers = {name: len(own) for name, own in scores.items()}
+    if len(scores) < 2 or set(numbers.values()) - {max(numbers.values())} or min(numbers.values()) < 2:
+        raise ValueError(
+            f"scores ({numbers} seeds) must hold two nets or more, with the same number of seeds, two or more"
+        )
+    require("bench", "scipy")
+    from scipy.special import stdtr
+
+    seeds = max(numbers.values())
+    means = {name: statistics.fmean(own) for name, own in scores.items()}
+    shifts = [statistics.fmean(own[seed] for own in scores.values()) for seed in range(seeds)]
+    overall = statistics.fmean(shifts)
+    left = [own[i] - means[name] - shifts[i] + overall for name, own in scores.items() for i in range(seeds)]
+    freedom = (len(scores) - 1) * (seeds - 1)
+    error = math.sqrt(2 * math.fsum(x * x for x in left) / freedom / seeds)
+    found = {}
+    for one, two in combinations(scores, 2):
+        difference = means[one] - means[two]
+        t = abs(difference) / error if error else math.inf if difference else 0.0
+        p_value = float(2 * stdtr(freedom, -t))
+        found[one, two] = OverSeeds(difference=difference, standard_error=error, freedom=freedom, p_value=p_value)
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
