@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "zoo.catalogue": {"zoo.complexity", "zoo.registry", "zoo.interrupts"},
     "zoo.papers": set(),
     "zoo.published": {"zoo.registry"},
-    "zoo.results": {"zoo.escape", "zoo.files", "zoo.published"},
+    "zoo.results": {"zoo.escape", "zoo.extras", "zoo.files", "zoo.published"},
     "zoo.backbone": {"zoo.arguments", "zoo.entry", "zoo.layers", "zoo.weights"},
     "zoo.layouts": {"zoo.weights"},
     "zoo.models": {
