@@ -13,6 +13,7 @@ from fashion_tables import correlation_table, image_table, long_table, scene_tab
 
 from zoo.files import write_in_folder
 from zoo.results.chance import LEVEL, rank_correlation
+from zoo.results.metrics import METRICS
 from zoo_cli import main as zoo_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,18 +87,22 @@ def says(study: Study) -> str:
 
 def _scenes_say(study: Study) -> str:
     """Return the sentence on pixels and regions; empty while nets are missing there."""
-    found = levels(study)
-    pixels, regions = (found[scene_level(task)] for task in HEADS)
-    if any(found[level].keys() != PLANNED_AT[level][0] for level in map(scene_level, HEADS)):
+    found, places = levels(study), dict(zip(HEADS, ("pixels", "regions"), strict=True))
+    if any(found[scene_level(task)].keys() != PLANNED_AT[scene_level(task)][0] for task in HEADS):
         return ""
-    best = [max(level, key=lambda label: level[label]) for level in (pixels, regions)]
-    images = found[image_level(LARGE)]
-    both = [label for label in pixels if label in images]
-    rho = [rank_correlation([images[b] for b in both], [level[b] for b in both]).rho for level in (pixels, regions)]
+    images, leaders, correlations = found[image_level(LARGE)], [], []
+    for task, place in places.items():
+        scores = found[scene_level(task)]
+        best = max(scores, key=lambda label: scores[label])
+        told = verdict(best, study.told_apart(scene_level(task)))
+        ahead = f", by more than chance ahead of {told[0]} of {told[2]} others" if told else ""
+        leaders.append(f"{best} leads by {place} ({METRICS[task].title} {scores[best]:.1f} %{ahead})")
+        both = [label for label in scores if label in images]
+        rho = rank_correlation([images[label] for label in both], [scores[label] for label in both]).rho
+        correlations.append(f"between images and {place} is {rho:.2f}")
     return (
-        f"In scenes of garments {best[0]} leads by pixels (mIoU {pixels[best[0]]:.1f} %) and {best[1]} by regions (mAP "
-        f"{regions[best[1]]:.1f} %); the rank correlation of {len(both)} topologies between images and pixels is "
-        f"{rho[0]:.2f}, between images and regions {rho[1]:.2f}."
+        f"In scenes of garments {' and '.join(leaders)}; the rank correlation of {len(both)} topologies "
+        f"{' and '.join(correlations)}."
     )
 
 
