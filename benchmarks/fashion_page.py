@@ -90,20 +90,19 @@ def _scenes_say(study: Study) -> str:
     found, places = levels(study), dict(zip(HEADS, ("pixels", "regions"), strict=True))
     if any(found[scene_level(task)].keys() != PLANNED_AT[scene_level(task)][0] for task in HEADS):
         return ""
-    images, leaders, correlations = found[image_level(LARGE)], [], []
+    images, correlations = found[image_level(LARGE)], []
+    leaders: dict[str, list[str]] = {}
     for task, place in places.items():
         scores = found[scene_level(task)]
         best = max(scores, key=lambda label: scores[label])
         told = verdict(best, study.told_apart(scene_level(task)))
         ahead = f", by more than chance ahead of {told[0]} of {told[2]} others" if told else ""
-        leaders.append(f"{best} leads by {place} ({METRICS[task].title} {scores[best]:.1f} %{ahead})")
+        leaders.setdefault(best, []).append(f"by {place} ({METRICS[task].title} {scores[best]:.1f} %{ahead})")
         both = [label for label in scores if label in images]
         rho = rank_correlation([images[label] for label in both], [scores[label] for label in both]).rho
         correlations.append(f"between images and {place} is {rho:.2f}")
-    return (
-        f"In scenes of garments {' and '.join(leaders)}; the rank correlation of {len(both)} topologies "
-        f"{' and '.join(correlations)}."
-    )
+    led = " and ".join(f"{label} leads {' and '.join(where)}" for label, where in leaders.items())
+    return f"In scenes of garments {led}; the rank correlation of {len(both)} topologies {' and '.join(correlations)}."
 
 
 def pages(study: Study, picture: bytes) -> dict[Path, bytes]:

@@ -135,7 +135,8 @@ def _draw_rows(axes: Any, study: Study) -> None:
             seeds = point.result.seeds
             missing = seeds < len(PLANNED[size])
             text = f"{point.accuracy:.2f}" + f" ({seeds} of {len(PLANNED[size])})" * missing
-            axes.annotate(text, (point.accuracy, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
+            end = point.accuracy + (point.seed_error or 0)
+            axes.annotate(text, (end, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
     axes.set_yticks(range(len(labels)), labels, fontsize=8.5)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -175,13 +176,13 @@ def _draw_scenes(axes: Any, study: Study, task: str) -> None:
             continue
         height = labels.index(label) + (-0.2 if size == "large" else 0.2) * ((label, "small", False) in scores)
         look = _look(label)
-        if spread is not None:
-            error = 100 * spread / net.seeds**0.5
+        error = 0.0 if spread is None else 100 * spread / net.seeds**0.5
+        if error:
             axes.plot([score - error, score + error], [height, height], color=look["color"], linewidth=1.2)
         mark = _size(label, dict(zip(("small", "large"), SIZES, strict=True))[size])
         axes.plot([score], [height], **look, linestyle="none", markersize=mark)
         text = f"{score:.1f}" + f" ({net.seeds} of {len(SEEDS)})" * (net.seeds < len(SEEDS))
-        axes.annotate(text, (score, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
+        axes.annotate(text, (score + error, height), (8, 0), textcoords="offset points", va="center", fontsize=6)
     for network in NETWORKS:
         if network.task == task and (network.label, network.size, False) not in scores and network.size == "large":
             axes.text(0.03, labels.index(network.label), "not yet", transform=axes.get_yaxis_transform(), va="center",

@@ -238,7 +238,7 @@ def seeds_csv(study: Study) -> str:
     rows = [
         (
             *(level, len(PLANNED_AT[level][1]), *pair.labels),
-            *(f"{100 * own.difference:.4f}", f"{100 * own.standard_error:.4f}", own.freedom, *_chance(pair)),
+            *(round(100 * own.difference, 4), round(100 * own.standard_error, 4), own.freedom, *_chance(pair)),
         )
         for level, pairs in study.by_seeds.items()
         for pair in pairs
