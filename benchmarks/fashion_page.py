@@ -43,7 +43,7 @@ def summary(study: Study) -> str:
 
 
 def _compared(study: Study) -> str:
-    """Return how nets were told apart, and how many pairs are."""
+    """Return the sentences on how nets are compared, and on how many pairs differ by more than chance."""
     found = {level: study.told_apart(level) for level in levels(study)}
     texts = [
         f"{sum(pair.differs for pair in pairs)} of {len(pairs)} pairs ({level})"

@@ -9,10 +9,11 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fashion_nets import HEADS, NETWORKS
 from fashion_plan import PLANNED, SEEDS, SIZES, Choice
+from fashion_study import Study, seed_error
 
 import zoo
 from zoo import published
@@ -21,9 +22,6 @@ from zoo.results.metrics import METRICS
 from zoo.results.plot import COSTS, STYLE
 from zoo.results.plot_labels import leader_end, place_labels
 from zoo.results.topologies import MARKS, TOPOLOGIES, looks
-
-if TYPE_CHECKING:
-    from fashion_study import Study
 
 DATASET = "Fashion-MNIST"
 SHORT = {
@@ -166,7 +164,7 @@ def _draw_scenes(axes: Any, study: Study, task: str) -> None:
         if network.task == task
     }
     for (label, size, frozen), net in scores.items():
-        score, spread = 100 * net.score, net.spread
+        score, error = 100 * net.score, seed_error(net) or 0.0
         if frozen:
             axes.axvline(score, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
             axes.annotate(
@@ -176,7 +174,6 @@ def _draw_scenes(axes: Any, study: Study, task: str) -> None:
             continue
         height = labels.index(label) + (-0.2 if size == "large" else 0.2) * ((label, "small", False) in scores)
         look = _look(label)
-        error = 0.0 if spread is None else 100 * spread / net.seeds**0.5
         if error:
             axes.plot([score - error, score + error], [height, height], color=look["color"], linewidth=1.2)
         mark = _size(label, dict(zip(("small", "large"), SIZES, strict=True))[size])

@@ -50,6 +50,11 @@ PLANNED_AT = {image_level(size): ({topology.label for topology in STUDY}, seeds)
 """Topologies and seeds of the plan, by level."""
 
 
+def seed_error(net: NetResult) -> float | None:
+    """Return the standard error of a net's score over its seeds, in points; None for a single seed."""
+    return None if net.spread is None else 100 * net.spread / net.seeds**0.5
+
+
 @dataclass(frozen=True)
 class Point:
     """A topology at a size, over the seeds that are in.
@@ -74,7 +79,7 @@ class Point:
     @property
     def seed_error(self) -> float | None:
         """Standard error of that mean over the seeds, in points; None for a single seed."""
-        return None if self.result.spread is None else 100 * self.result.spread / self.result.seeds**0.5
+        return seed_error(self.result)
 
     def line(self, seed: int) -> Line | None:
         """Return the line of a seed, if it is in."""
@@ -87,8 +92,8 @@ class Pair:
 
     Attributes:
         level: Key of `levels`.
-        labels: Of the topologies.
-        compared: By their answers to the same test images with the same seed, or over the same seeds.
+        labels: Labels of the topologies.
+        compared: Their comparison: by their answers to the same test images with the same seed, or over the same seeds.
         corrected: The p-value after Holm's correction for the pairs of the level.
     """
 
@@ -173,15 +178,7 @@ class Study:
     @cached_property
     def by_seeds(self) -> dict[str, list[Pair]]:
         """Pairs of nets over the planned seeds, by level; none where one seed is planned, or a run is missing."""
-        return {level: _pairs(level, self._by_seeds(level)) for level in nets_by_level(self)}
-
-    def _by_seeds(self, level: str) -> Mapping[tuple[str, str], OverSeeds]:
-        labels, seeds = PLANNED_AT[level]
-        found = {label: _scores(net) for label, net in nets_by_level(self)[level].items()}
-        whole = found.keys() == labels and all(own.keys() >= set(seeds) for own in found.values())
-        if len(seeds) < 2 or not whole:
-            return {}
-        return over_seeds({label: [own[seed] for seed in seeds] for label, own in found.items()})
+        return {level: _pairs(level, _over_seeds(level, nets)) for level, nets in nets_by_level(self).items()}
 
     def told_apart(self, level: str) -> list[Pair]:
         """Return the pairs that tell nets of a level apart: over the seeds, or by answers where one seed is planned."""
@@ -254,6 +251,15 @@ def levels(study: Study) -> dict[str, dict[str, float]]:
     """Return the score of each topology at each level, in percent."""
     nets = nets_by_level(study)
     return {level: {label: 100 * net.score for label, net in own.items()} for level, own in nets.items()}
+
+
+def _over_seeds(level: str, nets: Mapping[str, NetResult]) -> Mapping[tuple[str, str], OverSeeds]:
+    labels, seeds = PLANNED_AT[level]
+    found = {label: _scores(net) for label, net in nets.items()}
+    whole = found.keys() == labels and all(own.keys() >= set(seeds) for own in found.values())
+    if len(seeds) < 2 or not whole:
+        return {}
+    return over_seeds({label: [own[seed] for seed in seeds] for label, own in found.items()})
 
 
 def _scores(net: NetResult) -> dict[int, float]:

@@ -10,7 +10,7 @@ from typing import Any
 from fashion_nets import HEADS, NETWORKS
 from fashion_picture import Figure, published_figures
 from fashion_plan import LONG, LONG_EPOCHS, PLANNED, SEEDS, SIZES, Choice
-from fashion_study import LARGE, PLANNED_AT, Pair, Point, Study, image_level, levels, scene_level, verdict
+from fashion_study import LARGE, PLANNED_AT, Pair, Point, Study, image_level, levels, scene_level, seed_error, verdict
 from tabulate import tabulate
 
 from zoo.results import NetResult
@@ -96,7 +96,8 @@ def scene_table(study: Study) -> str:
 def _score(net: NetResult | None) -> str:
     if net is None:
         return "not yet"
-    error = "" if net.spread is None else f" +- {100 * net.spread / net.seeds**0.5:.2f}"
+    own = seed_error(net)
+    error = "" if own is None else f" +- {own:.2f}"
     return f"{100 * net.score:.2f}{error} ({seeds_in(net.seeds, len(SEEDS))})"
 
 
@@ -182,8 +183,12 @@ def _cells(study: Study, point: Point) -> dict[str, Any]:
     }
 
 
-def _counts(told: tuple[int, int, int] | None) -> dict[str, int]:
-    return {} if told is None else dict(better=told[0], worse=told[1], not_told_apart=told[2] - told[0] - told[1])
+def _counts(told: tuple[int, int, int] | None) -> dict[str, int | None]:
+    """Return the cells of a verdict; they are empty where there is none."""
+    if told is None:
+        return dict.fromkeys(("better", "worse", "not_told_apart"))
+    better, worse, others = told
+    return {"better": better, "worse": worse, "not_told_apart": others - better - worse}
 
 
 SCENE_COLUMNS = (
@@ -197,6 +202,8 @@ def scene_csv(study: Study) -> str:
     """Return the level of pixels and regions as CSV, a row a net that is in."""
     rows = []
     for (network, frozen), net in study.scenes.items():
+        error, compared = seed_error(net), network.size == "large" and not frozen
+        told = verdict(network.label, study.told_apart(scene_level(network.task))) if compared else None
         cells = {
             "topology": network.label,
             "size": network.size,
@@ -205,8 +212,9 @@ def scene_csv(study: Study) -> str:
             "seeds": net.seeds,
             "planned": len(SEEDS),
             "score": round(100 * net.score, 4),
-            "seed_error": None if net.spread is None else round(100 * net.spread / net.seeds**0.5, 4),
+            "seed_error": None if error is None else round(error, 4),
             "standard_error": None if net.standard_error is None else round(100 * net.standard_error, 4),
+            **_counts(told),
             "trivial": None if net.trivial is None else round(100 * net.trivial, 4),
             "params": net.params,
             "macs": net.macs,
@@ -214,9 +222,7 @@ def scene_csv(study: Study) -> str:
             "device": net.runs[0]["device"]["name"],
             "state": study.state,
         }
-        if network.size == "large" and not frozen:
-            cells |= _counts(verdict(network.label, study.told_apart(scene_level(network.task))))
-        rows.append([cells.get(column) for column in SCENE_COLUMNS])
+        rows.append([cells[column] for column in SCENE_COLUMNS])
     return to_csv(SCENE_COLUMNS, rows)
 
 

@@ -1,5 +1,6 @@
 """Tests of chance: known values of the literature, and limits that hold for any input."""
 
+import math
 import random
 from itertools import combinations
 
@@ -121,3 +122,5 @@ def test_over_seeds_wants_the_same_seeds() -> None:
     for scores in ({}, {"a": [1, 2]}, {"a": [1, 2], "b": [1]}, {"a": [1], "b": [2]}):
         with pytest.raises(ValueError, match="the same number of seeds, two or more"):
             over_seeds(scores)
+    with pytest.raises(ValueError, match=r"scores \(b: \[1, nan\]\) must be finite"):
+        over_seeds({"a": [1, 2], "b": [1, math.nan]})

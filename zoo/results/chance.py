@@ -117,17 +117,20 @@ def over_seeds(scores: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], O
         The comparison of each pair of names, in the order of the names.
 
     Raises:
-        ValueError: If there are fewer than two nets or seeds, the numbers of seeds differ, or scipy is missing.
+        ValueError: If there are fewer than two nets or seeds, the numbers of seeds differ, a score is not finite, or
+            scipy is missing.
     """
     numbers = {name: len(own) for name, own in scores.items()}
-    if len(scores) < 2 or set(numbers.values()) - {max(numbers.values())} or min(numbers.values()) < 2:
+    if len(scores) < 2 or len(set(numbers.values())) > 1 or min(numbers.values()) < 2:
         raise ValueError(
             f"scores ({numbers} seeds) must hold two nets or more, with the same number of seeds, two or more"
         )
+    if wrong := [name for name, own in scores.items() if not all(map(math.isfinite, own))]:
+        raise ValueError(f"scores ({wrong[0]}: {list(scores[wrong[0]])}) must be finite")
     require("bench", "scipy")
     from scipy.special import stdtr
 
-    seeds = max(numbers.values())
+    seeds = min(numbers.values())
     means = {name: statistics.fmean(own) for name, own in scores.items()}
     shifts = [statistics.fmean(own[seed] for own in scores.values()) for seed in range(seeds)]
     overall = statistics.fmean(shifts)
