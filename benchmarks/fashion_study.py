@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -132,9 +132,10 @@ class Study:
         rates: Chosen learning rates.
         scenes: Nets on scenes, by net and whether its weights are frozen.
         long: The net that is trained for longer; None if it is not in.
-        done: Number of finished runs of the plan, by stage.
+        done: Number of finished runs of the plan, failed ones among them, by stage.
         planned: Number of planned runs, by stage.
         failed: Failed runs of the image level and the scenes, one text each.
+        lost: Level, topology and seed of planned runs that failed.
         answers: Answers to the test images, by key of the run; see `fashion_weights`.
     """
 
@@ -145,6 +146,7 @@ class Study:
     planned: Mapping[str, int]
     long: NetResult | None = None
     failed: Sequence[str] = ()
+    lost: Collection[tuple[str, str, int]] = frozenset()
     answers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -158,7 +160,8 @@ class Study:
         """Sentence on how many runs are in."""
         counts = " and ".join(f"{self.done[s]} of {self.planned[s]} runs on {s}" for s in ("images", "scenes"))
         whole = all(self.done[stage] == self.planned[stage] for stage in self.planned)
-        return f"{'' if whole else 'Not complete: '}{counts} are in."
+        failed = f", {len(self.failed)} of them failed" if self.failed else ""
+        return f"{'' if whole else 'Not complete: '}{counts} are in{failed}."
 
     @cached_property
     def by_answers(self) -> dict[str, list[Pair]]:
@@ -177,8 +180,13 @@ class Study:
 
     @cached_property
     def by_seeds(self) -> dict[str, list[Pair]]:
-        """Pairs of nets over the planned seeds, by level; none where one seed is planned, or a run is missing."""
-        return {level: _pairs(level, _over_seeds(level, nets)) for level, nets in nets_by_level(self).items()}
+        """Pairs of nets over the planned seeds, by level; none where one seed is planned, or a run is missing.
+
+        A net is left out if one of its runs failed.
+        """
+        return {
+            level: _pairs(level, _over_seeds(level, nets, self.lost)) for level, nets in nets_by_level(self).items()
+        }
 
     def told_apart(self, level: str) -> list[Pair]:
         """Return the pairs that tell nets of a level apart: over the seeds, or by answers where one seed is planned."""
@@ -211,7 +219,15 @@ def read_study(out: Path) -> Study:
     stored = read_if_there(out / "search.jsonl")
     tried = [line for line in (*stored.trainings, *stored.failures) if line["key"] in search]
     known = {*runs, *dense, *longer}
-    lost = [line for line in (*images.failures, *scenes.failures, *long.failures) if line["key"] in known]
+    failed = [line for line in (*images.failures, *scenes.failures, *long.failures) if line["key"] in known]
+    lost_images = [planned[line["key"]] for line in images.failures if line["key"] in planned]
+    lost_scenes = [dense[line["key"]] for line in scenes.failures if line["key"] in dense]
+    lost = {(image_level(choice.size), choice.label, run.seed) for choice, run in lost_images}
+    lost |= {
+        (scene_level(network.task), network.label, run.seed)
+        for network, run in lost_scenes
+        if network.size == "large" and not run.frozen
+    }
     return Study(
         points=points,
         rates=rates,
@@ -219,15 +235,17 @@ def read_study(out: Path) -> Study:
         long=next((c.nets[0] for c in group(line for line in long.trainings if line["key"] in longer)), None),
         done={
             "search": len(tried),
-            "images": sum(line["key"] in planned for point in points.values() for line in point.result.runs),
-            "scenes": sum(net.seeds for net in nets.values()),
+            "images": len(lost_images)
+            + sum(line["key"] in planned for point in points.values() for line in point.result.runs),
+            "scenes": len(lost_scenes) + sum(net.seeds for net in nets.values()),
         },
         planned={
             "search": len(search),
             "images": len(STUDY) * sum(map(len, PLANNED.values())),
             "scenes": len(dense),
         },
-        failed=[f"{line.get('display', line['name'])}, seed {line.get('seed')}: {line['error']}" for line in lost],
+        failed=[f"{line.get('display', line['name'])}, seed {line.get('seed')}: {line['error']}" for line in failed],
+        lost=lost,
         answers=read_answers(out),
     )
 
@@ -253,13 +271,16 @@ def levels(study: Study) -> dict[str, dict[str, float]]:
     return {level: {label: 100 * net.score for label, net in own.items()} for level, own in nets.items()}
 
 
-def _over_seeds(level: str, nets: Mapping[str, NetResult]) -> Mapping[tuple[str, str], OverSeeds]:
+def _over_seeds(
+    level: str, nets: Mapping[str, NetResult], lost: Collection[tuple[str, str, int]]
+) -> Mapping[tuple[str, str], OverSeeds]:
     labels, seeds = PLANNED_AT[level]
-    found = {label: _scores(net) for label, net in nets.items()}
-    whole = found.keys() == labels and all(own.keys() >= set(seeds) for own in found.values())
-    if len(seeds) < 2 or not whole:
+    found = {label: _scores(nets[label]) if label in nets else {} for label in sorted(labels)}
+    missing = {(level, label, seed) for label, own in found.items() for seed in seeds if seed not in own}
+    whole = {label: [own[seed] for seed in seeds] for label, own in found.items() if own.keys() >= set(seeds)}
+    if len(seeds) < 2 or len(whole) < 2 or not missing <= set(lost):
         return {}
-    return over_seeds({label: [own[seed] for seed in seeds] for label, own in found.items()})
+    return over_seeds(whole)
 
 
 def _scores(net: NetResult) -> dict[int, float]:

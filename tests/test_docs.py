@@ -64,7 +64,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("page", with_blocks("sh"), ids=relative)
-def test_commands_exist(page: Path) -> None:
+def test_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="ascii"), re.MULTILINE)
     for words in commands(page):
         match words:
@@ -75,6 +75,7 @@ def test_commands_exist(page: Path) -> None:
             case ["python", "-m", "zoo.timm", *args]:
                 parse(zoo.timm.build_parser().parse_args, args)
             case ["python", script, *args]:
+                monkeypatch.syspath_prepend(str((ROOT / script).parent))  # as Python does for a script
                 parse(runpy.run_path(str(ROOT / script))["build_parser"]().parse_args, args)
             case ["pip", "install", "-e", _]:
                 pass
