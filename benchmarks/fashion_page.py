@@ -56,7 +56,8 @@ def _compared(study: Study) -> str:
         f"Better / worse: of how many others of its column a net is told apart at the level {LEVEL}, with Holm's "
         f"correction for all pairs of the column. With one planned seed, nets are compared by their answers to the "
         f"same test images (McNemar's exact test with mid-p); with three, over the seeds, as soon as all are in "
-        f"(two-way analysis of variance of nets and seeds). More than chance: {'; '.join(texts)}."
+        f"(two-way analysis of variance of nets and seeds; a net with a failed run is left out). "
+        f"More than chance: {'; '.join(texts)}."
     )
 
 

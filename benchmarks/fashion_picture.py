@@ -91,7 +91,8 @@ def draw(study: Study, kind: str, source: str) -> bytes:
         canvas = Canvas(figsize=(9, 9.8), dpi=200, layout="constrained")
         done, planned = (sum(counts[level] for level in LEVELS) for counts in (study.done, study.planned))
         whole = done == planned
-        note = f"{done} of {planned} runs are in"
+        lost = sum(study.lost.values())
+        note = f"{done} of {planned} runs are in" + (f", {lost} failed" if lost else "")
         title = f"Sixteen topologies of one size on {DATASET}: " + (note if whole else f"NOT COMPLETE, {note}")
         canvas.suptitle(title, fontsize=10, fontweight="bold", color="black" if whole else "#B00000", x=0.01, ha="left")
         parts = canvas.add_gridspec(2, 12, height_ratios=(6, 4))

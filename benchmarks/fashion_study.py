@@ -135,7 +135,8 @@ class Study:
         done: Number of finished runs of the plan, failed ones among them, by stage.
         planned: Number of planned runs, by stage.
         failed: Failed runs of the image level and the scenes, one text each.
-        lost: Level, topology and seed of planned runs that failed.
+        lost: Number of planned runs that failed, by stage.
+        left_out: Level, topology and seed of the runs that failed among those that are compared over the seeds.
         answers: Answers to the test images, by key of the run; see `fashion_weights`.
     """
 
@@ -146,7 +147,8 @@ class Study:
     planned: Mapping[str, int]
     long: NetResult | None = None
     failed: Sequence[str] = ()
-    lost: Collection[tuple[str, str, int]] = frozenset()
+    lost: Mapping[str, int] = field(default_factory=dict)
+    left_out: Collection[tuple[str, str, int]] = frozenset()
     answers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -158,10 +160,13 @@ class Study:
     @property
     def state(self) -> str:
         """Sentence on how many runs are in."""
-        counts = " and ".join(f"{self.done[s]} of {self.planned[s]} runs on {s}" for s in ("images", "scenes"))
+        lost = {stage: f" ({number} failed)" if number else "" for stage, number in self.lost.items()}
+        counts = " and ".join(
+            f"{self.done[stage]} of {self.planned[stage]} runs on {stage}{lost.get(stage, '')}"
+            for stage in ("images", "scenes")
+        )
         whole = all(self.done[stage] == self.planned[stage] for stage in self.planned)
-        failed = f", {len(self.failed)} of them failed" if self.failed else ""
-        return f"{'' if whole else 'Not complete: '}{counts} are in{failed}."
+        return f"{'' if whole else 'Not complete: '}{counts} are in."
 
     @cached_property
     def by_answers(self) -> dict[str, list[Pair]]:
@@ -185,7 +190,7 @@ class Study:
         A net is left out if one of its runs failed.
         """
         return {
-            level: _pairs(level, _over_seeds(level, nets, self.lost)) for level, nets in nets_by_level(self).items()
+            level: _pairs(level, _over_seeds(level, nets, self.left_out)) for level, nets in nets_by_level(self).items()
         }
 
     def told_apart(self, level: str) -> list[Pair]:
@@ -222,8 +227,8 @@ def read_study(out: Path) -> Study:
     failed = [line for line in (*images.failures, *scenes.failures, *long.failures) if line["key"] in known]
     lost_images = [planned[line["key"]] for line in images.failures if line["key"] in planned]
     lost_scenes = [dense[line["key"]] for line in scenes.failures if line["key"] in dense]
-    lost = {(image_level(choice.size), choice.label, run.seed) for choice, run in lost_images}
-    lost |= {
+    left_out = {(image_level(choice.size), choice.label, run.seed) for choice, run in lost_images}
+    left_out |= {
         (scene_level(network.task), network.label, run.seed)
         for network, run in lost_scenes
         if network.size == "large" and not run.frozen
@@ -245,7 +250,8 @@ def read_study(out: Path) -> Study:
             "scenes": len(dense),
         },
         failed=[f"{line.get('display', line['name'])}, seed {line.get('seed')}: {line['error']}" for line in failed],
-        lost=lost,
+        lost={"images": len(lost_images), "scenes": len(lost_scenes)},
+        left_out=left_out,
         answers=read_answers(out),
     )
 
@@ -272,13 +278,14 @@ def levels(study: Study) -> dict[str, dict[str, float]]:
 
 
 def _over_seeds(
-    level: str, nets: Mapping[str, NetResult], lost: Collection[tuple[str, str, int]]
+    level: str, nets: Mapping[str, NetResult], left_out: Collection[tuple[str, str, int]]
 ) -> Mapping[tuple[str, str], OverSeeds]:
+    """Compare the nets that have every planned seed; nothing as long as a run is neither in nor failed."""
     labels, seeds = PLANNED_AT[level]
     found = {label: _scores(nets[label]) if label in nets else {} for label in sorted(labels)}
     missing = {(level, label, seed) for label, own in found.items() for seed in seeds if seed not in own}
     whole = {label: [own[seed] for seed in seeds] for label, own in found.items() if own.keys() >= set(seeds)}
-    if len(seeds) < 2 or len(whole) < 2 or not missing <= set(lost):
+    if len(seeds) < 2 or len(whole) < 2 or not missing <= set(left_out):
         return {}
     return over_seeds(whole)
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from result_lines import changed, stored, write
 from result_lines import run as line_of
-from result_lines import stored, write
 
 import zoo
 from zoo.bench.cuda_graph import can_record, set_rate
@@ -255,6 +255,30 @@ def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
     assert verdict("plain", pairs) == (0, 1, 2)  # nothing tells it and VGG apart
     assert verdict("LeNet", pairs) is None
     assert "ResNet leads with 91.50 %, by more than chance ahead of 2 of 2 others on the same" in page.says(study)
+
+
+def test_a_failed_run_is_told_and_leaves_its_net_out_over_the_seeds(tmp_path: Path) -> None:
+    scores = {(topology.label, "0.1 M"): [0.90, 0.91, 0.92] for topology in comparison.STUDY}
+    scores["highway", "0.1 M"] = [0.90, 0.91]
+    out = lines_of(scores, tmp_path)
+    level = "images, 0.1 M"
+    study = read_study(out)
+    assert "47 of 64 runs on images and" in study.state
+    assert study.by_seeds[level] == []  # highway's last run is missing
+    runs = comparison.image_runs(comparison.chosen_rates(out / "search.jsonl"))
+    where = ("highway", "0.1 M", 2)
+    [key] = [key for key, (choice, run) in runs.items() if (choice.label, choice.size, run.seed) == where]
+    last = read_if_there(out / "image.jsonl").trainings[-1]
+    failure = changed(last, key=key, name=runs[key][1].name, seed=2, error="nan", test_accuracy=None, epochs=None)
+    append(out / "image.jsonl", failure)
+    study = read_study(out)
+    assert "48 of 64 runs on images (1 failed) and" in study.state
+    assert len(study.by_seeds[level]) == 15 * 14 / 2
+    assert not any("highway" in pair.labels for pair in study.by_seeds[level])
+    table = {line.split("|")[1].strip(): line for line in tables.image_table(study).splitlines()[2:]}
+    assert "(2 of 3 seeds)" in table["highway"]
+    assert ", seed 2: nan" in page.summary(study)
+    assert ", 1 failed" in page.draw(study, "svg", "0123").decode()
 
 
 def with_scenes(folder: Path, labels: Collection[str]) -> Path:
