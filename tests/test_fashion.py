@@ -257,6 +257,15 @@ def test_pairs_are_of_the_same_seed_and_corrected(tmp_path: Path) -> None:
     assert "ResNet leads with 91.50 %, by more than chance ahead of 2 of 2 others on the same" in page.says(study)
 
 
+def test_seconds_in_the_table_are_of_the_device_beside_them(tmp_path: Path) -> None:
+    out = lines_of({("VGG", "0.1 M"): [0.90, 0.91]}, tmp_path)
+    first, second = read_if_there(out / "image.jsonl").trainings
+    write(out / "image.jsonl", [changed(first, seconds=7.0, device__name="H100"), changed(second, seconds=900.0)])
+    rows = csv.DictReader(tables.image_csv(read_study(out)).splitlines())
+    [row] = [row for row in rows if (row["topology"], row["size"]) == ("VGG", "0.1 M")]
+    assert (row["device"], row["seconds"]) == ("H100", "7.0")
+
+
 def test_a_failed_run_is_told_and_leaves_its_net_out_over_the_seeds(tmp_path: Path) -> None:
     scores = {(topology.label, "0.1 M"): [0.90, 0.91, 0.92] for topology in comparison.STUDY}
     scores["highway", "0.1 M"] = [0.90, 0.91]

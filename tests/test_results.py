@@ -343,6 +343,10 @@ def test_other_recipes_and_counts_are_not_mixed_in_silently() -> None:
     [net] = nets(run("a"), run("a", 1, counts__params=7))
     assert net.params == 7
     assert net.remarks == ("its runs were counted differently; the newest counts are shown",)
+    [net] = nets(run("a"), run("a", 1, device__name="H100", seconds=1.0))
+    assert net.remarks == ("its runs are of different devices (AMD EPYC, H100); its seconds are a mean over them",)
+    [net] = nets(run("a", device=None), run("a", 1, device=None))
+    assert net.remarks == ()
     [net] = nets(run("a", test_accuracy=0.5), run("a", key="other", test_accuracy=0.75))
     assert (net.score, net.seeds) == (0.75, 1)
     assert net.remarks == ("2 lines with 1 seeds; of each seed the last line counts",)

@@ -255,6 +255,9 @@ def _net(lines: Sequence[Line], recipe: str) -> NetResult:
     counts = last["counts"]
     if any(run["counts"] != counts for run in runs):
         remarks.append("its runs were counted differently; the newest counts are shown")
+    devices = sorted({str((run.get("device") or {}).get("name", "unknown")) for run in runs})
+    if len(devices) > 1:
+        remarks.append(f"its runs are of different devices ({', '.join(devices)}); its seconds are a mean over them")
     scores = [run[score_key(run)] for run in runs]
     errors = [error for run in runs if (error := error_of(run)) is not None]
     return NetResult(
